@@ -1,0 +1,37 @@
+# Everything runs in .venv, made on first use; PYTHON chooses the interpreter (3.11 or 3.12).
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/quickstart
+
+.PHONY: quickstart test lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart  install, then the whole path on handwritten digits: $(RUN)/report.html"
+	@echo "make test        install the test extra, then run the tests"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch)"
+
+# One stamp per extra: pip is asked again only when pyproject.toml changed.
+.venv/.installed-%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing transferjax[$*] into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+quickstart: .venv/.installed-base
+	$(BIN)/python -m experiments.blueprint --config=configs/digits.py --workdir=$(RUN)
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/.installed-bench
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,103 @@
+"""The floors of the house: a file imports only from its own floor or below, and configs from nothing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {  # the longest matching prefix counts
+    "transferjax": 0,
+    "transferjax.typing": 0,
+    "transferjax.random": 0,
+    "transferjax.files": 0,
+    "transferjax.losses": 1,
+    "transferjax.penalties": 1,
+    "transferjax.rules": 1,
+    "transferjax.augment": 1,
+    "transferjax.averaging": 1,
+    "transferjax.models": 1,
+    "transferjax.data": 1,
+    "transferjax.attacks": 1,
+    "transferjax.adapters": 1,
+    "transferjax.defences": 1,
+    "transferjax.objective": 2,
+    "transferjax.training": 2,
+    "transferjax.parallel": 2,
+    "transferjax.checkpoint": 2,
+    "transferjax.metrics": 2,
+    "transferjax.report": 2,
+    "experiments": 3,
+}
+FILES = [*sorted((ROOT / "transferjax").rglob("*.py")), *sorted((ROOT / "experiments").rglob("*.py"))]
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor_of(module):
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in FLOORS:
+            return FLOORS[".".join(parts[:length])]
+    return None
+
+
+def imports_of(path):
+    """Imported modules; `from package import name` counts as package.name where that is a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in FLOORS else node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_down(path):
+    module = name_of(path)
+    package = ".".join(module.split(".")[:2])
+    for imported in imports_of(path):
+        if not imported.startswith(("transferjax", "experiments", "configs")) or imported == "transferjax":
+            continue
+        if imported.startswith(package):
+            continue
+        floor = floor_of(imported)
+        assert floor is not None, f"{module} imports {imported}, which no floor of CONTRIBUTING.md holds"
+        assert floor <= floor_of(module), f"{module} (floor {floor_of(module)}) imports {imported} ({floor})"
+
+
+def test_every_module_has_a_floor():
+    top = {".".join(name_of(path).split(".")[:2]) for path in FILES if name_of(path) != "transferjax"}
+    assert not [module for module in top if floor_of(module) is None or module == "transferjax"]
+    assert {m for m in top if m.startswith("transferjax.")} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_configs_import_ml_collections_alone(path):
+    for imported in imports_of(path):
+        assert imported.split(".")[0] in ("ml_collections", "configs"), f"{path.name} imports {imported}"
+
+
+LOOPS = {  # modules that run a loop of their own on the host, and compile what they loop over
+    "transferjax.parallel": "places a training loop on devices",
+    "transferjax.attacks.craft": "crafts over a data set",
+    "transferjax.attacks.checks": "looks at a model once before the attack",
+    "transferjax.defences.smoothing": "certifies image by image",
+    "transferjax.models.conv": "how its primitive runs outside of any jit",
+    "transferjax.models.zoo": "draws the weights of a new head",
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_pure_pieces_never_jit(path):
+    """Whoever runs the loop compiles; everything else is a pure function."""
+    if name_of(path).startswith("experiments") or name_of(path) in LOOPS:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr in ("jit", "pmap"):
+            raise AssertionError(f"{name_of(path)}, line {node.lineno}: {node.attr}")
