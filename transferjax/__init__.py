@@ -1,0 +1,7 @@
+"""Adversarial transferability in JAX.
+
+An attack is a training loop over the image: both fill four slots (transform, objective, rule, update)
+with small pure functions, and every published method is a combination. See `transferjax.typing`.
+"""
+
+__version__ = "0.1.0"

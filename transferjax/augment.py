@@ -1,0 +1,192 @@
+"""Transforms of a training batch: `(keys, batch, predict) -> batch`, per example, inside jit."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferjax.attacks import pgd
+from transferjax.random import per_example, sample
+from transferjax.typing import Array, Batch, Key, Predict, Transform
+
+
+def crop_flip(padding: int = 4, flip: bool = True) -> Transform:
+    """A random crop of the zero-padded image, back to its size, then a mirror image half of the time.
+
+    `x'[i, j] = x[i + dy - p, j + dx - p]` (0 outside), dy and dx uniform on 0 … 2p, one draw per example.
+
+    Args:
+        padding: pixels p of zeros on each side; 0 leaves the crop out.
+        flip: whether to mirror left and right with probability 1/2.
+
+    Raises:
+        ValueError: negative padding.
+
+    Reference: He et al., CVPR 2016, section 4.2.
+    """
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0, got {padding}")
+    border = ((padding, padding), (padding, padding), (0, 0))
+    choices = np.array([2 * padding + 1, 2 * padding + 1, 1 + flip])
+
+    def one(image: Array, draw: Array) -> Array:
+        crop = jax.lax.dynamic_slice(jnp.pad(image, border), (draw[0], draw[1], 0), image.shape)
+        return jnp.where(draw[2] == 1, crop[:, ::-1], crop)
+
+    def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        draws = sample(jax.random.randint, per_example(key, len(batch.images)), (3,), 0, choices)
+        return batch._replace(images=jax.vmap(one)(batch.images, draws))
+
+    return apply
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value}: expected a probability from 0 to 1")
+
+
+def _pool(batch: Batch, axis_name: str | None) -> Batch:
+    """The whole batch, from every device, in which an example finds its partner."""
+    return jax.lax.all_gather(batch, axis_name, tiled=True) if axis_name else batch
+
+
+def _box(key: Key, height: int, width: int, size_y: Array | int, size_x: Array | int) -> Array:
+    """A mask `[H, W, 1]` of a box around a uniform centre, clipped at the border."""
+    y, x = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    inside_y = (rows >= y - size_y // 2) & (rows < y + size_y // 2)
+    inside_x = (columns >= x - size_x // 2) & (columns < x + size_x // 2)
+    return (inside_y & inside_x)[..., None]
+
+
+def _blend(
+    weight_of: Callable[[Key, Array, tuple[int, ...]], Array],
+    prob: float,
+    alpha: float,
+    rounds: int,
+    axis_name: str | None,
+) -> Transform:
+    """`x ← m x + (1 − m) x'`, `t ← m̄ t + (1 − m̄) t'` with a mask m and its mean m̄, each round with chance p.
+
+    Every example has a partner of its own, drawn anew each round from the batch as it came in.
+    """
+    _check_probability("prob", prob)
+    if alpha <= 0 or rounds < 1:
+        raise ValueError(f"expected alpha > 0 and rounds >= 1, got alpha={alpha}, rounds={rounds}")
+
+    def one(key: Key, image: Array, target: Array, pool: Batch) -> tuple[Array, Array]:
+        for number in range(rounds):
+            keys = jax.random.split(jax.random.fold_in(key, number), 4)
+            # Beta(1, 1) is the uniform distribution, and a hundred times cheaper to draw from.
+            lam = jax.random.uniform(keys[0]) if alpha == 1 else jax.random.beta(keys[0], alpha, alpha)
+            partner = jax.random.randint(keys[1], (), 0, len(pool.images))
+            mask = jnp.where(jax.random.uniform(keys[2]) < prob, weight_of(keys[3], lam, image.shape), 1.0)
+            mask = jnp.broadcast_to(mask, (*image.shape[:2], 1))
+            image = mask * image + (1 - mask) * pool.images[partner]
+            target = mask.mean() * target + (1 - mask.mean()) * pool.targets[partner]
+        return image, target
+
+    def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        del predict
+        keys, pool = per_example(key, len(batch.images)), _pool(batch, axis_name)
+        return Batch(*jax.vmap(one, (0, 0, 0, None))(keys, *batch, pool))
+
+    return apply
+
+
+def mixup(
+    prob: float = 1.0, *, alpha: float = 1.0, rounds: int = 1, axis_name: str | None = None
+) -> Transform:
+    """MU: `x ← λ x + (1 − λ) x'`, `t ← λ t + (1 − λ) t'`, λ ~ Beta(α, α), with probability p.
+
+    Args:
+        prob: p, per example and round.
+        alpha: α of the Beta distribution; 1 makes λ uniform.
+        rounds: how often; the official code of the S&P 2024 paper does two.
+        axis_name: the mapped axis of data parallelism, so that partners come from the whole batch.
+
+    Reference: Zhang et al., ICLR 2018, eq. 1. The S&P code draws partners from the data set.
+    """
+    return _blend(lambda key, lam, shape: lam, prob, alpha, rounds, axis_name)
+
+
+def cutmix(
+    prob: float = 1.0, *, alpha: float = 1.0, rounds: int = 1, axis_name: str | None = None
+) -> Transform:
+    """CM: a box of the partner's image replaces the image's own; labels mix by the area that is replaced.
+
+    The box has sides `√(1 − λ)` of the image's, λ ~ Beta(α, α), a uniform centre, and is clipped; the label's
+    weight is that of the clipped box.
+
+    Args:
+        prob, alpha, rounds, axis_name: as in `mixup`.
+
+    Reference: Yun et al., ICCV 2019, algorithm A1.
+    """
+
+    def keep(key: Key, lam: Array, shape: tuple[int, ...]) -> Array:
+        side = jnp.sqrt(1 - lam)
+        height, width = shape[:2]
+        size_y, size_x = ((side * length).astype(jnp.int32) for length in (height, width))
+        return 1.0 - _box(key, height, width, size_y, size_x)
+
+    return _blend(keep, prob, alpha, rounds, axis_name)
+
+
+def cutout(size: int) -> Transform:
+    """CO: a square of zeros with side M around a uniform centre, clipped at the border.
+
+    Args:
+        size: M, in pixels.
+
+    Reference: DeVries & Taylor, arXiv:1708.04552, section 3.2.
+    """
+    if size < 1:
+        raise ValueError(f"size={size}: expected at least 1 pixel")
+
+    def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        del predict
+        keys = per_example(key, len(batch.images))
+        boxes = sample(_box, keys, *batch.images.shape[1:3], size, size)
+        return batch._replace(images=jnp.where(boxes, 0, batch.images))
+
+    return apply
+
+
+def label_smoothing(prob: float) -> Transform:
+    """LS: `t ← (1 − p) t + p (1 − t) / (K − 1)`: p goes to the other classes.
+
+    Reference: Szegedy et al., CVPR 2016; as the S&P 2024 paper has it. (Optax spreads p over all K classes.)
+    """
+    _check_probability("prob", prob)
+
+    def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        del key, predict
+        t = batch.targets
+        return batch._replace(targets=(1 - prob) * t + prob * (1 - t) / (t.shape[-1] - 1))
+
+    return apply
+
+
+def adversarial(
+    eps: float,
+    *,
+    norm: str = "l2",
+    steps: int = 10,
+    step_size: float | None = None,
+    random_start: bool = True,
+) -> Transform:
+    """AT: the images become adversarial, by PGD on the network as it is, with batch statistics frozen.
+
+    Args:
+        eps, norm, steps, step_size, random_start: of `transferjax.attacks.pgd`.
+
+    Reference: Madry et al., ICLR 2018, eq. 2.1; trains on adversarial images alone.
+    """
+    attack = pgd(eps, steps, norm=norm, step_size=step_size, random_start=random_start)
+
+    def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        return batch._replace(images=attack(key, predict, batch.images, batch.targets))
+
+    return apply

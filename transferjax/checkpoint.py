@@ -1,0 +1,107 @@
+"""Checkpoints with Orbax: atomic, asynchronous, the newest and the best kept.
+
+A checkpoint holds the whole `TrainState` and a JSON `meta` (the training history). A killed save leaves a
+temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from transferjax.training import TrainState
+from transferjax.typing import PyTree
+
+
+@contextmanager
+def open_checkpoints(
+    directory: str | Path, *, best: str = "accuracy", keep: Sequence[int] = ()
+) -> Iterator[ocp.CheckpointManager]:
+    """A checkpoint manager for one training run; leaving the block waits for pending saves.
+
+    Args:
+        directory: made if absent.
+        best: the metric whose largest value marks the best checkpoint.
+        keep: steps to keep for good, besides the newest and the best.
+    """
+    # `best_fn` with `max_to_keep` would drop the newest checkpoint, and with it the way to resume.
+    preserve = policies.AnyPreservationPolicy(
+        [
+            policies.LatestN(1),
+            policies.BestN(get_metric_fn=lambda metrics: metrics[best], n=1),
+            policies.CustomSteps(list(keep)),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(preservation_policy=preserve)
+    with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
+        yield manager
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState, meta: PyTree, metrics: dict[str, float]) -> None:
+    """Saves `state` under its step, in the background; `meta` is anything JSON holds."""
+    # Arrays of the host: of several processes, which hold the same state, the first one writes.
+    host = jax.device_get(state)
+    items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
+    manager.save(int(state.step), args=items, metrics=metrics, force=True)
+
+
+def restore(manager: ocp.CheckpointManager, template: TrainState) -> tuple[TrainState, PyTree] | None:
+    """The newest state and its meta, or None where there is none yet.
+
+    Args:
+        template: a state of the same structure; gives Orbax the types and shapes.
+    """
+    if manager.latest_step() is None:
+        return None
+    host = jax.device_get(template)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(host), meta=ocp.args.JsonRestore())
+    restored = manager.restore(manager.latest_step(), args=items)
+    return jax.tree.map(jnp.asarray, restored.state), restored.meta
+
+
+def load_variables(directory: str | Path, step: int | None = None) -> dict[str, Any]:
+    """A trained network's variables `{"params", "batch_stats"}`, without the optimizer that made them.
+
+    Args:
+        directory: of a finished or unfinished training run.
+        step: which checkpoint; the newest by default.
+
+    Raises:
+        FileNotFoundError: no checkpoint there, or none of that step.
+    """
+    hint = "train the network first (python -m experiments.train)"
+    if not Path(directory).is_dir():
+        raise FileNotFoundError(f"no checkpoints in {directory}: {hint}")
+    with open_checkpoints(directory) as manager:
+        steps = sorted(manager.all_steps())
+        step = manager.latest_step() if step is None else step
+        if step not in steps:
+            raise FileNotFoundError(
+                f"no checkpoint of step {step} in {directory} (found steps {steps}): {hint}"
+            )
+        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+    variables = {"params": state["params"], "batch_stats": state["memory"]["batch_stats"]}
+    return jax.tree.map(jnp.asarray, variables)
+
+
+def save_tree(path: str | Path, tree: PyTree) -> None:
+    """Saves any pytree of arrays to a new directory, atomically."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(path).absolute(), tree)
+
+
+def load_tree(path: str | Path) -> PyTree:
+    """What `save_tree` saved; containers come back as dictionaries and lists.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"nothing was saved in {path}")
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(Path(path).absolute())

@@ -1,0 +1,36 @@
+"""Files that are whole or absent: written beside their place, and moved there when they are complete."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; it takes the place of `path` when the block ends well, else vanishes.
+
+    Its directory is made if it does not exist; its suffix is that of `path`, at which NumPy and OpenCV look.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)  # not the private mode of temporary files
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Writes a file atomically."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a UTF-8 text file atomically."""
+    return write_bytes(path, text.encode())

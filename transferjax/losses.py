@@ -1,0 +1,59 @@
+"""Classification losses, one value per example; reduce where you call them.
+
+`targets` are classes `[B]` (integers) or probabilities `[B, K]`; `logits` are `[B, K]`. An attack maximizes
+these (towards a target: minimizes them), training minimizes them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.typing import Array
+
+
+def one_hot(labels: Array, num_classes: int, dtype: jnp.dtype = jnp.float32) -> Array:
+    """Probabilities `[B, K]` of integer labels `[B]`; probabilities pass through."""
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return jax.nn.one_hot(labels, num_classes, dtype=dtype)
+    return labels
+
+
+def _split(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """The logit of the (most probable) target class, and the largest other logit."""
+    truth = one_hot(targets, logits.shape[-1], logits.dtype)
+    truth = jax.nn.one_hot(truth.argmax(-1), logits.shape[-1], dtype=bool)
+    of_target = jnp.where(truth, logits, 0).sum(-1)
+    return of_target, jnp.where(truth, -jnp.inf, logits).max(-1)
+
+
+def cross_entropy(logits: Array, targets: Array) -> Array:
+    """Soft-target cross-entropy `-Σ_k t_k log softmax(z)_k`, `[B]`."""
+    targets = one_hot(targets, logits.shape[-1], logits.dtype)
+    return -(targets * jax.nn.log_softmax(logits)).sum(-1)
+
+
+def logit(logits: Array, targets: Array) -> Array:
+    """The logit loss `-Σ_k t_k z_k`, `[B]`: minus the target's logit for hard labels.
+
+    Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021.
+    """
+    return -(one_hot(targets, logits.shape[-1], logits.dtype) * logits).sum(-1)
+
+
+def margin(logits: Array, targets: Array) -> Array:
+    """The margin `max_{k≠y} z_k - z_y`, `[B]`; positive where the classifier does not say y.
+
+    Reference: Carlini & Wagner, S&P 2017, loss f6.
+    """
+    of_target, of_other = _split(logits, targets)
+    return of_other - of_target
+
+
+def dlr(logits: Array, targets: Array) -> Array:
+    """Difference of logits ratio `(max_{k≠y} z_k - z_y) / (z_π1 - z_π3)`, `[B]`; needs three classes.
+
+    Reference: Croce & Hein, ICML 2020, eq. 6.
+    """
+    if logits.shape[-1] < 3:
+        raise ValueError(f"dlr needs at least 3 classes, got logits of shape {logits.shape}; use margin")
+    top = jax.lax.top_k(logits, 3)[0]
+    return margin(logits, targets) / (top[..., 0] - top[..., 2] + 1e-12)

@@ -1,0 +1,87 @@
+"""Data parallelism with `pmap`: the same pure step on one device or many, on one process or many.
+
+    step    = make_train_step(…, axis_name=AXIS)
+    update  = data_parallel(step.update)
+    state   = replicate(state)
+    state   = update(state, key, shard(batch))
+    unreplicate(state)
+
+Batches are global: `shard` gives each process its part, and each of its devices a part of that. The step
+averages gradients, batch statistics and metrics over `AXIS`, so that all devices hold the same state.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.typing import PyTree
+
+AXIS = "devices"
+
+
+class Placement(NamedTuple):
+    """How a training loop meets its devices, so that the loop is the same for one and for many.
+
+    Args:
+        axis_name: for `make_train_step` and whatever else must know that the batch is sharded.
+        compile: `update(state, key, batch) -> state` -> the same, compiled; the old state's memory is reused.
+        put_state, get_state: a state onto the devices, and back.
+        put_batch: a global batch onto the devices.
+    """
+
+    axis_name: str | None
+    compile: Callable[[Callable[..., PyTree]], Callable[..., PyTree]]
+    put_state: Callable[[PyTree], PyTree]
+    get_state: Callable[[PyTree], PyTree]
+    put_batch: Callable[[PyTree], PyTree]
+
+
+def placement() -> Placement:
+    """Data parallelism over all devices of all processes; plain `jit` where there is only one."""
+    if jax.device_count() > 1:
+        return Placement(AXIS, data_parallel, replicate, unreplicate, shard)
+    same = lambda tree: tree  # noqa: E731
+    return Placement(None, partial(jax.jit, donate_argnums=0), same, same, jax.device_put)
+
+
+def data_parallel(update: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`update(state, key, batch) -> state` over all devices: state replicated, key shared, batch sharded.
+
+    The memory of the old state is given to the new one.
+    """
+    return jax.pmap(update, AXIS, in_axes=(0, None, 0), donate_argnums=(0,))
+
+
+def replicate(tree: PyTree) -> PyTree:
+    """A copy for each device of this process, along a new first axis."""
+    count = jax.local_device_count()
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
+
+
+def unreplicate(tree: PyTree) -> PyTree:
+    """The first device's copy of what `replicate` or a mapped step made."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def shard(batch: PyTree) -> PyTree:
+    """This process's part of a global batch, `[B, …] -> [devices, B / devices, …]`.
+
+    Raises:
+        ValueError: a batch that does not divide evenly over all devices of all processes.
+    """
+    devices, local = jax.device_count(), jax.local_device_count()
+
+    def part(x: Any) -> Any:
+        if len(x) % devices:
+            raise ValueError(
+                f"a batch of {len(x)} does not divide over {devices} devices; "
+                f"use a multiple of {devices} as batch_size, such as {max(1, len(x) // devices) * devices}"
+            )
+        per_device = len(x) // devices
+        start = jax.process_index() * local * per_device
+        return x[start : start + local * per_device].reshape(local, per_device, *x.shape[1:])
+
+    return jax.tree.map(part, batch)

@@ -1,0 +1,153 @@
+"""Training: a state of arrays, one step that every mechanism shares, exact evaluation, schedules.
+
+A mechanism is what fills the slots of `make_train_step`: transforms, penalties and loss (in the objective),
+rules, and an optax update. The step is pure; the caller jits it, or maps it over devices.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from transferjax.losses import cross_entropy
+from transferjax.objective import Objective
+from transferjax.random import fold_in, per_example
+from transferjax.rules import chain, initial_memory
+from transferjax.typing import Array, Batch, GradFn, Key, Memory, Predict, PyTree, Rule, Transform
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step, arrays only.
+
+    `memory` holds `batch_stats`, the last step's `metrics` and what rules remember.
+    """
+
+    step: Array
+    params: PyTree
+    opt_state: optax.OptState
+    memory: Memory
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What a Flax module calls its variables."""
+        return {"params": self.params, "batch_stats": self.memory["batch_stats"]}
+
+
+class TrainStep(NamedTuple):
+    """`init(variables, batch) -> state` and `update(state, key, batch) -> state`, like an optax pair."""
+
+    init: Callable[[dict[str, PyTree], Batch], TrainState]
+    update: Callable[[TrainState, Key, Batch], TrainState]
+
+
+def averaged(grad_fn: GradFn, axis_name: str | None) -> GradFn:
+    """Value, memory and gradient averaged over the devices of `axis_name`.
+
+    A rule around it sees the gradient of the whole batch, so that SAM's ascent step on n devices is the one
+    of a single device.
+    """
+    if axis_name is None:
+        return grad_fn
+    return lambda *args: jax.lax.pmean(grad_fn(*args), axis_name)
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    predictor: Callable[[dict[str, PyTree]], Predict],
+    transforms: tuple[Transform, ...] = (),
+    rules: tuple[Rule, ...] = (),
+    axis_name: str | None = None,
+) -> TrainStep:
+    """The one train step: transforms, then the rules' gradient of the objective, then the update.
+
+    Args:
+        objective: of `transferjax.objective`.
+        optimizer: any optax transformation.
+        predictor: variables -> predict in evaluation mode; transforms craft adversarial examples with it.
+        transforms: applied in order, once per step, transform i with the keys folded with i.
+        rules: nested, the outermost first.
+        axis_name: the mapped axis of data parallelism; examples then have the keys of their global position,
+            so that n devices see what one device sees.
+
+    Returns:
+        The pair; `update(state, key, batch)` folds `key` with `state.step`: pass the same key always. `init`
+        reads only the shapes of its batch, which is one device's.
+    """
+    grad_fn = chain(*rules)(averaged(jax.value_and_grad(objective, has_aux=True), axis_name))
+
+    def example_keys(key: Key, step: Array, count: int) -> Key:
+        start = jax.lax.axis_index(axis_name) * count if axis_name else 0
+        return fold_in(jnp.broadcast_to(fold_in(key, step), (count,)), start + jnp.arange(count))
+
+    def update(state: TrainState, key: Key, batch: Batch) -> TrainState:
+        keys = example_keys(key, state.step, len(batch.images))
+        predict = predictor(state.variables)
+        for i, transform in enumerate(transforms):
+            batch = transform(fold_in(keys, i), batch, predict)
+        (_, memory), grads = grad_fn(state.params, state.memory, fold_in(keys, len(transforms)), batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, memory)
+
+    def init(variables: dict[str, PyTree], batch: Batch) -> TrainState:
+        params = variables["params"]
+        memory = {"batch_stats": variables.get("batch_stats", {})}
+        keys = per_example(jax.random.key(0), len(batch.images))
+        # Outside the mapped function its axis has no name; a mapping over nothing gives it one.
+        named = jax.vmap(grad_fn, None, None, axis_name=axis_name, axis_size=1) if axis_name else grad_fn
+        memory = initial_memory(named, params, memory, keys, batch)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), memory)
+
+    return TrainStep(init, update)
+
+
+def warmup_cosine(peak: float, *, warmup: int, steps: int) -> optax.Schedule:
+    """Learning rate `peak · s/W` up to step W, then `peak · ½ (1 + cos π (s − W)/(S − W))`.
+
+    Reference: the S&P 2024 official code, which moves per epoch between the same endpoints.
+    """
+    if not 0 <= warmup < steps:
+        raise ValueError(f"warmup={warmup}: expected at least 0 and less than steps={steps}")
+    return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
+
+
+def step_decay(peak: float, *, at: Sequence[int], factor: float = 0.1) -> optax.Schedule:
+    """Learning rate `peak`, multiplied by `factor` from each step of `at` on."""
+    return optax.piecewise_constant_schedule(peak, dict.fromkeys(at, factor))
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """SGD as PyTorch has it: weight decay joins the gradient before the momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.sgd(learning_rate, momentum or None, nesterov),
+    )
+
+
+def evaluate(predict: Predict, images: Array, labels: Array, mask: Array) -> dict[str, Array]:
+    """Sums over the examples that `mask` `[B]` marks: `loss`, `correct` and `count`; add over batches."""
+    logits = predict(images)
+    return {
+        "loss": jnp.where(mask, cross_entropy(logits, labels), 0).sum(),
+        "correct": jnp.sum((logits.argmax(-1) == labels) & mask),
+        "count": jnp.sum(mask),
+    }
+
+
+def mean_of(sums: Iterable[dict[str, Array]]) -> dict[str, float]:
+    """Mean `loss` and `accuracy` over what `evaluate` summed, exact on ragged last batches."""
+    total = {"loss": 0.0, "correct": 0, "count": 0}
+    for part in sums:
+        total = {name: total[name] + part[name].item() for name in total}
+    if not total["count"]:
+        raise ValueError("nothing to evaluate: the dataset is empty")
+    return {"loss": total["loss"] / total["count"], "accuracy": total["correct"] / total["count"]}
