@@ -1,0 +1,24 @@
+"""Nets in Flax Linen, as functions of images in [0, 1]."""
+
+from transferjax.models.files import load, save
+from transferjax.models.layers import Net
+from transferjax.models.linearity import is_piecewise_linear
+from transferjax.models.predict import predictor, train_apply
+from transferjax.models.torch import abstract_variables, to_torch
+from transferjax.models.zoo import ZOO, build, build_for, from_torch, replace_head
+
+__all__ = [
+    "ZOO",
+    "Net",
+    "abstract_variables",
+    "build",
+    "build_for",
+    "from_torch",
+    "is_piecewise_linear",
+    "load",
+    "predictor",
+    "replace_head",
+    "save",
+    "to_torch",
+    "train_apply",
+]

@@ -1,0 +1,181 @@
+"""A convolution whose derivatives are fast on CPU inside `scan`, `fori_loop`, `while_loop` and `cond`.
+
+XLA's CPU back end has a fast kernel for one layout, `b01f_01io->b01f` (NHWC images, HWIO kernels). Outside a
+loop it rewrites the derivatives of a convolution into that layout; inside a loop it does not, and emits naive
+code (https://github.com/jax-ml/jax/issues/12868). An attack is a loop over gradients, so it hits this every
+time.
+
+A convolution is bilinear, and both its transposes are convolutions again. This module states that in the fast
+layout: a primitive that is closed under differentiation, so derivatives of any order stay in it.
+
+    y = conv(x, w)                 x as [B, H, W, I], w as [h, w, I, O], y as [B, H', W', O]
+    cotangent of x                 conv(ȳ, w flipped, with I and O exchanged)
+    cotangent of w                 conv(x as [I, H, W, B], ȳ as [H', W', B, O]) as [I, h, w, O]
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from transferjax.typing import Array
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+Pair = tuple[int, int]
+
+
+def _extent(size: int, spacing: int) -> int:
+    """How far `size` samples reach, `spacing` apart."""
+    return (size - 1) * spacing + 1
+
+
+def _lax_conv(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, spread: Pair, precision: Any):
+    """`dilation` is the kernel's (lax: `rhs_dilation`), `spread` the image's (lax: `lhs_dilation`).
+
+    A kernel larger than its image reads mostly padding. Second derivatives w.r.t. weights have such
+    convolutions (a cotangent of w against a whole feature map, 100 times the work); there image and kernel,
+    both flipped, change places.
+    """
+    kernel = [_extent(n, d) for n, d in zip(w.shape[:2], dilation, strict=True)]
+    image = [_extent(n, s) for n, s in zip(x.shape[1:3], spread, strict=True)]
+    fits = all(i + low + high >= k for i, k, (low, high) in zip(image, kernel, pads, strict=True))
+    if kernel[0] * kernel[1] <= image[0] * image[1] or not fits:
+        return lax.conv_general_dilated(x, w, strides, pads, spread, dilation, _NHWC, precision=precision)
+    wider = [i - k for i, k in zip(image, kernel, strict=True)]
+    out = lax.conv_general_dilated(
+        lax.rev(w, (0, 1)).transpose(3, 0, 1, 2),
+        lax.rev(x, (1, 2)).transpose(1, 2, 3, 0),
+        strides,
+        [(low + n, high + n) for (low, high), n in zip(pads, wider, strict=True)],
+        dilation,
+        spread,
+        _NHWC,
+        precision=precision,
+    )
+    return out.transpose(3, 1, 2, 0)
+
+
+def _transpose_x(ct: Array, x: ad.UndefinedPrimal, w: Array, *, strides, pads, dilation, spread, precision):
+    kernel = [_extent(n, d) for n, d in zip(w.shape[:2], dilation, strict=True)]
+    image = [_extent(n, s) for n, s in zip(x.aval.shape[1:3], spread, strict=True)]
+    grown = [_extent(n, s) for n, s in zip(ct.shape[1:3], strides, strict=True)]
+    low = [k - lo - 1 for k, (lo, _) in zip(kernel, pads, strict=True)]
+    high = [i + k - 1 - g - lo for i, k, g, lo in zip(image, kernel, grown, low, strict=True)]
+    return conv_p.bind(
+        ct,
+        lax.rev(w, (0, 1)).swapaxes(2, 3),
+        strides=spread,
+        pads=tuple(zip(low, high, strict=True)),
+        dilation=dilation,
+        spread=strides,
+        precision=precision,
+    )
+
+
+def _transpose_w(ct: Array, x: Array, w: ad.UndefinedPrimal, *, strides, pads, dilation, spread, precision):
+    kernel = [_extent(n, d) for n, d in zip(w.aval.shape[:2], dilation, strict=True)]
+    image = [_extent(n, s) for n, s in zip(x.shape[1:3], spread, strict=True)]
+    grown = [_extent(n, s) for n, s in zip(ct.shape[1:3], strides, strict=True)]
+    low = [lo for lo, _ in pads]
+    high = [g - i + k - lo - 1 for g, i, k, lo in zip(grown, image, kernel, low, strict=True)]
+    out = conv_p.bind(
+        x.transpose(3, 1, 2, 0),
+        ct.transpose(1, 2, 0, 3),
+        strides=dilation,
+        pads=tuple(zip(low, high, strict=True)),
+        dilation=strides,
+        spread=spread,
+        precision=precision,
+    )
+    return out.transpose(1, 2, 0, 3)
+
+
+def _batch(args: tuple[Array, Array], dims: tuple[Any, Any], **params: Any) -> tuple[Array, int]:
+    """`vmap`: more images, or more output channels; over both it is a grouped convolution, which is lax's."""
+    (x, w), (x_dim, w_dim) = args, dims
+    if w_dim is None:
+        x = jnp.moveaxis(x, x_dim, 0)
+        out = conv_p.bind(x.reshape(-1, *x.shape[2:]), w, **params)
+        return out.reshape(*x.shape[:2], *out.shape[1:]), 0
+    if x_dim is None:
+        w = jnp.moveaxis(w, w_dim, -2)
+        out = conv_p.bind(x, w.reshape(*w.shape[:3], -1), **params)
+        return out.reshape(*out.shape[:3], *w.shape[3:]), 3
+    return jax.vmap(lambda x, w: _lax_conv(x, w, **params), (x_dim, w_dim))(x, w), 0
+
+
+def _abstract(x: Any, w: Any, **params: Any) -> jax.core.ShapedArray:
+    out = jax.eval_shape(partial(_lax_conv, **params), x, w)
+    return jax.core.ShapedArray(out.shape, out.dtype)
+
+
+conv_p = Primitive("conv_nhwc")
+conv_p.def_impl(jax.jit(_lax_conv, static_argnames=("strides", "pads", "dilation", "spread", "precision")))
+conv_p.def_abstract_eval(_abstract)
+mlir.register_lowering(conv_p, mlir.lower_fun(_lax_conv, multiple_results=False))
+ad.defbilinear(conv_p, _transpose_x, _transpose_w)
+batching.primitive_batchers[conv_p] = _batch
+
+
+def _runs_on_cpu() -> bool:
+    """Where the code being traced will run, as far as tracing can tell: the default device or back end.
+
+    The numbers are the same either way; a wrong guess costs time, never correctness. That is why this is not
+    `lax.platform_dependent`, whose branches would all be differentiated, and stored, for nothing.
+    """
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[Pair],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> Array:
+    """`lax.conv_general_dilated` for `nn.Conv(conv_general_dilated=…)`, with derivatives fast on CPU.
+
+    The same values and derivatives of every order. Groups, other layouts than NHWC/HWIO and other platforms
+    than CPU go to `lax` unchanged.
+
+    Args:
+        lhs: images `[B, H, W, I]`.
+        rhs: kernels `[h, w, I, O]`.
+        window_strides, padding, …: as in `lax.conv_general_dilated`.
+
+    Returns:
+        `[B, H', W', O]`.
+    """
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    nhwc = lhs.ndim == 4 and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
+    spread, dilation = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
+    if not nhwc or feature_group_count != 1 or not _runs_on_cpu():
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            precision=precision,
+        )
+    strides = tuple(window_strides)
+    if isinstance(padding, str):
+        kernel = [_extent(n, d) for n, d in zip(rhs.shape[:2], dilation, strict=True)]
+        image = [_extent(n, s) for n, s in zip(lhs.shape[1:3], spread, strict=True)]
+        padding = lax.padtype_to_pads(image, kernel, strides, padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    params = {"strides": strides, "pads": pads, "dilation": dilation, "spread": spread}
+    return conv_p.bind(lhs, rhs, **params, precision=precision)

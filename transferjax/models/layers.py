@@ -1,0 +1,158 @@
+"""The layers every net is built from, and what all nets share.
+
+Modules carry the names of the PyTorch implementation they port (`layer1.0` is one module's name), so weight
+conversion is a walk over the tree: see `transferjax.models.torch`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from transferjax.models.conv import conv_general_dilated
+from transferjax.typing import Array
+
+Size = int | tuple[int, int]
+_HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Makes layers with the choices that hold for a whole net.
+
+    Args:
+        train: batch normalization uses the batch's statistics, dropout drops.
+        dtype: of the computation; None promotes inputs and parameters. Parameters are float32 anyway.
+        axis_name: the `pmap` axis over which batch statistics are averaged.
+        eps, momentum: of batch normalization (momentum as in Flax: PyTorch's 0.1 is 0.9).
+    """
+
+    train: bool = False
+    dtype: Any = None
+    axis_name: str | None = None
+    eps: float = 1e-5
+    momentum: float = 0.9
+
+    def conv(
+        self,
+        features: int,
+        kernel: Size = 3,
+        stride: int = 1,
+        *,
+        name: str,
+        padding: Size | None = None,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> nn.Conv:
+        """A convolution with PyTorch's symmetric padding, by default half the kernel."""
+        kernel = pair(kernel)
+        pads = (kernel[0] // 2, kernel[1] // 2) if padding is None else pair(padding)
+        return nn.Conv(
+            features,
+            kernel,
+            stride,
+            [(p, p) for p in pads],
+            feature_group_count=groups,
+            use_bias=bias,
+            dtype=self.dtype,
+            kernel_init=_HE,
+            conv_general_dilated=conv_general_dilated,
+            name=name,
+        )
+
+    def norm(self, name: str) -> nn.BatchNorm:
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=self.momentum,
+            epsilon=self.eps,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            name=name,
+        )
+
+    def layer_norm(self, name: str, eps: float = 1e-6) -> nn.LayerNorm:
+        return nn.LayerNorm(eps, dtype=self.dtype, name=name)
+
+    def dense(self, features: int, name: str, bias: bool = True) -> nn.Dense:
+        return nn.Dense(features, use_bias=bias, dtype=self.dtype, name=name)
+
+    def dropout(self, x: Array, rate: float) -> Array:
+        """x with a share `rate` of its values set to zero and the rest scaled up, in training mode."""
+        return nn.Dropout(rate, deterministic=not self.train)(x) if rate else x
+
+
+def max_pool(x: Array, size: int, stride: int | None = None, padding: int = 0, ceil: bool = False) -> Array:
+    """The maximum over `size` x `size` windows; padding never wins. `ceil`: the last window may stick out.
+
+    Raises:
+        ValueError: an image smaller than the window.
+    """
+    _check_window("max_pool", x, size, padding)
+    stride = stride or size
+    rest = [-(n + 2 * padding - size) % stride if ceil else 0 for n in x.shape[1:3]]
+    return nn.max_pool(x, pair(size), pair(stride), [(padding, padding + r) for r in rest])
+
+
+def avg_pool(
+    x: Array, size: int, stride: int | None = None, padding: int = 0, count_pad: bool = True
+) -> Array:
+    """The mean over `size` x `size` windows, padding counted or not.
+
+    Raises:
+        ValueError: an image smaller than the window.
+    """
+    _check_window("avg_pool", x, size, padding)
+    return nn.avg_pool(x, pair(size), pair(stride or size), [(padding, padding)] * 2, count_pad)
+
+
+def _check_window(what: str, x: Array, size: int, padding: int) -> None:
+    if min(x.shape[1:3]) + 2 * padding < size:
+        raise ValueError(
+            f"{what} of {size} x {size} reached features of {x.shape[1]} x {x.shape[2]}: "
+            "the images are too small for this net; give larger images or fewer stages"
+        )
+
+
+def global_pool(x: Array) -> Array:
+    """`[B, H, W, C]` -> the mean over space `[B, C]`."""
+    return x.mean((1, 2))
+
+
+class Net(nn.Module):
+    """What all nets share: options, input and output; `net.apply(variables, images, train)` gives logits.
+
+    Args:
+        num_classes: the width of the logits.
+        dtype: of the computation; parameters and logits are float32.
+        axis_name: the `pmap` axis for synchronized batch normalization.
+    """
+
+    num_classes: int = 10
+    dtype: Any = None
+    axis_name: str | None = None
+
+    image_size: ClassVar[int] = 32  # what the reference was trained on
+    stem: ClassVar[str] = "conv1"  # the first layer: knows the number of input channels
+    head: ClassVar[str] = "linear"  # the last layer: knows the number of classes
+    eps: ClassVar[float] = 1e-5  # of batch normalization
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        """Normalized images `[B, H, W, C]` -> logits `[B, K]`."""
+        layers = Layers(train, self.dtype, self.axis_name, self.eps)
+        logits = self.forward(layers, images)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    @classmethod
+    def canonical(cls, name: str) -> str | None:
+        """The name here of a tensor that another library calls `name`; None for one that is of no use."""
+        return name
+
+    def forward(self, layers: Layers, x: Array) -> Array:
+        """The net itself, in the terms of `layers`; may make submodules."""
+        raise NotImplementedError

@@ -1,0 +1,141 @@
+"""The nets by name."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transferjax.models.convnext import ConvNeXt
+from transferjax.models.densenet import CifarDenseNet, DenseNet
+from transferjax.models.inception import CifarInceptionV3, InceptionV3
+from transferjax.models.inception_v4 import InceptionResNetV2, InceptionV4
+from transferjax.models.layers import Net
+from transferjax.models.mobile import EFFICIENTNET_B0, MNASNET, MobileNet
+from transferjax.models.regnet import RegNet
+from transferjax.models.resnet import CifarResNet, CifarWideResNet, ResNet
+from transferjax.models.shufflenet import ShuffleNetV2
+from transferjax.models.squeezenet import SqueezeNet
+from transferjax.models.swin import Swin
+from transferjax.models.torch import canonical, import_state_dict, input_channels
+from transferjax.models.vgg import VGG, CifarVGG
+from transferjax.models.vit import ViT
+from transferjax.models.xception import Xception
+from transferjax.typing import Key, PyTree
+
+_RESNET: dict[int, dict[str, Any]] = {
+    18: {"blocks": (2, 2, 2, 2)},
+    34: {"blocks": (3, 4, 6, 3)},
+    50: {"blocks": (3, 4, 6, 3), "bottleneck": True},
+    101: {"blocks": (3, 4, 23, 3), "bottleneck": True},
+    152: {"blocks": (3, 8, 36, 3), "bottleneck": True},
+}
+_VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+_DENSENET: dict[int, dict[str, Any]] = {
+    121: {"blocks": (6, 12, 24, 16)},
+    161: {"blocks": (6, 12, 36, 24), "growth": 48},
+    169: {"blocks": (6, 12, 32, 32)},
+    201: {"blocks": (6, 12, 48, 32)},
+}
+
+ZOO: dict[str, Callable[..., Net]] = {
+    # For CIFAR-10, as in the official code of the S&P 2024 paper; wide ResNet and ViT as their targets.
+    **{f"cifar_resnet{depth}": partial(CifarResNet, **options) for depth, options in _RESNET.items()},
+    **{f"cifar_vgg{depth}": partial(CifarVGG, blocks=blocks) for depth, blocks in _VGG.items()},
+    **{f"cifar_densenet{depth}": partial(CifarDenseNet, **options) for depth, options in _DENSENET.items()},
+    "cifar_inceptionv3": CifarInceptionV3,
+    "cifar_wideresnet28_10": CifarWideResNet,
+    "cifar_vit_small": partial(ViT, image_size=32, patch=4, depth=6, width=384, heads=6, hidden=1536),
+    # For ImageNet, by timm's names.
+    **{f"resnet{depth}": partial(ResNet, **options) for depth, options in _RESNET.items()},
+    **{f"vgg{depth}_bn": partial(VGG, blocks=blocks) for depth, blocks in _VGG.items()},
+    **{f"densenet{depth}": partial(DenseNet, **options) for depth, options in _DENSENET.items()},
+    "mobilenetv2_100": MobileNet,
+    "mnasnet_100": partial(MobileNet, stages=MNASNET, activation=nn.relu),
+    "efficientnet_b0": partial(MobileNet, stages=EFFICIENTNET_B0, activation=nn.silu, squeeze=0.25),
+    "legacy_xception": Xception,
+    "inception_v3": InceptionV3,
+    "inception_v4": InceptionV4,
+    "inception_resnet_v2": InceptionResNetV2,
+    "vit_base_patch16_224": ViT,
+    "vit_base_patch32_224": partial(ViT, patch=32),
+    "convnext_tiny": ConvNeXt,
+    "swin_tiny_patch4_window7_224": Swin,
+    "regnetx_032": partial(RegNet, blocks=(2, 6, 15, 2), widths=(96, 192, 432, 1008), group=48, squeeze=0.0),
+    "regnety_032": RegNet,
+    # For ImageNet, by torchvision's names.
+    "shufflenet_v2_x1_0": ShuffleNetV2,
+    "squeezenet1_1": SqueezeNet,
+}
+
+
+def build(name: str, num_classes: int = 10, **options: Any) -> Net:
+    """The net of that name: `build("cifar_resnet18", width=16)`.
+
+    Args:
+        name: a key of `ZOO`; timm's name, or `cifar_` and a name for the CIFAR-10 variants.
+        num_classes: the width of the logits.
+        options: fields of the net's class, such as `blocks`, `width`, `axis_name`, `dtype`.
+
+    Raises:
+        ValueError: an unknown name (the nearest ones are suggested) or an unknown option.
+    """
+    if name not in ZOO:
+        near = difflib.get_close_matches(name, ZOO, n=4, cutoff=0.4) or sorted(ZOO)
+        raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
+    options = {option: _frozen(value) for option, value in options.items()}
+    try:
+        return ZOO[name](num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"build({name!r}): {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    """Tuples for lists (from JSON, say): a module must be hashable to be static under `jit`."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def build_for(name: str, state_dict: Mapping[str, Any], **options: Any) -> Net:
+    """The net of that name with as many classes as the weights have."""
+    module = build(name, **options)
+    head = canonical(module, state_dict).get(f"{module.head}.weight")
+    return module if head is None else module.clone(num_classes=head.shape[0])
+
+
+def from_torch(model: str | Net, state_dict: Mapping[str, Any], **options: Any) -> PyTree:
+    """Variables from a PyTorch state dict, every tensor used exactly once.
+
+    Args:
+        model: a name, or a module.
+        state_dict: name -> array, as `{k: v.numpy() for k, v in net.state_dict().items()}`.
+        options: of `build`, with a name; the number of classes is read from the weights.
+
+    Returns:
+        `{"params": …, "batch_stats": …}` for `module.apply`.
+
+    Raises:
+        ValueError: lists the tensors that are missing, unexpected, or of another shape.
+    """
+    module = build_for(model, state_dict, **options) if isinstance(model, str) else model
+    return import_state_dict(module, state_dict)
+
+
+def replace_head(module: Net, variables: PyTree, num_classes: int, key: Key) -> tuple[Net, PyTree]:
+    """A net for another number of classes: the same weights but for a fresh last layer.
+
+    Args:
+        module, variables: the net.
+        num_classes: of the new one.
+        key: for the new layer's weights.
+
+    Returns:
+        the new module and its variables.
+    """
+    new = module.clone(num_classes=num_classes)
+    images = jnp.zeros((1, module.image_size, module.image_size, input_channels(module, variables)))
+    # Only the head leaves jit, so XLA drops the rest of the initialization.
+    fresh = jax.jit(lambda key: new.init(key, images)["params"][module.head])(key)
+    return new, {**variables, "params": {**variables["params"], module.head: fresh}}
