@@ -1,0 +1,275 @@
+"""Streams: the same crops whatever the threads, the batches or a break; folders and tables of images."""
+
+import sys
+import threading
+import time
+from dataclasses import replace
+from itertools import islice
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from transferjax import data
+from transferjax.data.prepare import prepare
+from transferjax.data.stream import ImageStream
+
+pytest.importorskip("grain")
+
+CLASSES = ("cat", "dog")
+
+
+def encode(picture, suffix=".png"):
+    return cv2.imencode(suffix, picture[..., ::-1])[1].tobytes()
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*rng.integers(12, 24, 2), 3), np.uint8) for _ in range(11)]
+
+
+@pytest.fixture
+def stream(pictures):
+    labels = np.arange(11) % 2
+    crop = data.random_resized_crop()
+    return ImageStream(
+        [encode(picture) for picture in pictures], labels, CLASSES, 8, crop, "tiny", "f", threads=3
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, pictures):
+    for i, picture in enumerate(pictures):
+        path = tmp_path / "pets" / "train" / CLASSES[i % 2] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(picture))
+    (path.parent / "notes.txt").write_text("not an image")
+    return tmp_path / "pets"
+
+
+def host(batches, count=None):
+    return [jax.tree.map(np.asarray, batch) for batch in islice(batches, count)]
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class TestTraining:
+    def test_batches_are_those_of_the_data_set_in_memory_in_the_same_order(self, stream):
+        memory = stream.to_dataset()
+        for a, b in zip(
+            host(data.train_batches(stream, 4, seed=1), 5),
+            host(data.train_batches(memory, 4, seed=1), 5),
+            strict=True,
+        ):
+            same((a.labels, a.indices, a.weights), (b.labels, b.indices, b.weights))
+            assert a.images.shape == b.images.shape == (4, 8, 8, 3)
+
+    def test_threads_do_not_matter(self, stream):
+        alone = host(data.train_batches(replace(stream, threads=1), 4, seed=1), 6)
+        same(host(data.train_batches(stream, 4, seed=1), 6), alone)
+
+    def test_resuming_continues_the_same_run(self, stream):
+        whole = host(data.train_batches(stream, 4, seed=1), 6)
+        same(host(data.train_batches(stream, 4, seed=1, start_step=4), 2), whole[4:])
+
+    def test_shards_make_up_the_global_batch(self, stream):
+        parts = [host(data.train_batches(stream, 4, seed=1, shard=(i, 2)), 3) for i in range(2)]
+        joined = [jax.tree.map(lambda *x: np.concatenate(x), *both) for both in zip(*parts, strict=True)]
+        same(joined, host(data.train_batches(stream, 4, seed=1), 3))
+
+    def test_crops_change_with_the_step_and_the_seed(self, stream):
+        one = stream.subset([3])
+        crops = [batch.images.tobytes() for batch in host(data.train_batches(one, 1, seed=1), 4)]
+        crops += [batch.images.tobytes() for batch in host(data.train_batches(one, 1, seed=2), 4)]
+        assert len(set(crops)) == 8
+
+    def test_a_break_leaves_no_threads(self, stream):
+        before = set(threading.enumerate())  # others' threads may end meanwhile
+        batches = data.train_batches(stream, 4, seed=1)
+        next(batches)
+        ours = set(threading.enumerate()) - before
+        assert ours
+        del batches
+        deadline = time.monotonic() + 5
+        while any(thread.is_alive() for thread in ours) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(thread.is_alive() for thread in ours)
+
+    def test_a_broken_image_is_named(self, stream):
+        images = list(stream.encoded)
+        images[6] = b"broken"
+        with pytest.raises(ValueError, match="tiny, image 6: cannot decode an image of 6 bytes"):
+            host(data.eval_batches(replace(stream, encoded=images), 4))
+
+
+class TestEvaluation:
+    def test_center_crops_in_order(self, stream, pictures):
+        stream = replace(stream, crop=data.center_crop())
+        batches = host(data.eval_batches(stream, 4))
+        images = np.concatenate([batch.images for batch in batches])[:11]
+        for picture, crop in zip(pictures, images, strict=True):
+            out = np.empty((8, 8, 3), np.uint8)
+            data.center_crop()(picture, np.zeros(0), out)
+            np.testing.assert_array_equal(crop, out)
+        same(stream.to_dataset().images, images)
+        assert sum(batch.weights.sum() for batch in batches) == 11
+
+
+class TestDescription:
+    def test_is_a_source_like_a_data_set(self, stream):
+        memory = stream.to_dataset()
+        for attribute in ("num_classes", "image_shape", "class_names", "name", "fingerprint"):
+            assert getattr(stream, attribute) == getattr(memory, attribute)
+        assert len(stream) == len(memory) == 11
+
+    def test_subsets_of_subsets(self, stream):
+        stream = replace(stream, crop=data.center_crop())
+        part, memory = (
+            stream.subset(7, seed=3).subset([5, 1]),
+            stream.to_dataset().subset(7, seed=3).subset([5, 1]),
+        )
+        same((part.to_dataset().images, part.labels), (memory.images, memory.labels))
+        assert part.fingerprint not in (stream.fingerprint, stream.subset(7, seed=3).fingerprint)
+        with pytest.raises(ValueError, match="cannot take 12 examples of tiny, which has 11"):
+            stream.subset(12)
+
+    def test_refuses_bad_labels_and_sizes(self, stream):
+        with pytest.raises(ValueError, match="labels 0 … 2, but 2 classes"):
+            replace(stream, labels=np.array([0, 2]))
+        with pytest.raises(ValueError, match="size and threads must be at least 1, got 0 and 3"):
+            replace(stream, size=0)
+
+    def test_without_grain_says_what_to_install(self, stream, monkeypatch):
+        monkeypatch.setitem(sys.modules, "grain", None)
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'transferjax\[imagenette\]'"):
+            next(data.eval_batches(stream, 4))
+
+
+class TestFolder:
+    def test_classes_are_folders(self, folder, pictures):
+        stream = data.image_folder(folder, "train", size=8)
+        assert stream.class_names == CLASSES
+        np.testing.assert_array_equal(np.bincount(stream.labels), [6, 5])
+        order = [*range(0, 11, 2), *range(1, 11, 2)]
+        out = np.empty((8, 8, 3), np.uint8)
+        for index, image in zip(order, stream.to_dataset().images, strict=True):
+            data.center_crop()(pictures[index], np.zeros(0), out)
+            np.testing.assert_array_equal(image, out)
+
+    def test_load_and_source_take_its_path(self, folder):
+        memory, streamed = data.load(str(folder), "train", size=8), data.source(str(folder), "train", size=8)
+        assert isinstance(memory, data.Dataset)
+        assert isinstance(streamed, ImageStream)
+        same(memory.labels, streamed.labels)
+
+    def test_what_is_missing_is_named(self, folder, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"val is not a folder; expected .*val/<class>/<image>"):
+            data.image_folder(folder, "val")
+        (tmp_path / "empty" / "class").mkdir(parents=True)
+        with pytest.raises(FileNotFoundError, match=r"no images in .*empty"):
+            data.image_folder(tmp_path / "empty")
+
+
+class TestNIPS2017:
+    @pytest.fixture
+    def table(self, tmp_path, pictures):
+        rows = ["ImageId,URL,TrueLabel,TargetClass"]
+        for i, picture in enumerate(pictures):
+            (tmp_path / f"image{i}.png").write_bytes(encode(picture))
+            rows.append(f"image{i},http://x,{i + 1},{1000 - i}")
+        path = tmp_path / "images.csv"
+        path.write_text("\n".join(rows) + "\n")
+        return path
+
+    def test_labels_count_from_zero(self, table, pictures):
+        dataset, targets = data.nips2017(table, table.parent, size=10)
+        np.testing.assert_array_equal(dataset.labels, np.arange(11))
+        np.testing.assert_array_equal(targets, 999 - np.arange(11))
+        assert dataset.num_classes == 1000
+        shrunk = cv2.resize(pictures[4], (10, 10), interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(dataset.images[4], shrunk)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("TargetClass", "Target", r"lacks the columns \['TargetClass'\]"),
+            (",1,1000", ",0,1000", "TrueLabel of image0 is '0', expected 1 … 1000"),
+            (",1,1000", ",1,1001", "TargetClass of image0 is '1001'"),
+            (",1,1000", ",x,1000", "TrueLabel of image0 is 'x'"),
+            ("image3,", "gone,", "no gone.png, .jpg or .jpeg in"),
+        ],
+    )
+    def test_bad_tables_are_refused(self, table, old, new, message):
+        table.write_text(table.read_text().replace(old, new, 1))
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            data.nips2017(table, table.parent)
+
+
+class TestPrepared:
+    NAME = "imagenette/160px-v2"
+
+    @pytest.fixture
+    def home(self, tmp_path, tiny_imagenette):
+        with pytest.warns(UserWarning, match="not the official archive"):
+            prepare(self.NAME, archive=tiny_imagenette[0], data_dir=tmp_path / "tfds")
+        return tmp_path / "tfds"
+
+    def test_sources_crop_at_random_and_load_takes_the_middle(self, home):
+        stream = data.source(self.NAME, "train", data_dir=home, size=16)
+        memory = data.load(self.NAME, "train", data_dir=home, size=16)
+        assert (len(stream), stream.image_shape, stream.class_names[3]) == (30, (16, 16, 3), "chain saw")
+        same(stream.labels, memory.labels)
+        assert isinstance(stream, ImageStream)
+        middle = replace(stream, crop=data.center_crop()).to_dataset()
+        same(middle.images, memory.images)
+        assert not np.array_equal(stream.to_dataset().images, memory.images)
+
+    def test_sizes_are_cached_apart(self, home):
+        for size in (16, 12, 16):
+            memory = data.load(self.NAME, "validation", data_dir=home, size=size)
+            assert memory.images.shape == (20, size, size, 3)
+
+    def test_the_test_split_is_called_validation(self, home):
+        same(data.load(self.NAME, "test", data_dir=home, size=8).images,
+             data.load(self.NAME, "validation", data_dir=home, size=8).images)  # fmt: skip
+
+    def test_large_splits_stay_on_disk(self, home, monkeypatch):
+        small = data.source(self.NAME, "train", data_dir=home, size=16)
+        monkeypatch.setattr("transferjax.data.tfds.KEEP_IN_MEMORY", 1000)
+        large = data.source(self.NAME, "train", data_dir=home, size=16)
+        assert isinstance(small.encoded, list)
+        assert not isinstance(large.encoded, list)
+        same(*(next(data.train_batches(stream, 8, seed=0)) for stream in (small, large)))
+
+    def test_the_scale_of_crops_is_an_option(self, home):
+        full = data.source(self.NAME, "test", data_dir=home, size=16, scale=(1.0, 1.0))
+        wide = data.source(self.NAME, "test", data_dir=home, size=16, scale=(0.01, 0.02))
+        # a hundredth of the area, enlarged, is smoother than all of it
+        pixels = [stream.to_dataset().images.astype(int) for stream in (full, wide)]
+        roughness = [np.abs(np.diff(images, axis=1)).mean() for images in pixels]
+        assert roughness[1] < 0.5 * roughness[0]
+
+    def test_options_that_it_does_not_have(self, home):
+        with pytest.raises(TypeError, match=r"has no options \['padding'\]; it has \['scale', 'size'\]"):
+            data.source(self.NAME, "train", data_dir=home, padding=4)
+
+
+def test_small_images_are_trained_on_from_memory():
+    assert isinstance(data.source("digits", "train"), data.Dataset)
+
+
+def test_real_imagenette():
+    try:
+        stream = data.source("imagenette/160px-v2", "test", size=64)
+    except FileNotFoundError as error:
+        pytest.skip(f"real ImageNette: {error}")
+    assert (len(stream), stream.num_classes, stream.class_names[0]) == (3925, 10, "tench")
+    first, again = (next(data.train_batches(stream, 32, seed=0)) for _ in range(2))
+    assert first.images.shape == (32, 64, 64, 3)
+    same(first, again)
+    assert len(set(np.asarray(first.labels).tolist())) > 4
+    assert "tensorflow" not in sys.modules

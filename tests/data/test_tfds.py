@@ -1,0 +1,141 @@
+"""Prepared TFDS data: the checks before reading, the cache of decoded arrays, and real CIFAR-10."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from transferjax.data import load
+from transferjax.data.crops import decode
+from transferjax.data.prepare import prepare
+from transferjax.data.tfds import fingerprint, prepared, tfds_dir
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not the official archive")
+
+
+@pytest.fixture
+def home(tmp_path, tiny_cifar):
+    prepare("cifar10", archive=tiny_cifar.archive, data_dir=tmp_path / "tfds")
+    return tmp_path / "tfds"
+
+
+@pytest.fixture
+def directory(home):
+    return home / "cifar10" / "3.0.2"
+
+
+def cached(cache):
+    return sorted(path.name for path in (cache / "datasets").iterdir())
+
+
+class TestChecks:
+    def test_missing_data_fail_at_once_and_say_what_to_do(self, tmp_path):
+        start = time.monotonic()
+        with pytest.raises(FileNotFoundError, match=r"data\.prepare cifar10.* TFDS_DATA_DIR .*nowhere"):
+            load("cifar10", "train", data_dir=tmp_path / "nowhere")
+        assert time.monotonic() - start < 1
+
+    def test_in_a_fresh_process_too_and_without_tensorflow(self, home):
+        script = (
+            "import sys\nfrom transferjax.data import load\n"
+            "try:\n    load('cifar10', 'train', data_dir='nowhere')\n"
+            "except FileNotFoundError:\n    assert 'tensorflow_datasets' not in sys.modules\n"
+            "else:\n    raise SystemExit('no error')\n"
+            f"assert len(load('cifar10', 'train', data_dir={str(home)!r})) == 20\n"
+            "assert 'tensorflow_datasets' in sys.modules\n"
+            "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def test_an_empty_directory_counts_as_missing(self, home, directory):
+        (directory / "dataset_info.json").unlink()
+        with pytest.raises(FileNotFoundError, match="cifar10 is not prepared"):
+            load("cifar10", "train", data_dir=home)
+
+    def test_a_missing_shard_is_named(self, home, directory):
+        next(directory.glob("*train*")).unlink()
+        with pytest.raises(FileNotFoundError, match=r"lacks cifar10-train\.array_record-00000-of-00001"):
+            load("cifar10", "test", data_dir=home)
+
+    def test_another_format_is_named(self, home, directory):
+        info = directory / "dataset_info.json"
+        info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
+        with pytest.raises(FileNotFoundError, match="format 'tfrecord', expected array_record"):
+            load("cifar10", "train", data_dir=home)
+
+    def test_an_unknown_split_is_named(self, home):
+        with pytest.raises(ValueError, match=r"splits \['train', 'test'\], not 'validation'"):
+            load("cifar10", "validation", data_dir=home)
+
+    def test_the_newest_version_is_taken_by_number(self, home, directory):
+        directory.rename(directory.with_name("3.0.10"))
+        (home / "cifar10" / "3.0.9").mkdir()
+        (home / "cifar10" / "3.0.9" / "dataset_info.json").write_text("{}")
+        assert prepared("cifar10", home).name == "3.0.10"
+
+    def test_where_tfds_keeps_its_data(self, monkeypatch):
+        monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+        assert tfds_dir() == tfds_dir("~/tensorflow_datasets")
+        monkeypatch.setenv("TFDS_DATA_DIR", "/data")
+        assert (str(tfds_dir()), str(tfds_dir("/other"))) == ("/data", "/other")
+
+
+class TestCache:
+    def test_decodes_once(self, home, cache, monkeypatch):
+        first = load("cifar10", "train", data_dir=home)
+        monkeypatch.setattr("transferjax.data.tfds.stream", None)
+        again = load("cifar10", "train", data_dir=home)
+        np.testing.assert_array_equal(first.images, again.images)
+        np.testing.assert_array_equal(first.labels, again.labels)
+        assert (first.name, first.fingerprint) == (again.name, again.fingerprint)
+        assert isinstance(again.images.base, np.memmap)
+        assert cached(cache) == [f"cifar10-{first.fingerprint}"]
+
+    def test_the_fingerprint_follows_the_content(self, home, directory, cache):
+        before = [fingerprint(directory, split) for split in ("train", "test")]
+        shard = next(directory.glob("*train*"))
+        shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+        after = [fingerprint(directory, split) for split in ("train", "test")]
+        assert after[0] != before[0]
+        assert after[1] == before[1]
+
+    def test_the_same_content_elsewhere_is_not(self, home, cache, tmp_path, tiny_cifar, monkeypatch):
+        load("cifar10", "train", data_dir=home)
+        prepare("cifar10", archive=tiny_cifar.archive, data_dir=tmp_path / "elsewhere")
+        monkeypatch.setattr("transferjax.data.tfds.stream", None)
+        load("cifar10", "train", data_dir=tmp_path / "elsewhere")
+        assert len(cached(cache)) == 1
+
+    def test_a_damaged_entry_is_replaced(self, home, cache, tiny_cifar):
+        load("cifar10", "test", data_dir=home)
+        (images,) = cache.glob("datasets/*/test/images.npy")
+        images.write_bytes(b"damaged")
+        data = load("cifar10", "test", data_dir=home)
+        np.testing.assert_array_equal(data.images, tiny_cifar.images["test"])
+        assert images.stat().st_size > 6 * 3072
+
+    def test_works_without_a_place_to_write(self, home, cache, tiny_cifar):
+        cache.write_text("a file where the directory should be")
+        with pytest.warns(UserWarning, match="cannot keep decoded cifar10 in .*cache"):
+            data = load("cifar10", "test", data_dir=home)
+        np.testing.assert_array_equal(data.images, tiny_cifar.images["test"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_what_is_not_an_image_is_an_error(content):
+    with pytest.raises(ValueError, match=f"cannot decode an image of {len(content)} bytes"):
+        decode(content)
+
+
+def test_real_cifar10():
+    try:
+        data = load("cifar10", "test")
+    except FileNotFoundError as error:
+        pytest.skip(f"real CIFAR-10: {error}")
+    assert (len(data), data.image_shape) == (10_000, (32, 32, 3))
+    np.testing.assert_array_equal(np.bincount(data.labels), 1000)
+    np.testing.assert_allclose(data.images.mean((0, 1, 2)) / 255, [0.494, 0.485, 0.450], atol=0.01)

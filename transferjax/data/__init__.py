@@ -1,0 +1,117 @@
+"""Data: uint8 arrays in, seeded batches out.
+
+`load` gives a `Dataset` in memory, `source` what to train on: the same, or an `ImageStream` of random crops.
+`train_batches` and `eval_batches` turn either into `Examples`, always full batches; `to_float` scales
+them to [0, 1] inside jit.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from transferjax.data.batches import (
+    Examples,
+    Source,
+    batch_indices,
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+)
+from transferjax.data.crops import center_crop, random_resized_crop
+from transferjax.data.dataset import Dataset, to_float
+from transferjax.data.digits import digits
+from transferjax.data.folders import image_folder, nips2017
+from transferjax.data.storage import MANIFEST, cache_dir, open_saved, save
+from transferjax.data.stream import ImageStream
+from transferjax.data.tfds import in_memory, stream
+
+__all__ = [
+    "Dataset",
+    "Examples",
+    "ImageStream",
+    "Source",
+    "batch_indices",
+    "cache_dir",
+    "center_crop",
+    "eval_batches",
+    "image_folder",
+    "load",
+    "nips2017",
+    "random_resized_crop",
+    "save",
+    "source",
+    "steps_per_epoch",
+    "to_float",
+    "train_batches",
+]
+
+IMAGENETTE = ("imagenette/160px-v2", "imagenette/320px-v2", "imagenette/full-size-v2")
+NAMES = ("digits", "cifar10", *IMAGENETTE)
+
+PathLike = str | os.PathLike[str]
+
+
+def load(name: str, split: str, *, data_dir: PathLike | None = None, **options: Any) -> Dataset:
+    """One split of a data set in memory, by name or by path.
+
+    Args:
+        name: "digits" (in the wheel); "cifar10", "imagenette/160px-v2" … (TFDS ArrayRecord); a directory that
+            `save` wrote; or a folder `<name>/<split>/<class>/<image>`.
+        split: "train" or "test"; whatever there is, for a directory.
+        data_dir: where TFDS keeps prepared data; default `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        options: `size` in pixels (digits: 8; ImageNette and folders: 224, of the square in the middle);
+            digits: `interpolation`.
+
+    Raises:
+        ValueError: unknown name (the message has the nearest ones) or split.
+        TypeError: unknown option.
+        FileNotFoundError: data that are not prepared; the message says what to do.
+    """
+    if name == "digits":
+        return digits(split, **_options(name, options, size=8, interpolation="bilinear"))
+    if name == "cifar10":
+        return in_memory(name, split, size=32, data_dir=data_dir, **_options(name, options))
+    if name in IMAGENETTE:
+        chosen = _options(name, options, size=224)
+        return in_memory(name, _imagenette_split(split), data_dir=data_dir, **chosen)
+    if not Path(name).is_dir():
+        near = difflib.get_close_matches(name, NAMES, cutoff=0.3) or NAMES
+        raise ValueError(f"unknown data set {name!r}: did you mean {' or '.join(near)}, or a directory?")
+    if _is_saved(name):
+        return open_saved(name, split, **_options(name, options))
+    return image_folder(name, split, **_options(name, options, size=224)).to_dataset()
+
+
+def source(name: str, split: str, *, data_dir: PathLike | None = None, **options: Any) -> Source:
+    """What to train on: as `load`, but large images arrive as random resized crops, flipped half of the time.
+
+    Args:
+        name, split, data_dir: as in `load`.
+        options: as in `load`; ImageNette and folders: `scale`, the crop's smallest and largest share of the
+            area, (0.08, 1) by default.
+
+    Raises:
+        as `load`.
+    """
+    if name not in IMAGENETTE and (_is_saved(name) or not Path(name).is_dir()):
+        return load(name, split, data_dir=data_dir, **options)
+    chosen = _options(name, options, size=224, scale=(0.08, 1.0))
+    crop = random_resized_crop(tuple(chosen["scale"]))
+    if name in IMAGENETTE:
+        return stream(name, _imagenette_split(split), size=chosen["size"], crop=crop, data_dir=data_dir)
+    return image_folder(name, split, size=chosen["size"], crop=crop)
+
+
+def _options(name: str, given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    if unknown := sorted(given.keys() - defaults.keys()):
+        raise TypeError(f"{name} has no options {unknown}; it has {sorted(defaults)}")
+    return {**defaults, **given}
+
+
+def _is_saved(path: str) -> bool:
+    return any(Path(path).glob(f"*/{MANIFEST}"))
+
+
+def _imagenette_split(split: str) -> str:
+    return "validation" if split == "test" else split

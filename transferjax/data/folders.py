@@ -1,0 +1,108 @@
+"""People's own images: a folder per class, and the layout of the NIPS 2017 attack competition."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from transferjax.data.crops import Crop, center_crop, whole
+from transferjax.data.dataset import Dataset, digest
+from transferjax.data.stream import ImageStream
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+
+class Files:
+    """The contents of files, by index."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.paths[index].read_bytes()
+
+
+def image_folder(
+    path: str | os.PathLike[str], split: str = "", *, size: int = 224, crop: Crop | None = None
+) -> ImageStream:
+    """Images in `<path>/<split>/<class>/…`, the classes in alphabetical order.
+
+    Args:
+        path: the folder.
+        split: a folder inside of it; "" for `path` itself.
+        size: height and width of the crops, in pixels.
+        crop: default `center_crop()`.
+
+    Raises:
+        FileNotFoundError: no folder, or no images in it.
+    """
+    root = Path(path) / split
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; expected {root}/<class>/<image>")
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    paths = [
+        (file, label)
+        for label, name in enumerate(classes)
+        for file in sorted((root / name).rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+    ]
+    if not paths:
+        raise FileNotFoundError(f"no images in {root}; expected {root}/<class>/<image>, {sorted(SUFFIXES)}")
+    files = [file for file, _ in paths]
+    mark = digest(size, *((str(file.relative_to(root)), file.stat().st_size) for file in files))
+    labels = np.array([label for _, label in paths], np.int32)
+    return ImageStream(
+        Files(files), labels, tuple(classes), size, crop or center_crop(), root.name or str(root), mark
+    )
+
+
+def nips2017(
+    table: str | os.PathLike[str], images: str | os.PathLike[str], *, size: int = 299, num_classes: int = 1000
+) -> tuple[Dataset, np.ndarray]:
+    """The NIPS 2017 attack competition's images and target classes (`ImageId, TrueLabel, TargetClass`).
+
+    The table counts classes from 1; here they count from 0, as ImageNet models do.
+
+    Args:
+        table: the CSV file; other columns are ignored.
+        images: the folder of `<ImageId>.png` (or .jpg, .jpeg).
+        size: height and width to resize to, in pixels; 299 is their own.
+        num_classes: how many classes the models have.
+
+    Returns:
+        The images with their true labels, and the target classes int32 `[N]`.
+
+    Raises:
+        ValueError: a missing column, or a label that is not in 1 … num_classes.
+        FileNotFoundError: a missing table or image.
+
+    Reference: Kurakin et al., "Adversarial Attacks and Defences Competition", 2018.
+    """
+    with Path(table).open(newline="") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        missing = {"ImageId", "TrueLabel", "TargetClass"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{table} lacks the columns {sorted(missing)}; it has {reader.fieldnames}")
+        rows = list(reader)
+    classes = np.array([(_class(row, "TrueLabel", num_classes), _class(row, "TargetClass", num_classes))
+                        for row in rows], np.int32).reshape(-1, 2)  # fmt: skip
+    files = Files([_image(Path(images), row["ImageId"]) for row in rows])
+    names = tuple(str(label) for label in range(num_classes))
+    mark = digest(size, *((path.name, path.stat().st_size) for path in files.paths))
+    stream = ImageStream(files, classes[:, 0], names, size, whole, "nips2017", mark)
+    return stream.to_dataset(), classes[:, 1]
+
+
+def _class(row: dict[str, str], column: str, num_classes: int) -> int:
+    value = row[column] or ""
+    if not value.strip().isdigit() or not 1 <= int(value) <= num_classes:
+        raise ValueError(f"{column} of {row['ImageId']} is {value!r}, expected 1 … {num_classes}")
+    return int(value) - 1
+
+
+def _image(folder: Path, name: str) -> Path:
+    for suffix in (".png", ".jpg", ".jpeg"):
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
+    raise FileNotFoundError(f"no {name}.png, .jpg or .jpeg in {folder}")

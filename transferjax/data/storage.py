@@ -1,0 +1,93 @@
+"""Data sets on disk: `<path>/<split>/{images.npy, labels.npy, manifest.json}`, written all or nothing."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from transferjax.data.dataset import Dataset
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def cache_dir() -> Path:
+    """`$TRANSFERJAX_CACHE_DIR`, else `$XDG_CACHE_HOME/transferjax`, else `~/.cache/transferjax`."""
+    if path := os.environ.get("TRANSFERJAX_CACHE_DIR"):
+        return Path(path).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "transferjax"
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A directory to write to, which takes its place at `path` when the block ends without an error.
+
+    Raises:
+        FileExistsError: `path` is there by then; it stays as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if path.exists():
+                raise FileExistsError(f"{path} exists already") from error
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save(dataset: Dataset, path: str | os.PathLike[str], split: str) -> None:
+    """Writes one split of a data set to the directory `path`, for `load(path, split)` to read.
+
+    Raises:
+        FileExistsError: the split is there already.
+    """
+    target = Path(path) / split
+    if target.exists():
+        raise FileExistsError(f"{target} exists; remove it, or choose another path")
+    manifest = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "class_names": dataset.class_names,
+        "images": list(dataset.images.shape),
+    }
+    with atomic_directory(target) as directory:
+        np.save(directory / "images.npy", dataset.images)
+        np.save(directory / "labels.npy", dataset.labels)
+        (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def open_saved(path: str | os.PathLike[str], split: str) -> Dataset:
+    """One split that `save` wrote; the images stay on disk, memory-mapped.
+
+    Raises:
+        FileNotFoundError: no such split; names those that there are.
+        ValueError: damaged or not written by `save`.
+    """
+    directory = Path(path) / split
+    if not (directory / MANIFEST).is_file():
+        splits = sorted(found.parent.name for found in Path(path).glob(f"*/{MANIFEST}"))
+        raise FileNotFoundError(f"{path} holds no split {split!r} of a saved data set; it has {splits}")
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}, expected {FORMAT}")
+        images = np.load(directory / "images.npy", mmap_mode="r")
+        if list(images.shape) != manifest["images"]:
+            raise ValueError(f"images {images.shape}, expected {manifest['images']}")
+        labels = np.load(directory / "labels.npy")
+        return Dataset(
+            images, labels, tuple(manifest["class_names"]), manifest["name"], manifest["fingerprint"]
+        )
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{directory} is damaged ({error}); remove it and write it again") from error
