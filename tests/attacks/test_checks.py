@@ -1,0 +1,125 @@
+"""Bad input and the words for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transferjax import attacks
+from transferjax.attacks import checks
+
+GOOD = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (GOOD[0], r"must be \[B, H, W, C\]; got shape \(8, 8, 3\)"),
+        (GOOD.transpose(0, 3, 1, 2), "channels first"),
+        ((GOOD * 255).astype(np.uint8), "got uint8: divide by 255"),
+        (GOOD * 255, r"lie in \[.*, 25.*\]: divide by 255"),
+        (GOOD * 4 - 2, "undo the normalization"),
+        (np.where(GOOD > 0.5, np.nan, GOOD), "contain NaN"),
+    ],
+)
+def test_bad_images(images, message):
+    with pytest.raises(ValueError, match=message):
+        checks.check_images(images)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 3), st.integers(1, 9), st.floats(0, 1), st.floats(0, 1))
+def test_images_in_range_pass_and_others_do_not(batch, side, low, high):
+    images = np.linspace(low, high, batch * side * side * 3, dtype=np.float32).reshape(batch, side, side, 3)
+    checks.check_images(images)
+    for bad in (images - low - 0.01, images - low + 1.01):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            checks.check_images(bad)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([1, 2, 10]), r"lie in 1 … 10, but predict has 10 logits, 0 … 9: these look 1-based"),
+        (np.array([0, 2, 10]), "must lie in 0 … 9; these lie in 0 … 10"),
+        (np.array([-1, 2, 3]), "must lie in 0 … 9; these lie in -1 … 3"),
+        (np.array([0.0, 1.0, 2.0]), "must be integers; got float64"),
+        (np.eye(10)[:3], r"shape \(3,\), one class per image; got \(3, 10\)"),
+    ],
+)
+def test_bad_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
+        checks.check_labels(labels, 3, 10)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-3, 13), min_size=1, max_size=6))
+def test_labels_pass_exactly_if_in_range(values):
+    labels = np.array(values)
+    if labels.min() >= 0 and labels.max() < 10:
+        checks.check_labels(labels, len(labels), 10)
+    else:
+        with pytest.raises(ValueError, match="labels"):
+            checks.check_labels(labels, len(labels), 10)
+
+
+def test_targets_that_are_labels():
+    with pytest.raises(ValueError, match="1 of 3 targets equal the true label"):
+        checks.check_targets(np.array([1, 2, 3]), np.array([2, 2, 1]))
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (jax.nn.softmax(jnp.arange(6.0).reshape(2, 3)), "returned probabilities"),
+        (jnp.array([[0.0, np.nan]]), "NaN or infinite logits"),
+        (jnp.zeros((2, 3, 4)), r"logits \[B, K\]; got shape \(2, 3, 4\)"),
+    ],
+)
+def test_bad_logits(logits, message):
+    with pytest.raises(ValueError, match=message):
+        checks.check_logits(logits)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 20.0))
+@settings(deadline=None, max_examples=30)
+def test_logits_are_not_taken_for_probabilities(seed, scale):
+    logits = scale * np.random.default_rng(seed).standard_normal((8, 10))
+    assert not checks.looks_like_probabilities(logits)
+    assert checks.looks_like_probabilities(jax.nn.softmax(jnp.asarray(logits)))
+
+
+def sqrt_at_zero(x):
+    return jnp.stack([jnp.sqrt(x.sum((1, 2, 3))), jnp.ones(len(x))], -1)
+
+
+def test_nan_gradients_are_found(tiny_predict):
+    labels = jnp.array([0, 1])
+    with pytest.raises(ValueError, match="gradient of 1 of 2 images is NaN or infinite"):
+        checks.check_predict(
+            sqrt_at_zero, jnp.stack([jnp.zeros((4, 4, 3)), jnp.ones((4, 4, 3))]), labels, jax.random.key(0)
+        )
+    checks.check_predict(tiny_predict(), jnp.asarray(GOOD[:2]), labels, jax.random.key(0))
+
+
+def constant(x):
+    return jnp.broadcast_to(jnp.array([0.2, 0.8]), (len(x), 2))
+
+
+def noisy(keys, x):
+    return x.sum((1, 2))[:, :2] + jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys)
+
+
+def test_robustness_flags(tiny_predict):
+    labels, key = jnp.zeros(4, jnp.int32), jax.random.key(0)
+    assert checks.robustness_flags(tiny_predict(), jnp.asarray(GOOD), labels, key) == ()
+    flags = checks.robustness_flags(jax.tree_util.Partial(constant), jnp.asarray(GOOD), labels, key)
+    assert [flag.split(":")[0] for flag in flags] == [
+        "predict returns probabilities",
+        "the gradient vanishes for 100% of the images",
+    ]
+    random = attacks.Stochastic(jax.tree_util.Partial(noisy), jax.random.key(1))
+    (flag,) = checks.robustness_flags(random, jnp.asarray(GOOD), labels, key)
+    assert 'version="rand"' in flag

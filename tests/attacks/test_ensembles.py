@@ -1,0 +1,171 @@
+"""Ensembles of quadratics and of small nets of different architecture."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferjax import attacks, models
+from transferjax.attacks import ensembles, inputs
+from transferjax.attacks.ensembles import Members, Snapshots
+from transferjax.attacks.gradients import average
+from transferjax.losses import cross_entropy
+from transferjax.random import fold_in
+from transferjax.rules import initial_memory
+
+SHAPE, EPS = (3, 4, 4, 1), 0.1
+
+
+def pull_towards(center):
+    """`L = -½ ‖x - c‖²`: the gradient points to c."""
+    return lambda x, memory, keys, labels: ((-0.5 * ((x - center) ** 2).sum((1, 2, 3)), memory), center - x)
+
+
+CENTERS = (0.9, 0.4, 0.5)
+MEMBERS = Members(3, lambda k: pull_towards(jnp.asarray(CENTERS)[k]))
+
+
+@pytest.fixture
+def at():
+    x = jnp.full(SHAPE, 0.5) + 0.01 * jax.random.normal(jax.random.key(1), SHAPE)
+    return x, {"clean": x}, fold_in(jax.random.key(0), jnp.arange(3)), jnp.zeros(3, jnp.int32)
+
+
+def walk(grad_fn, at, steps):
+    x, memory, keys, labels = at
+    memory, results = initial_memory(grad_fn, *at), []
+    for step in range(steps):
+        (_, memory), grads = jax.jit(grad_fn)(x, memory, fold_in(keys, step), labels)
+        results.append(np.asarray(grads))
+    return results
+
+
+def centers_seen(grad_fn, at, steps):
+    return [round(float((g + at[0]).mean()), 3) for g in walk(grad_fn, at, steps)]
+
+
+def test_mean_losses(at):
+    (grads,) = walk(ensembles.mean_losses(MEMBERS), at, 1)
+    np.testing.assert_allclose(grads, np.mean(CENTERS) - at[0], rtol=1e-5)
+
+
+def test_one_member_passes_over_all(at):
+    """Without replacement every pass shows each member once, in changing order; the seed repeats it."""
+    ensemble = ensembles.one_member(seed=3)(MEMBERS)
+    seen = centers_seen(ensemble, at, 12)
+    passes = [seen[i : i + 3] for i in range(0, 12, 3)]
+    assert all(
+        sorted(part) == sorted(np.float32(CENTERS).round(3).tolist()) or sorted(part) == sorted(CENTERS)
+        for part in passes
+    )
+    assert len({tuple(part) for part in passes}) > 1
+    assert seen == centers_seen(ensembles.one_member(seed=3)(MEMBERS), at, 12)
+
+
+def test_one_member_with_replacement(at):
+    seen = centers_seen(ensembles.one_member(replace=True, seed=1)(MEMBERS), at, 24)
+    assert set(seen) == set(CENTERS)
+    passes = [sorted(seen[i : i + 3]) for i in range(0, 24, 3)]
+    assert any(part != sorted(CENTERS) for part in passes)
+
+
+def test_svre_is_variance_free_on_equal_members(at):
+    """With equal members the correction vanishes: the inner ascent is MI-FGSM on one of them."""
+    same = Members(2, lambda k: pull_towards(0.9))
+    (grads,) = walk(ensembles.svre(EPS, 0.02, inner_steps=3)(same), at, 1)
+    x, momentum = np.asarray(at[0]), 0
+    for _ in range(3):
+        g = 0.9 - x
+        momentum = momentum + g / np.abs(g).mean((1, 2, 3), keepdims=True)
+        x = np.clip(x + 0.02 * np.sign(momentum), at[0] - EPS, at[0] + EPS)
+    np.testing.assert_allclose(grads, momentum, rtol=1e-4)
+
+
+def test_svre_removes_the_bias_of_a_member(at):
+    """Gradients that differ by a constant: `g_k(x') - g_k(x)` does not, so the draws do not matter."""
+    first = walk(ensembles.svre(EPS, 0.02, seed=0)(MEMBERS), at, 1)[0]
+    second = walk(ensembles.svre(EPS, 0.02, seed=5)(MEMBERS), at, 1)[0]
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_cwa_steps_down_then_along_the_members(at):
+    """The displacement of one reversed sign step and one step along each normalized member gradient."""
+    (grads,) = walk(ensembles.cwa(EPS, 0.01, inner_step=0.05)(MEMBERS), at, 1)
+    x = np.asarray(at[0])
+    clip = lambda y: np.clip(y, x - EPS, x + EPS)  # noqa: E731
+    y, momentum = clip(x - 0.01 * np.sign(np.mean(CENTERS) - x)), 0
+    for center in CENTERS:
+        g = center - y
+        momentum = momentum + g / np.sqrt((g**2).sum((1, 2, 3), keepdims=True))
+        y = clip(y + 0.05 * momentum)
+    np.testing.assert_allclose(grads, y - x, atol=1e-6)
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+class Deep(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(nn.relu(nn.Dense(16)(x.reshape(len(x), -1))))
+
+
+def net(module, seed):
+    return models.predictor(module, module.init(jax.random.key(seed), jnp.zeros((1, 4, 4, 1))))
+
+
+@pytest.fixture
+def nets():
+    return net(Linear(), 0), net(Deep(), 1), net(Linear(), 2)
+
+
+DATA = jax.random.key(0), jax.random.uniform(jax.random.key(5), SHAPE), jnp.array([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.mi_fgsm(EPS, 4, rules=(average(inputs.halve, 2),)),
+        attacks.svre(EPS, 4, inner_steps=3),
+        attacks.cwa(EPS, 4),
+        attacks.lgv(EPS, 6),
+        attacks.svre(EPS, 4, inner_steps=3, member_rules=(average(inputs.diversity()),)),
+    ],
+    ids=["mean_losses", "svre", "cwa", "one_member", "svre_di"],
+)
+def test_different_architectures(attack, nets):
+    """All ensembles raise the loss of every member, stay in the budget, and do not depend on the batch."""
+    key, images, labels = DATA
+    jitted = jax.jit(attack)
+    x = jitted(key, nets, images, labels)
+    assert jnp.abs(x - images).max() <= EPS + 1e-6
+    for predict in nets:
+        assert cross_entropy(predict(x), labels).mean() > cross_entropy(predict(images), labels).mean()
+    keys = fold_in(key, jnp.arange(3))
+    np.testing.assert_allclose(jitted(keys[2:], nets, images[2:], labels[2:]), x[2:], atol=1e-6)
+
+
+def test_snapshots_are_their_members(nets):
+    """The stack of two nets and the tuple of the two give the same images."""
+    key, images, labels = DATA
+    pair = (nets[0], nets[2])
+    stack = Snapshots.stack(pair)
+    assert len(stack) == 2
+    for attack in (attacks.mi_fgsm(EPS, 3), attacks.lgv(EPS, 4), attacks.svre(EPS, 2, inner_steps=2)):
+        np.testing.assert_allclose(
+            jax.jit(attack)(key, stack, images, labels), jax.jit(attack)(key, pair, images, labels), atol=1e-6
+        )
+
+
+def test_mean_of_logits_and_probabilities(nets):
+    x = DATA[1]
+    logits = np.mean([predict(x) for predict in nets], 0)
+    np.testing.assert_allclose(ensembles.mean_logits(*nets)(x), logits, rtol=1e-5)
+    probabilities = np.mean([jax.nn.softmax(predict(x)) for predict in nets], 0)
+    np.testing.assert_allclose(
+        jax.nn.softmax(ensembles.mean_probabilities(*nets)(x)), probabilities, rtol=1e-5
+    )

@@ -1,0 +1,121 @@
+"""Purifiers: shapes, weights from PyTorch, gradients, and that training one helps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transferjax import attacks, models
+from transferjax.defences import NRP, ComDefend, Denoiser, make_purifier_step, purified
+from transferjax.defences.purifiers import guided_loss, reconstruction_loss, self_supervised_loss
+
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+SMALL = {
+    "comdefend": ComDefend(widths=(4, 4, 4, 4, 4, 4, 4, 4)),
+    "hgd": Denoiser(down=(4, 8, 8), up=(4, 8), depth=1),
+    "nrp": NRP(features=4, growth=2, blocks=1),
+}
+
+
+@pytest.fixture
+def images():
+    return jax.random.uniform(jax.random.key(0), (4, 12, 12, 3))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_images_in_images_out(name, images):
+    net = SMALL[name]
+    purifier = models.predictor(net, compiled(net.init)(jax.random.key(1), images))
+    assert purifier(images).shape == images.shape
+    classify = jax.tree_util.Partial(lambda x: x.mean((1, 2)))
+    predict = purified(classify, purifier)
+    assert predict(images).shape == (4, 3)
+    np.testing.assert_allclose(predict(images), jnp.clip(purifier(images), 0, 1).mean((1, 2)), atol=1e-5)
+    gradient = jax.grad(lambda x: purified(classify, purifier, bpda=True)(x)[:, 0].sum())(images)
+    np.testing.assert_allclose(gradient[..., 0], 1 / 144, rtol=1e-5)
+    np.testing.assert_allclose(gradient[..., 1:], 0, atol=1e-9)
+
+
+def test_comdefends_code_is_binary_and_differentiable(images):
+    net = SMALL["comdefend"]
+    purifier = models.predictor(net, compiled(net.init)(jax.random.key(1), images))
+    gradient = jax.grad(lambda x: purifier(x).sum())(images)
+    assert float(jnp.abs(gradient).max()) > 0
+
+
+def test_nrp_is_the_published_one(images):
+    """The same function in PyTorch, written out, with our weights under the official names."""
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional as F
+
+    net = SMALL["nrp"]
+    variables = compiled(net.init)(jax.random.key(1), images)
+    weights = {name: torch.tensor(value) for name, value in models.to_torch(variables).items()}
+    conv = lambda name, x: F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)  # noqa: E731
+    x = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2))
+    block = y = conv("conv_first", x)
+    for dense in ("RDB1", "RDB2", "RDB3"):
+        seen = [y]
+        for i in range(1, 5):
+            name = f"RRDB_trunk.0.{dense}.conv{i}"
+            seen.append(F.leaky_relu(conv(name, torch.cat(seen, 1)), 0.2))
+        y = 0.2 * conv(f"RRDB_trunk.0.{dense}.conv5", torch.cat(seen, 1)) + y
+    expected = conv("trunk_conv", 0.2 * y + block).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(net.apply(variables, images), expected, atol=1e-5)
+    again = models.from_torch(net, models.to_torch(variables))
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def train(net, loss, images, labels, steps=60, **options):
+    step = make_purifier_step(net, loss, optax.adam(3e-3), **options)
+    state = compiled(step.init)(jax.random.key(1), images)
+    update, values = compiled(step.update), []
+    for _ in range(steps):
+        state, value = update(state, jax.random.key(2), images, labels)
+        values.append(float(value))
+    return models.predictor(net, state.variables), values
+
+
+def test_comdefend_learns_to_reconstruct():
+    """Flat images: the error falls well below that of the mean colour."""
+    colours = jax.random.uniform(jax.random.key(0), (16, 1, 1, 3))
+    images = jnp.broadcast_to(colours, (16, 6, 6, 3))
+    _, values = train(SMALL["comdefend"], reconstruction_loss(), images, None, 150, code_penalty=1e-4)
+    assert np.mean(values[-10:]) < 0.7 * np.mean(values[:3])
+
+
+def striped(weights, x):
+    """A classifier that is fooled by a pattern that no clean image has."""
+    return 3 * jnp.einsum("bhwc,hwk->bk", x, weights)
+
+
+@pytest.fixture
+def fooled_by_stripes():
+    stripes = jnp.where(jnp.arange(8) % 2 == 0, 1.0, -1.0)[:, None, None] * jnp.ones((8, 8, 1))
+    weights = jnp.concatenate([jnp.full((8, 8, 1), 0.005), stripes / 8], -1)
+    images = jnp.broadcast_to(jax.random.uniform(jax.random.key(0), (8, 1, 1, 1), minval=0.4), (8, 8, 8, 3))
+    predict = jax.tree_util.Partial(striped, weights)
+    return predict, images, predict(images).argmax(-1)
+
+
+def test_the_guided_denoiser_repairs_attacked_images(fooled_by_stripes):
+    predict, images, labels = fooled_by_stripes
+    attack = attacks.fgsm(0.1)
+    adversarial = attack(jax.random.key(0), predict, images, labels)
+    assert np.mean(predict(adversarial).argmax(-1) == labels) < 0.2
+    net = Denoiser(down=(8, 16), up=(8,), depth=1)
+    purifier, values = train(net, guided_loss(predict, attack), images, labels, 150)
+    assert values[-1] < 0.5 * values[0]
+    assert np.mean(purified(predict, purifier)(adversarial).argmax(-1) == labels) > 0.8
+
+
+def test_self_supervised_training_brings_features_closer():
+    module = models.build("cifar_resnet18", blocks=(1,), width=4)
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    predict = models.predictor(module, compiled(module.init)(jax.random.key(1), images))
+    loss = self_supervised_loss(predict, "layer1.0", 8 / 255, 2)
+    _, values = train(SMALL["nrp"], loss, images, None, 40)
+    assert values[-1] < 0.8 * values[0]

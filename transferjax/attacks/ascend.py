@@ -1,0 +1,88 @@
+"""The one attack loop: up the objective, back into the ball, `steps` times."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from transferjax.attacks.ensembles import Ensemble, mean_losses, members
+from transferjax.attacks.projections import Start
+from transferjax.attacks.stochastic import with_keys
+from transferjax.losses import cross_entropy
+from transferjax.random import fold_in, per_example
+from transferjax.rules import chain, initial_memory
+from transferjax.typing import Array, Attack, GradFn, Key, Loss, Memory, Predict, Projection, Rule
+
+
+def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = False) -> GradFn:
+    """The plain gradient: `(x, memory, keys, labels) -> ((values, memory), ∇x Σ values)`.
+
+    The value is what the attack maximizes: the loss, or minus the loss towards the target if `targeted`.
+    Summing over the batch keeps every image's gradient its own. Logits are raised to float32 first.
+    """
+    direction = -1 if targeted else 1
+
+    def objective(x: Array, keys: Key, labels: Array) -> tuple[Array, Array]:
+        logits = with_keys(predict, keys)(x)
+        values = direction * loss(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels)
+        return values.sum(), values
+
+    def grad_fn(x: Array, memory: Memory, keys: Key, labels: Array) -> tuple[tuple[Array, Memory], Array]:
+        (_, values), grads = jax.value_and_grad(objective, has_aux=True)(x, keys, labels)
+        return (values, memory), grads
+
+    return grad_fn
+
+
+def ascend(
+    update: optax.GradientTransformation,
+    project: Projection,
+    *,
+    steps: int,
+    loss: Loss = cross_entropy,
+    rules: Sequence[Rule] = (),
+    ensemble: Ensemble = mean_losses,
+    start: Start | None = None,
+    targeted: bool = False,
+    finish: Projection | None = None,
+) -> Attack:
+    """An attack from its four slots: `x ← project(x + update(rules(∇x loss)), x0)`, `steps` times.
+
+    Args:
+        update: an optax transformation that turns the gradient into a step up (see `updates`).
+        project: back into the budget, `(x, x0) -> x` (see `projections`).
+        steps: gradient steps, at least 1.
+        loss: `(logits [B, K], labels) -> [B]`; the attack maximizes it.
+        rules: nested around the gradient, the outermost first (see `gradients`, `inputs`). They find the
+            clean images in the memory, under "clean".
+        ensemble: combines the gradients of several predicts (see `ensembles`).
+        start: where to begin, `(keys, x0) -> x`; at the clean image if None.
+        targeted: labels are targets, and the loss is minimized.
+        finish: applied once at the end, such as `projections.eight_bit`.
+
+    Returns:
+        `(key or keys, predict, images [B, H, W, C], labels [B]) -> images`, pure and not jitted; predict may
+        be a tuple of predicts, or `ensembles.Snapshots`.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+
+    def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
+        keys = per_example(key, images.shape[0])
+        plain = partial(gradient_of, loss=loss, targeted=targeted)
+        grad_fn = chain(*rules)(ensemble(members(predict, plain)))
+        x = images if start is None else project(start(fold_in(keys, 0), images), images)
+
+        def step(carry: tuple, number: Array) -> tuple[tuple, None]:
+            x, state, memory = carry
+            (_, memory), grads = grad_fn(x, memory | {"clean": images}, fold_in(keys, number), labels)
+            ups, state = update.update(grads, state, x)
+            return (project(x + ups, images), state, memory), None
+
+        memory = initial_memory(grad_fn, x, {"clean": images}, keys, labels)
+        (x, _, _), _ = jax.lax.scan(step, (x, update.init(x), memory), jnp.arange(1, steps + 1))
+        return x if finish is None else finish(x, images)
+
+    return attack

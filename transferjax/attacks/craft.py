@@ -1,0 +1,309 @@
+"""Crafting over a data set: batches, devices, progress, and files that a lossy format cannot spoil."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from transferjax import __version__, data
+from transferjax.attacks.checks import check_images, check_labels, check_predict, check_targets
+from transferjax.attacks.projections import eight_bit
+from transferjax.attacks.recipe import Recipe
+from transferjax.files import write_bytes, write_text
+from transferjax.random import fold_in
+from transferjax.typing import Array, Attack, Key, Predict
+
+FORMATS = ("npy", "png")
+LOSSY = ("jpg", "jpeg", "webp", "avif", "heic")
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Adversarial images uint8 `[N, H, W, C]`, the labels and targets `[N]`, and how they were made."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    targets: np.ndarray | None
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Crafted":
+        """What `craft` wrote.
+
+        Raises:
+            FileNotFoundError: nothing there, or a run that was interrupted; run `craft` again to finish it.
+        """
+        directory = Path(directory)
+        if not (directory / "manifest.json").exists() or _done(directory) is not None:
+            raise FileNotFoundError(f"{directory} holds no finished adversarial images; run craft again")
+        manifest = json.loads((directory / "manifest.json").read_text())
+        with np.load(directory / "labels.npz") as arrays:
+            labels, targets = arrays["labels"], arrays.get("targets")
+        if manifest["format"] == "png":
+            files = (_png(directory, i) for i in range(len(labels)))
+            return cls(np.stack([_read_png(file) for file in files]), labels, targets, manifest)
+        return cls(np.load(directory / "images.npy", mmap_mode="r"), labels, targets, manifest)
+
+
+def craft(
+    attack: Attack,
+    predict: Predict,
+    dataset: data.Source,
+    directory: str | Path | None = None,
+    *,
+    targets: np.ndarray | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    eps: float | None = None,
+    norm: str | None = None,
+    format: str = "npy",
+    progress: bool = True,
+) -> Crafted:
+    """Adversarial images of a whole data set, rounded to 8 bits inside the ball.
+
+    The same seed gives the same images whatever the batch size and the number of devices: an image's
+    randomness hangs on its place in the data set. With a directory, an interrupted run goes on where it was.
+
+    Args:
+        attack: `(keys, predict, images, labels) -> images`.
+        predict: of the surrogate, or whatever the attack takes.
+        dataset: uint8 images and labels, such as `data.load` gives.
+        directory: where to write the images, labels and a manifest; nothing is written if None.
+        targets: classes `[N]` for a targeted attack.
+        seed: of all randomness.
+        batch_size: images at once, over all devices of this process.
+        eps, norm: budget, for the rounding; read off the attack if it is one of the catalogue.
+        format: "npy" (one array) or "png" (one file per image).
+        progress: show a bar, if there is a terminal.
+
+    Raises:
+        ValueError: inputs that do not fit together (see `checks`), a lossy format, or a directory that holds
+            the images of something else.
+    """
+    _check_format(format)
+    eps, norm = _budget(attack, eps, norm)
+    classes = dataset.labels if targets is None else np.asarray(targets, np.int32)
+    if targets is not None:
+        check_labels(classes, len(dataset), dataset.num_classes)
+        check_targets(dataset.labels, classes)
+    manifest = _manifest(attack, predict, dataset, targets, seed, eps, norm, format)
+    place = None if directory is None else _Place(Path(directory), manifest, dataset, classes, targets)
+    start = 0 if place is None else place.done
+    images = np.empty((len(dataset), *dataset.image_shape), np.uint8) if place is None else place.images
+    bar = tqdm(total=len(dataset), initial=start, unit=" images", disable=None if progress else True)
+    with bar:
+        for rows, x in _batches(attack, predict, dataset, classes, seed, batch_size, eps, norm, start):
+            if place is None:
+                images[rows] = x
+            else:
+                place.write(rows, x)
+            bar.update(len(rows))
+    labels = np.asarray(dataset.labels)
+    if place is not None:
+        return place.finish()
+    return Crafted(images, labels, targets, manifest)
+
+
+def _batches(
+    attack: Attack,
+    predict: Predict,
+    dataset: data.Source,
+    classes: np.ndarray,
+    seed: int,
+    batch_size: int,
+    eps: float,
+    norm: str,
+    start: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows, adversarial uint8 images) of all examples from `start` on, in order."""
+    devices = jax.local_device_count()
+    if batch_size % devices:
+        raise ValueError(f"batch_size {batch_size} does not divide over {devices} devices")
+    finish = eight_bit(norm, eps)
+
+    def one(keys: Key, predict: Predict, images: Array, labels: Array) -> Array:
+        x0 = data.to_float(images)
+        return jnp.round(255 * finish(attack(keys, predict, x0, labels), x0)).astype(jnp.uint8)
+
+    parallel = jax.pmap(one, in_axes=(0, None, 0, 0))
+    split = lambda a: a.reshape(devices, -1, *a.shape[1:])  # noqa: E731
+    checked = False
+    for batch in data.eval_batches(dataset, batch_size, put=lambda batch: batch):
+        rows = np.asarray(batch.indices)[np.asarray(batch.weights) > 0]
+        if rows[-1] < start:
+            continue
+        aims = classes[np.asarray(batch.indices)]
+        if not checked:
+            _check_first(predict, np.asarray(batch.images)[: len(rows)], aims[: len(rows)])
+            checked = True
+        keys = fold_in(jax.random.key(seed), jnp.asarray(batch.indices))
+        x = parallel(split(keys), predict, split(np.asarray(batch.images)), split(aims))
+        x = np.asarray(x).reshape(batch_size, *x.shape[2:])[: len(rows)]
+        yield rows[rows >= start], x[rows >= start]
+
+
+def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray) -> None:
+    """A wrong predict fails here, at once and with a reason, and not as an attack that does nothing."""
+    few = jnp.asarray(images[:8], jnp.float32) / 255
+    check_images(few)
+    for member in predict if isinstance(predict, tuple | list) else (predict,):
+        if callable(member):
+            check_predict(member, few, jnp.asarray(labels[:8]), jax.random.key(0))
+
+
+def _check_format(format: str) -> None:
+    if format.lower().lstrip(".") in LOSSY:
+        raise ValueError(
+            f"format {format!r} is lossy: compression changes the perturbation, and may leave the ball; "
+            f"use one of {', '.join(FORMATS)}"
+        )
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
+
+
+def _budget(attack: Attack, eps: float | None, norm: str | None) -> tuple[float, str]:
+    known: dict[str, Any] = dict(attack.settings) if isinstance(attack, Recipe) else {}
+    eps = known.get("eps") if eps is None else eps
+    if eps is None:
+        raise ValueError(
+            "give eps and norm: this attack does not say them, and rounding must stay in the ball"
+        )
+    return float(eps), norm or str(known.get("norm", "linf"))
+
+
+def _manifest(
+    attack: Attack,
+    predict: Predict,
+    dataset: data.Source,
+    targets: np.ndarray | None,
+    seed: int,
+    eps: float,
+    norm: str,
+    format: str,
+) -> dict[str, Any]:
+    """All that decides the images; equal manifests mean equal images."""
+    return {
+        "attack": repr(attack)
+        if isinstance(attack, Recipe)
+        else getattr(attack, "__qualname__", repr(attack)),
+        "predict": _digest(jax.tree.leaves(predict)),
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "images": len(dataset),
+        "targets": None if targets is None else _digest([targets]),
+        "eps": eps,
+        "norm": norm,
+        "seed": seed,
+        "format": format,
+        "transferjax": __version__,
+        "jax": jax.__version__,
+        "platform": jax.default_backend(),
+    }
+
+
+def _digest(leaves: list) -> str:
+    sha = hashlib.sha256()
+    for leaf in leaves:
+        if callable(leaf):  # a plain function, whose weights nobody can see
+            sha.update(getattr(leaf, "__qualname__", type(leaf).__name__).encode())
+            continue
+        if jnp.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()[:16]
+
+
+class _Place:
+    """A directory that fills from the first image to the last.
+
+    `progress.json` counts the images that are on disk, and is replaced after they are; it goes when all are.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        manifest: dict[str, Any],
+        dataset: data.Source,
+        classes: np.ndarray,
+        targets: np.ndarray | None,
+    ):
+        self.directory, self.format, self.count = directory, manifest["format"], len(dataset)
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "manifest.json"
+        if path.exists():
+            _refuse_other(path, manifest)
+        else:
+            arrays: dict[str, Any] = {"labels": np.asarray(dataset.labels)}
+            np.savez(
+                directory / "labels.npz", **(arrays if targets is None else arrays | {"targets": classes})
+            )
+            write_text(directory / "progress.json", json.dumps({"done": 0}))
+            write_text(path, json.dumps(manifest, indent=2) + "\n")
+        done = _done(directory)
+        self.done = self.count if done is None else done
+        self.images: Any = None
+        if self.format == "npy" and self.done < self.count:
+            shape, partial = (self.count, *dataset.image_shape), directory / "images.npy.partial"
+            mode = "r+" if partial.exists() else "w+"
+            self.images = np.lib.format.open_memmap(partial, mode, np.uint8, shape)
+
+    def write(self, rows: np.ndarray, x: np.ndarray) -> None:
+        if self.format == "npy":
+            self.images[rows] = x
+            self.images.flush()
+        else:
+            for row, image in zip(rows, x, strict=True):
+                _write_png(_png(self.directory, row), image)
+        write_text(self.directory / "progress.json", json.dumps({"done": int(rows[-1]) + 1}))
+
+    def finish(self) -> Crafted:
+        if self.images is not None:
+            self.images.flush()
+            os.replace(self.directory / "images.npy.partial", self.directory / "images.npy")
+        (self.directory / "progress.json").unlink(missing_ok=True)
+        return Crafted.load(self.directory)
+
+
+def _done(directory: Path) -> int | None:
+    """How many images are there; None if all are."""
+    path = directory / "progress.json"
+    return json.loads(path.read_text())["done"] if path.exists() else None
+
+
+def _refuse_other(path: Path, manifest: dict[str, Any]) -> None:
+    there = json.loads(path.read_text())
+    differences = [
+        f"{key}: {there.get(key)!r} there, {manifest.get(key)!r} here"
+        for key in sorted({*there, *manifest})
+        if there.get(key) != manifest.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path.parent} holds other adversarial images; choose another directory, or delete it\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _png(directory: Path, row: int) -> Path:
+    return directory / "images" / f"{row:06d}.png"
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    ok, encoded = cv2.imencode(".png", image[..., ::-1])  # OpenCV's channels are blue, green, red
+    if not ok:
+        raise ValueError(f"no PNG has {image.shape[-1]} channels; use format='npy'")
+    write_bytes(path, encoded.tobytes())
+
+
+def _read_png(path: Path) -> np.ndarray:
+    image = np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED))
+    return image[..., None] if image.ndim == 2 else image[..., ::-1]

@@ -1,0 +1,231 @@
+"""Several surrogates at once.
+
+Wherever an attack takes `predict`, it takes a tuple of them, of any architectures, or `Snapshots`: one
+function with stacked weights. What it makes of their gradients is an `Ensemble`:
+
+    mean of logits, of probabilities    predict = mean_logits(a, b), one predict that holds the others
+    mean of losses                      ensemble = mean_losses (the default)
+    one member a step                   ensemble = one_member()
+    variance reduction, common weakness ensemble = svre(…), cwa(…)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.attacks.projections import linf
+from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs
+from transferjax.random import fold_in
+from transferjax.rules import chain
+from transferjax.typing import Array, GradFn, Key, Memory, Predict, PyTree, Rule
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Snapshots:
+    """Nets that share one function: `predict` with a leading axis over its weights.
+
+    The weights of one step are a slice of the stack, so ten snapshots compile like one net.
+    """
+
+    predict: Predict
+
+    @classmethod
+    def stack(cls, predicts: Sequence[Predict]) -> "Snapshots":
+        """Stacks predicts of the same structure, such as the checkpoints of one training."""
+        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *predicts))
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.predict)[0])
+
+    def at(self, number: int | Array) -> Predict:
+        """One of the snapshots; the number may be traced."""
+        return jax.tree.map(lambda leaf: leaf[number], self.predict)
+
+
+class Members(NamedTuple):
+    """The gradients an ensemble combines: how many, and the one of a given (possibly traced) number."""
+
+    size: int
+    at: Callable[[int | Array], GradFn]
+
+
+Ensemble = Callable[[Members], GradFn]
+
+
+def members(
+    predict: Predict | Sequence[Predict] | Snapshots, gradient_of: Callable[[Predict], GradFn]
+) -> Members:
+    """The members of a predict, a tuple of predicts or of snapshots."""
+    if isinstance(predict, Snapshots):
+        return Members(len(predict), lambda number: gradient_of(predict.at(number)))
+    several = tuple(predict) if isinstance(predict, tuple | list) else (predict,)
+    functions = [gradient_of(member) for member in several]
+
+    def at(number: int | Array) -> GradFn:
+        if isinstance(number, int):
+            return functions[number]
+        return lambda *inputs: jax.lax.switch(number, functions, *inputs)
+
+    return Members(len(functions), at)
+
+
+def _each(inner: Members, rules: Sequence[Rule]) -> Members:
+    return Members(inner.size, lambda number: chain(*rules)(inner.at(number)))
+
+
+def mean_losses(inner: Members) -> GradFn:
+    """`1/K Σ_k g_k(x)`, the gradient of the mean loss.
+
+    Reference: Liu et al., "Delving into Transferable Adversarial Examples", ICLR 2017.
+    """
+
+    def mean(x: Array, memory: Memory, keys: Key, labels: Array):
+        total: PyTree = None
+        for number in range(inner.size):
+            (values, memory), grads = inner.at(number)(x, memory, fold_in(keys, number), labels)
+            total = (values, grads) if total is None else jax.tree.map(jnp.add, total, (values, grads))
+        values, grads = jax.tree.map(lambda a: a / inner.size, total)
+        return (values, memory), grads
+
+    return inner.at(0) if inner.size == 1 else mean
+
+
+def one_member(*, replace: bool = False, seed: int = 0) -> Ensemble:
+    """A random member at every step: the longitudinal ensemble, and with `Snapshots` LGV.
+
+    The draw is the same for all images, so it hangs on the seed and the number of the step alone.
+
+    Args:
+        replace: draw with replacement; else in shuffled passes over all members.
+        seed: of the draws.
+
+    Reference: Li et al., "Learning Transferable Adversarial Examples via Ghost Networks", AAAI 2020;
+    Gubri et al., "LGV", ECCV 2022.
+    """
+
+    def choose(step: Array, count: int) -> Array:
+        key = jax.random.key(seed)
+        if replace:
+            return jax.random.randint(jax.random.fold_in(key, step), (), 0, count)
+        return jax.random.permutation(jax.random.fold_in(key, step // count), count)[step % count]
+
+    def ensemble(inner: Members) -> GradFn:
+        def one(x: Array, memory: Memory, keys: Key, labels: Array):
+            step = memory.get("one_member", jnp.zeros((), jnp.int32))
+            aux, grads = inner.at(choose(step, inner.size))(x, memory, keys, labels)
+            return (aux[0], aux[1] | {"one_member": step + 1}), grads
+
+        return one
+
+    return ensemble
+
+
+def svre(
+    eps: float, step_size: float, *, decay: float = 1.0, inner_steps: int | None = None,
+    rules: Sequence[Rule] = (), seed: int = 0,
+) -> Ensemble:  # fmt: skip
+    """Stochastic variance reduced ensemble: the momentum of an inner ascent with `g_k(x') - g_k(x) + ḡ(x)`.
+
+    Args:
+        eps: L∞ budget of the inner ascent around the clean image.
+        step_size: of the inner steps.
+        decay: of the inner momentum.
+        inner_steps: M; four times the number of members if None.
+        rules: around each member's gradient.
+        seed: of the member drawn at each inner step.
+
+    Reference: Xiong et al., CVPR 2022, algorithm 1.
+    """
+
+    def ensemble(inner: Members) -> GradFn:
+        inner = _each(inner, rules)
+        mean, count = mean_losses(inner), inner_steps or 4 * inner.size
+
+        def reduced(x: Array, memory: Memory, keys: Key, labels: Array):
+            (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
+            done = memory.get("svre", jnp.zeros((), jnp.int32))
+            project, unit = linf(eps), normalize_by_mean_abs()
+
+            def step(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
+                at, momentum = carry
+                draw = jax.random.fold_in(jax.random.key(seed), done * count + number)
+                member = inner.at(jax.random.randint(draw, (), 0, inner.size))
+                both = fold_in(keys, number + 1)  # the same draw of the rules at both points
+                _, there = member(at, memory, both, labels)
+                _, here = member(x, memory, both, labels)
+                momentum = decay * momentum + unit.update(there - here + full, unit.init(x))[0]
+                return (project(at + step_size * jnp.sign(momentum), memory["clean"]), momentum), None
+
+            (_, momentum), _ = jax.lax.scan(step, (x, jnp.zeros_like(x)), jnp.arange(count))
+            return (values, memory | {"svre": done + 1}), momentum
+
+        return reduced
+
+    return ensemble
+
+
+def cwa(
+    eps: float,
+    reverse_step: float,
+    *,
+    inner_step: float = 250.0,
+    decay: float = 1.0,
+    rules: Sequence[Rule] = (),
+) -> Ensemble:
+    """Common weakness: a step down the mean loss, one up each member's; the gradient is the displacement.
+
+    Args:
+        eps: L∞ budget of the inner steps around the clean image.
+        reverse_step: of the sign step down (the sharpness-aware half).
+        inner_step: of the steps up, along L2-normalized gradients with momentum (the cosine half).
+        decay: of that momentum, which lives on between the attack's steps.
+        rules: around each member's gradient.
+
+    Reference: Chen et al., "Rethinking Model Ensemble in Transfer-based Adversarial Attacks", ICLR 2024,
+    algorithm 1 (MI-CWA with a `momentum` update around it).
+    """
+
+    def ensemble(inner: Members) -> GradFn:
+        inner = _each(inner, rules)
+        mean = mean_losses(inner)
+
+        def common(x: Array, memory: Memory, keys: Key, labels: Array):
+            project, unit = linf(eps), normalize_by_l2()
+            clean, momentum = memory["clean"], memory.get("cwa", jnp.zeros_like(x))
+            (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
+            at = project(x - reverse_step * jnp.sign(full), clean)
+            for number in range(inner.size):
+                (_, memory), grads = inner.at(number)(at, memory, fold_in(keys, number + 1), labels)
+                momentum = decay * momentum + unit.update(grads, unit.init(x))[0]
+                at = project(at + inner_step * momentum, clean)
+            return (values, memory | {"cwa": momentum}), at - x
+
+        return common
+
+    return ensemble
+
+
+def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:
+    return jnp.stack([predict(x) for predict in predicts]).mean(0)
+
+
+def _log_mean_of_probabilities(predicts: tuple[Predict, ...], x: Array) -> Array:
+    logs = jnp.stack([jax.nn.log_softmax(predict(x)) for predict in predicts])
+    return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(predicts))
+
+
+def mean_logits(*predicts: Predict) -> Predict:
+    """One predict with the mean of the logits.
+
+    Reference: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018.
+    """
+    return jax.tree_util.Partial(_mean_of_logits, predicts)
+
+
+def mean_probabilities(*predicts: Predict) -> Predict:
+    """One predict whose logits are the log of the mean probabilities."""
+    return jax.tree_util.Partial(_log_mean_of_probabilities, predicts)

@@ -1,0 +1,257 @@
+"""Rules that look at more than one gradient: averages, probes, look-aheads, variance tuning.
+
+A rule turns `g(x)`, the gradient it wraps, into another. Three building blocks carry the catalogue:
+
+    average(T, N)        mean over n of the gradient at T_n(x), pulled back to x
+    probe(r, a, b)       a g(x) + b g(x + r ĝ), with ĝ = g(x) made unit length
+    mix(a, b, rule)      a g(x) + b rule(g)(x)
+
+PGN, for example, is `chain(average(uniform_noise(zeta * eps), 20), probe(-step_size, 1 - delta, delta))`.
+`radius`es are in pixel units of [0, 1]. `samples` or `neighbors` gradients cost as many passes; `chunk` of
+them run at once, which takes `chunk` times the memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from transferjax.attacks.projections import linf
+from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs, sign
+from transferjax.random import fold_in, sample
+from transferjax.typing import Array, GradFn, Key, Memory, PyTree, Rule
+
+InputTransform = Callable[[Key, Array, Array | int], Array]
+"""(keys `[B]`, x `[B, H, W, C]`, number of the sample) -> what the net sees; keys differ between samples."""
+
+DIRECTIONS = {"mean_abs": normalize_by_mean_abs, "l2": normalize_by_l2, "sign": sign}
+
+
+def through(transformation: optax.GradientTransformation) -> Rule:
+    """The gradient through a stateless optax transformation, such as `updates.smooth`."""
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def changed(x: Array, memory: Memory, keys: Key, labels: Array):
+            aux, grads = grad_fn(x, memory, keys, labels)
+            return aux, transformation.update(grads, transformation.init(x), x)[0]
+
+        return changed
+
+    return rule
+
+
+def _unit(grads: Array, direction: str) -> Array:
+    transformation = DIRECTIONS[direction]()
+    return transformation.update(grads, transformation.init(grads))[0]
+
+
+def uniform_noise(radius: float) -> InputTransform:
+    """`x + u` with u uniform in `[-radius, radius]`, pixel by pixel; not clipped to [0, 1]."""
+
+    def transform(keys: Key, x: Array, _: Array | int) -> Array:
+        return x + sample(jax.random.uniform, keys, x.shape[1:], x.dtype, -radius, radius)
+
+    return transform
+
+
+def average(transform: InputTransform, samples: int = 1, *, chunk: int = 1, pull_back: bool = True) -> Rule:
+    """`1/N Σ_n J_nᵀ g(T_n(x))`: the mean gradient over N draws of an input transformation, J_n its Jacobian.
+
+    All samples start from the same memory, and leave the mean of theirs.
+
+    Args:
+        transform: T (see `inputs`, `uniform_noise`).
+        samples: N.
+        chunk: samples that run at once; divides N.
+        pull_back: apply J_nᵀ; False takes the gradient at T_n(x) as it is.
+
+    Raises:
+        ValueError: `chunk` does not divide `samples`.
+    """
+    if samples < 1 or chunk < 1 or samples % chunk:
+        raise ValueError(f"chunk must divide the number of samples; got chunk={chunk}, samples={samples}")
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def one(number: Array | int, x: Array, memory: Memory, keys: Key, labels: Array):
+            keys = fold_in(keys, number)
+            y, pull = jax.vjp(lambda x: transform(fold_in(keys, 0), x, number), x)
+            aux, grads = grad_fn(y, memory, fold_in(keys, 1), labels)
+            return aux, pull(grads)[0] if pull_back else grads
+
+        def mean(*inputs: Any):
+            if samples == 1:
+                return one(0, *inputs)
+
+            def add(total: PyTree, numbers: Array) -> tuple[PyTree, None]:
+                if chunk == 1:
+                    return jax.tree.map(jnp.add, total, one(numbers[0], *inputs)), None
+                several = jax.vmap(lambda number: one(number, *inputs))(numbers)
+                return jax.tree.map(lambda t, s: t + s.sum(0), total, several), None
+
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, 0, *inputs))
+            total, _ = jax.lax.scan(add, zeros, jnp.arange(samples).reshape(-1, chunk))
+            return jax.tree.map(_divide_by(samples), total)
+
+        return mean
+
+    return rule
+
+
+def _divide_by(samples: int) -> Callable[[Array], Array]:
+    """Counters, of which all samples hold the same, stay integers."""
+    return lambda a: a / samples if jnp.issubdtype(a.dtype, jnp.inexact) else a // samples
+
+
+def probe(radius: float, here: float, there: float, direction: str = "mean_abs") -> Rule:
+    """`here · g(x) + there · g(x + radius · ĝ)`: a second gradient, a step along the first.
+
+    Args:
+        radius: length of the step in units of ĝ; negative steps down the objective.
+        here, there: weights.
+        direction: ĝ is g divided by its mean absolute value ("mean_abs") or length ("l2"), or its "sign".
+    """
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def probed(x: Array, memory: Memory, keys: Key, labels: Array):
+            aux, first = grad_fn(x, memory, fold_in(keys, 0), labels)
+            ahead = x + radius * _unit(first, direction)
+            (_, memory), second = grad_fn(ahead, aux[1], fold_in(keys, 1), labels)
+            return (aux[0], memory), here * first + there * second
+
+        return probed
+
+    return rule
+
+
+def mix(here: float, there: float, other: Rule) -> Rule:
+    """`here · g(x) + there · other(g)(x)`."""
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        changed = other(grad_fn)
+
+        def mixed(x: Array, memory: Memory, keys: Key, labels: Array):
+            (values, memory), first = grad_fn(x, memory, fold_in(keys, 0), labels)
+            (_, memory), second = changed(x, memory, fold_in(keys, 1), labels)
+            return (values, memory), here * first + there * second
+
+        return mixed
+
+    return rule
+
+
+def lookahead(decay: float, step_size: float) -> Rule:
+    """`g(x + decay · step_size · m)`, m the momentum of the gradients it returned: Nesterov's method.
+
+    Reference: Lin et al., "Nesterov Accelerated Gradient and Scale Invariance", ICLR 2020.
+    """
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def ahead(x: Array, memory: Memory, keys: Key, labels: Array):
+            velocity = memory.get("lookahead", jnp.zeros_like(x))
+            (values, memory), grads = grad_fn(x + decay * step_size * velocity, memory, keys, labels)
+            return (values, memory | {"lookahead": decay * velocity + _unit(grads, "mean_abs")}), grads
+
+        return ahead
+
+    return rule
+
+
+def enhanced_momentum(step_size: float, samples: int, radius: float, *, chunk: int = 1) -> Rule:
+    """`1/N Σ_n g(x + c_n · step_size · ĝ_prev)`, c_n from -radius to radius: the mean along the previous one.
+
+    Reference: Wang et al., "Boosting Adversarial Transferability through Enhanced Momentum", BMVC 2021.
+    """
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def along(x: Array, memory: Memory, keys: Key, labels: Array):
+            previous = memory.get("enhanced_momentum", jnp.zeros_like(x))
+            factors = jnp.linspace(-radius, radius, samples, dtype=x.dtype) * step_size
+            mean = average(lambda _, x, number: x + factors[number] * previous, samples, chunk=chunk)(grad_fn)
+            (values, memory), grads = mean(x, memory, keys, labels)
+            return (values, memory | {"enhanced_momentum": _unit(grads, "mean_abs")}), grads
+
+        return along
+
+    return rule
+
+
+def variance_tuning(radius: float, neighbors: int, *, chunk: int = 1) -> Rule:
+    """`g(x) + v`, and then `v ← 1/N Σ_n g(x + u_n) - g(x)` with u uniform in the neighbourhood.
+
+    Reference: Wang & He, "Enhancing the Transferability of Adversarial Attacks through Variance Tuning",
+    CVPR 2021, algorithm 1.
+    """
+    neighborhood = average(uniform_noise(radius), neighbors, chunk=chunk)
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        around = neighborhood(grad_fn)
+
+        def tuned(x: Array, memory: Memory, keys: Key, labels: Array):
+            variance = memory.get("variance_tuning", jnp.zeros_like(x))
+            (values, memory), grads = grad_fn(x, memory, fold_in(keys, 0), labels)
+            (_, memory), mean = around(x, memory, fold_in(keys, 1), labels)
+            return (values, memory | {"variance_tuning": mean - grads}), grads + variance
+
+        return tuned
+
+    return rule
+
+
+def relevance(radius: float, neighbors: int, *, chunk: int = 1) -> Rule:
+    """`s g(x) + (1 - s) ḡ`, ḡ the mean gradient of uniform neighbours and s the cosine between the two.
+
+    Reference: Zhu et al., "Boosting Adversarial Transferability via Gradient Relevance Attack", ICCV 2023.
+    """
+    neighborhood = average(uniform_noise(radius), neighbors, chunk=chunk)
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        around = neighborhood(grad_fn)
+
+        def relevant(x: Array, memory: Memory, keys: Key, labels: Array):
+            (values, memory), grads = grad_fn(x, memory, fold_in(keys, 0), labels)
+            (_, memory), mean = around(x, memory, fold_in(keys, 1), labels)
+            dot = jnp.sum(_unit(grads, "l2") * _unit(mean, "l2"), axis=(1, 2, 3), keepdims=True)
+            return (values, memory), dot * grads + (1 - dot) * mean
+
+        return relevant
+
+    return rule
+
+
+def reverse_perturbation(radius: float, step_size: float, steps: int, *, late_start: int = 0) -> Rule:
+    """`g(x + n)`, n the worst perturbation for the attack: sign descent in an L∞ ball around x.
+
+    Args:
+        radius: of the ball; the descent begins at a uniform draw from it.
+        step_size, steps: of the descent.
+        late_start: attack steps before the first descent (RAP-LS); they take the plain gradient.
+
+    Reference: Qin et al., "Boosting the Transferability of Adversarial Attacks with Reverse Adversarial
+    Perturbation", NeurIPS 2022, algorithm 1.
+    """
+    project = linf(radius)
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def descend(x: Array, memory: Memory, keys: Key, labels: Array) -> Array:
+            def step(worst: Array, number: Array) -> tuple[Array, None]:
+                _, grads = grad_fn(worst, memory, fold_in(keys, number), labels)
+                return project(worst - step_size * jnp.sign(grads), x), None
+
+            start = project(uniform_noise(radius)(fold_in(keys, 0), x, 0), x)
+            return jax.lax.scan(step, start, jnp.arange(1, steps + 1))[0]
+
+        def reversed_(x: Array, memory: Memory, keys: Key, labels: Array):
+            done = memory.get("reverse_perturbation", jnp.zeros((), jnp.int32))
+            inner = x, memory, fold_in(keys, 0), labels
+            if late_start:
+                worst = jax.lax.cond(done >= late_start, descend, lambda x, *_: x, *inner)
+            else:
+                worst = descend(*inner)
+            (values, memory), grads = grad_fn(worst, memory, fold_in(keys, 1), labels)
+            return (values, memory | {"reverse_perturbation": done + 1}), grads
+
+        return reversed_
+
+    return rule

@@ -1,0 +1,192 @@
+"""Input transformations `(keys, x, number of the sample) -> x`, for `gradients.average`.
+
+Each image has a draw of its own (the torch libraries draw once for a batch), so an image's attack does not
+depend on its neighbours. All shapes are fixed: resizing is a product with a random matrix, shuffling a
+gather.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferjax.attacks.gradients import InputTransform
+from transferjax.random import fold_in, sample
+from transferjax.typing import Array, Key
+
+
+def halve(_: Key, x: Array, number: Array | int) -> Array:
+    """`x / 2ⁿ`, the n-th copy of the scale-invariant method.
+
+    Reference: Lin et al., ICLR 2020.
+    """
+    return x * jnp.exp2(-jnp.asarray(number, x.dtype))
+
+
+def _resize_matrix(size: int, to: Array | int, canvas: int, offset: Array | int) -> Array:
+    """`[canvas, size]`: bilinear resizing from `size` to `to` pixels, laid on a black canvas at `offset`."""
+    place = jnp.arange(canvas) - offset
+    source = jnp.maximum((place + 0.5) * size / to - 0.5, 0)
+    low = jnp.minimum(jnp.floor(source), size - 1).astype(jnp.int32)
+    high = jnp.minimum(low + 1, size - 1)
+    weight = (source - low)[:, None]
+    matrix = (1 - weight) * jax.nn.one_hot(low, size) + weight * jax.nn.one_hot(high, size)
+    return jnp.where(((place >= 0) & (place < to))[:, None], matrix, 0)
+
+
+Size = tuple[int, int]
+
+
+def on_canvas(key: Key, x: Array, low: Size, canvas: Size, back: Size | None = None) -> Array:
+    """One image `[H, W, C]`, resized to a random size and laid at a random place on a black canvas.
+
+    Args:
+        key: one key.
+        low: the smallest (height, width); sizes lie between it and the canvas, which is excluded.
+        canvas: (height, width).
+        back: what to resize the canvas to; None leaves it.
+    """
+    scale, *sides = jax.random.split(key, 3)
+    u = jax.random.uniform(scale)  # one draw for both sides keeps the proportions
+    matrices = []
+    for axis, side in enumerate(sides):
+        to = low[axis] + jnp.floor(u * max(canvas[axis] - low[axis], 1)).astype(jnp.int32)
+        offset = jax.random.randint(side, (), 0, jnp.maximum(canvas[axis] - to, 1))
+        matrix = _resize_matrix(x.shape[axis], to, canvas[axis], offset)
+        if back is not None:
+            matrix = _resize_matrix(canvas[axis], back[axis], back[axis], 0) @ matrix
+        matrices.append(matrix.astype(x.dtype))
+    return jnp.einsum("ih,hwc,jw->ijc", matrices[0], x, matrices[1])
+
+
+def diversity(rate: float = 0.9, prob: float = 0.5, *, resize_back: bool = False) -> InputTransform:
+    """With probability `prob`: resize to a random size and lay it at a random place on a black canvas.
+
+    Args:
+        rate: sizes lie between `rate · size` and `size`; above 1, between `size` and `rate · size`.
+        prob: of transforming an image at all.
+        resize_back: return to the image's own size; a rate above 1 needs it.
+
+    Reference: Xie et al., "Improving Transferability of Adversarial Examples with Input Diversity", CVPR
+    2019.
+    """
+    if rate > 1 and not resize_back:
+        raise ValueError(f"rate={rate} enlarges the image; fixed shapes need resize_back=True")
+
+    small, large = sorted((1.0, rate))
+
+    def one(key: Key, x: Array) -> Array:
+        on, draw = jax.random.split(key)
+        size = x.shape[0], x.shape[1]
+        low, canvas = ((math.floor(size[0] * s), math.floor(size[1] * s)) for s in (small, large))
+        back = size if resize_back else None
+        return jnp.where(jax.random.bernoulli(on, prob), on_canvas(draw, x, low, canvas, back), x)
+
+    return lambda keys, x, _: jax.vmap(one)(keys, x)
+
+
+def admix(pool: Array, ratio: float = 0.2) -> InputTransform:
+    """`x + ratio · x'`, x' a random image of the pool.
+
+    Args:
+        pool: images `[P, H, W, C]` in [0, 1], of other classes; from the data set, not the batch, so that an
+            attack does not depend on who shares the batch.
+        ratio: η.
+
+    Reference: Wang et al., "Admix", ICCV 2021; their code mixes with images of the same batch.
+    """
+
+    def transform(keys: Key, x: Array, _: Array | int) -> Array:
+        chosen = sample(jax.random.randint, keys, (), 0, len(pool))
+        return x + ratio * jnp.asarray(pool, x.dtype)[chosen]
+
+    return transform
+
+
+def dct_matrix(size: int) -> np.ndarray:
+    """The orthonormal DCT-II `[size, size]`: `D @ x` are the coefficients, `D.T @ c` the signal."""
+    k, n = np.mgrid[:size, :size]
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * k * (2 * n + 1) / (2 * size))
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def spectrum(sigma: float, rho: float = 0.5) -> InputTransform:
+    """`IDCT(DCT(x + sigma · n) · m)`, n normal and m uniform in `[1 - rho, 1 + rho]`: other nets' spectra.
+
+    Reference: Long et al., "Frequency Domain Model Augmentation for Adversarial Attack", ECCV 2022.
+    """
+
+    def transform(keys: Key, x: Array, _: Array | int) -> Array:
+        noise = sample(jax.random.normal, fold_in(keys, 0), x.shape[1:], x.dtype)
+        mask = sample(jax.random.uniform, fold_in(keys, 1), x.shape[1:], x.dtype, 1 - rho, 1 + rho)
+        rows, columns = (jnp.asarray(dct_matrix(size), x.dtype) for size in x.shape[1:3])
+        coefficients = jnp.einsum("ih,bhwc,jw->bijc", rows, x + sigma * noise, columns)
+        return jnp.einsum("ih,bijc,jw->bhwc", rows, coefficients * mask, columns)
+
+    return transform
+
+
+def _shuffle_line(key: Key, size: int, blocks: int) -> tuple[Array, Array, Array]:
+    """Cuts a line at random and shuffles the pieces.
+
+    Returns, for every place `[size]`: the piece that lies there and its source; and the cuts `[blocks + 1]`.
+    """
+    lengths, order = jax.random.split(key)
+    share = jnp.cumsum(jax.random.uniform(lengths, (blocks,), minval=1e-3))
+    cuts = jnp.concatenate([jnp.zeros(1), jnp.round(share / share[-1] * size)])
+    order = jnp.argsort(jax.random.uniform(order, (blocks,)))
+    ends = jnp.cumsum(jnp.diff(cuts)[order])
+    place = jnp.arange(size)
+    rank = jnp.minimum(jnp.searchsorted(ends, place, side="right"), blocks - 1)
+    piece = order[rank]
+    return piece, cuts[piece] + place - (ends - jnp.diff(cuts)[order])[rank], cuts
+
+
+def _sample_inside(x: Array, row: Array, column: Array, top: Array, bottom: Array) -> Array:
+    """Bilinear values of `x [H, W, C]` at real coordinates; 0 outside rows `[top, bottom)` or the image."""
+    value = jnp.zeros((*row.shape, x.shape[-1]), x.dtype)
+    for r, wr in ((jnp.floor(row), 1 - row % 1), (jnp.floor(row) + 1, row % 1)):
+        for c, wc in ((jnp.floor(column), 1 - column % 1), (jnp.floor(column) + 1, column % 1)):
+            inside = (r >= top) & (r < bottom) & (c >= 0) & (c < x.shape[1])
+            at = jnp.clip(r, 0, x.shape[0] - 1).astype(int), jnp.clip(c, 0, x.shape[1] - 1).astype(int)
+            value += jnp.where(inside, wr * wc, 0).astype(x.dtype)[..., None] * x[at]
+    return value
+
+
+def block_shuffle(blocks: int = 3, max_angle: float = 24.0) -> InputTransform:
+    """Cut the image in strips, shuffle them, rotate each, and shuffle the blocks within each.
+
+    Args:
+        blocks: strips per image, and blocks per strip.
+        max_angle: of the rotations, uniform in both directions, in degrees.
+
+    Reference: Wang et al., "Boosting Adversarial Transferability by Block Shuffle and Rotation", CVPR 2024.
+    """
+
+    def strips_of_rows(key: Key, x: Array) -> Array:
+        outer, inner, turn = jax.random.split(key, 3)
+        height, width = x.shape[:2]
+        strip, row, cuts = _shuffle_line(outer, height, blocks)
+        within = jax.vmap(lambda key: _shuffle_line(key, width, blocks)[1])(jax.random.split(inner, blocks))
+        column = within[strip]  # every strip shuffles its columns in its own way
+        angle = jnp.deg2rad(jax.random.uniform(turn, (blocks,), minval=-max_angle, maxval=max_angle))[strip]
+        top, bottom = cuts[strip], cuts[strip + 1]
+        middle_row, middle_column = (top + bottom - 1) / 2, (width - 1) / 2
+        dr, dc = (row - middle_row)[:, None], column - middle_column
+        cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+        at_row = middle_row[:, None] + cos * dr - sin * dc
+        at_column = middle_column + sin * dr + cos * dc
+        return _sample_inside(x, at_row, at_column, top[:, None], bottom[:, None])
+
+    def one(key: Key, x: Array) -> Array:
+        axis, key = jax.random.split(key)
+        by_rows = jax.random.bernoulli(axis)
+        if x.shape[0] == x.shape[1]:  # turn the image instead of shuffling it twice
+            turned = strips_of_rows(key, jnp.where(by_rows, x, x.swapaxes(0, 1)))
+            return jnp.where(by_rows, turned, turned.swapaxes(0, 1))
+        by_columns = strips_of_rows(key, x.swapaxes(0, 1)).swapaxes(0, 1)
+        return jnp.where(by_rows, strips_of_rows(key, x), by_columns)
+
+    return lambda keys, x, _: jax.vmap(one)(keys, x)

@@ -1,0 +1,193 @@
+"""Targeted attacks: which target, and losses made for reaching one. All minimize their loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transferjax.attacks import inputs, updates
+from transferjax.attacks.gradients import average, through
+from transferjax.attacks.recipe import recipe
+from transferjax.attacks.recipes import with_momentum
+from transferjax.attacks.stochastic import Stochastic
+from transferjax.losses import cross_entropy, one_hot
+from transferjax.random import per_example, sample
+from transferjax.typing import Array, Attack, Key, Predict
+
+TARGETS = ("next", "random", "least_likely")
+
+
+def choose_targets(rule: str, key: Key, logits: Array, labels: Array) -> Array:
+    """Target classes `[B]`, none equal to its label.
+
+    Args:
+        rule: "next" (label + 1, the S&P 2024 paper's), "random" (uniform over the other classes) or
+            "least_likely" (of the logits, the label aside).
+        key: one, or one per example.
+        logits: `[B, K]` of the clean images.
+        labels: `[B]`.
+    """
+    count = logits.shape[-1]
+    if rule == "next":
+        return (labels + 1) % count
+    if rule == "random":
+        step = sample(jax.random.randint, per_example(key, len(labels)), (), 1, count)
+        return (labels + step) % count
+    if rule == "least_likely":
+        return jnp.where(jax.nn.one_hot(labels, count, dtype=bool), jnp.inf, logits).argmin(-1)
+    raise ValueError(f"the rule for targets must be one of {', '.join(TARGETS)}; got {rule!r}")
+
+
+@recipe
+def logit(
+    eps: float,
+    steps: int = 300,
+    *,
+    rate: float = 0.9,
+    prob: float = 0.7,
+    kernel_size: int = 5,
+    targeted: bool = True,
+    rules: tuple = (),
+    **options: Any,
+) -> Attack:
+    """The logit loss `-z_target` with DI, TI and MI, many steps: the strong simple targeted attack.
+
+    Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021.
+    """
+    own = through(updates.smooth(kernel_size, (kernel_size - 1) / 6)), average(inputs.diversity(rate, prob))
+    rules = (*rules, *own)
+    return with_momentum(eps=eps, steps=steps, rules=rules, targeted=targeted, loss="logit", **options)
+
+
+def poincare(logits: Array, targets: Array) -> Array:
+    """Poincaré distance of `z / ‖z‖₁` to the (slightly shrunk) one-hot target, `[B]`.
+
+    `arccosh(1 + 2 ‖u - v‖² / ((1 - ‖u‖²)(1 - ‖v‖²)))`
+
+    Reference: Li et al., "Towards Transferable Targeted Attack", CVPR 2020.
+    """
+    norm = jnp.abs(logits).sum(-1, keepdims=True)
+    u = logits / jnp.where(norm > 0, norm, 1)
+    v = jnp.maximum(one_hot(targets, logits.shape[-1], logits.dtype) - 1e-5, 0)
+    squared = lambda a: jnp.sum(a * a, -1)  # noqa: E731
+    room = jnp.maximum((1 - squared(u)) * (1 - squared(v)), 1e-12)
+    return jnp.arccosh(1 + jnp.maximum(2 * squared(u - v) / room, 1e-7))
+
+
+def triplet(logits: Array, targets: Array, truth: Array, margin: float = 0.007) -> Array:
+    """`(D(z, target) - D(z, truth) + margin)₊` with `D(z, k) = 1 - |z_k| / ‖z‖₂`, `[B]`.
+
+    Reference: Li et al., CVPR 2020.
+    """
+    size = jnp.sqrt(jnp.maximum(jnp.sum(logits**2, -1), 1e-12))
+    of = lambda k: jnp.abs(jnp.take_along_axis(logits, k[:, None], -1)[:, 0]) / size  # noqa: E731
+    return jnp.maximum(of(truth) - of(targets) + margin, 0)
+
+
+@recipe
+def po_trip(
+    eps: float,
+    steps: int = 20,
+    *,
+    weight: float = 0.01,
+    margin: float = 0.007,
+    targeted: bool = True,
+    **options: Any,
+) -> Attack:
+    """Poincaré distance to the target and a triplet with the true class, which is the net's clean prediction.
+
+    Reference: Li et al., CVPR 2020, algorithm 1.
+    """
+
+    def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
+        truth = predict(images).argmax(-1)
+
+        def loss(logits: Array, targets: Array) -> Array:
+            return poincare(logits, targets) + weight * triplet(logits, targets, truth, margin)
+
+        run = with_momentum(eps=eps, steps=steps, targeted=targeted, loss=loss, **options)
+        return run(key, predict, images, targets)
+
+    return attack
+
+
+def with_features(predict: Predict, layer: str, x: Array) -> tuple[Array, Array]:
+    """The logits, and the output of the Flax module whose path ends in `layer`.
+
+    Raises:
+        ValueError: no such module was called.
+    """
+    caught: list[Array] = []
+
+    def interceptor(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        y = call(*args, **kwargs)
+        if context.method_name == "__call__" and "/".join(context.module.path).endswith(layer):
+            caught.append(y)
+        return y
+
+    with nn.intercept_methods(interceptor):
+        logits = predict(x)
+    if not caught:
+        raise ValueError(f"no module of this net has a path that ends in {layer!r}")
+    return logits, caught[0]
+
+
+def _crop(key: Key, x: Array, low: float, high: float) -> Array:
+    """A random square part of `x [H, W, C]`, resized (bilinear) to the size of x."""
+    scale, row, column = jax.random.split(key, 3)
+    share = jnp.sqrt(jax.random.uniform(scale, minval=low, maxval=high))
+    matrices = []
+    for part, size in zip((row, column), x.shape[:2], strict=True):
+        start = jax.random.uniform(part) * (1 - share) * size
+        place = jnp.clip(start + (jnp.arange(size) + 0.5) * share - 0.5, 0, size - 1)
+        matrices.append(jnp.maximum(0, 1 - jnp.abs(place[:, None] - jnp.arange(size))).astype(x.dtype))
+    return jnp.einsum("ih,hwc,jw->ijc", matrices[0], x, matrices[1])
+
+
+@recipe
+def self_universality(
+    eps: float,
+    steps: int = 300,
+    *,
+    layer: str,
+    weight: float = 1e-3,
+    low: float = 0.1,
+    high: float = 0.4,
+    targeted: bool = True,
+    **options: Any,
+) -> Attack:
+    """`CE(x) + CE(crop) - weight · cos(features of x, of crop)`: a perturbation that works on any part of x.
+
+    Args:
+        layer: the end of the path of the Flax module whose features are compared.
+        weight: of the features' cosine.
+        low, high: share of the image's area in a crop.
+    The paper adds DI and TI (`rules`).
+
+    Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023.
+    """
+
+    def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
+        def both(keys: Key, x: Array) -> Array:
+            part = jax.vmap(lambda key, x: _crop(key, x, low, high))(keys, x)
+            logits, features = with_features(predict, layer, x)
+            part_logits, part_features = with_features(predict, layer, part)
+            cosine = _cosine(features, part_features)
+            return jnp.concatenate([logits, part_logits, cosine[:, None].astype(logits.dtype)], -1)
+
+        def loss(outputs: Array, targets: Array) -> Array:
+            whole, part = jnp.split(outputs[:, :-1], 2, -1)
+            return cross_entropy(whole, targets) + cross_entropy(part, targets) - weight * outputs[:, -1]
+
+        run = with_momentum(eps=eps, steps=steps, targeted=targeted, loss=loss, **options)
+        return run(key, Stochastic(both, jax.random.key(0)), images, targets)  # the loop brings its own keys
+
+    return attack
+
+
+def _cosine(a: Array, b: Array) -> Array:
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    size = jnp.sqrt(jnp.maximum((a * a).sum(-1) * (b * b).sum(-1), 1e-12))
+    return (a * b).sum(-1) / size

@@ -1,0 +1,142 @@
+"""How a gradient becomes a step: optax transformations over images `[B, H, W, C]`, each image on its own.
+
+Steps go *up* the objective, so scales are positive: `optax.chain(normalize_by_mean_abs(), optax.trace(1.0),
+sign(), optax.scale(2 / 255))` is MI-FGSM. A zero gradient is a zero step.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from transferjax.attacks.projections import l2_norm
+from transferjax.typing import Array
+
+
+def _each(function: Callable[[Array], Array]) -> optax.GradientTransformation:
+    return optax.stateless_with_tree_map(lambda g, _: function(g))
+
+
+def _divide(g: Array, size: Array) -> Array:
+    return g / jnp.where(size > 0, size, 1)
+
+
+def sign() -> optax.GradientTransformation:
+    """`sign(g)`, the steepest ascent of the L∞ ball; 0 where g is 0."""
+    return _each(jnp.sign)
+
+
+def normalize_by_l2() -> optax.GradientTransformation:
+    """`g / ‖g‖₂` per image, the steepest ascent of the L2 ball."""
+    return _each(lambda g: _divide(g, l2_norm(g)))
+
+
+def normalize_by_mean_abs() -> optax.GradientTransformation:
+    """`g / mean|g|` per image, so that the gradients of all steps weigh the same in a momentum.
+
+    Reference: Dong et al., CVPR 2018, eq. 6 (which writes the L1 norm; the official code takes the mean).
+    """
+    return _each(lambda g: _divide(g, jnp.mean(jnp.abs(g), axis=tuple(range(1, g.ndim)), keepdims=True)))
+
+
+def steepest(norm: str, step_size: float) -> optax.GradientTransformation:
+    """`sign` or `normalize_by_l2`, scaled to a step of length `step_size` (pixel units of [0, 1])."""
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm must be one of linf, l2; got {norm!r}")
+    return optax.chain(sign() if norm == "linf" else normalize_by_l2(), optax.scale(step_size))
+
+
+def momentum(decay: float, norm: str, step_size: float) -> optax.GradientTransformation:
+    """`m ← decay · m + g / mean|g|`, then the steepest step along m.
+
+    Reference: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018.
+    """
+    return optax.chain(normalize_by_mean_abs(), optax.trace(decay), steepest(norm, step_size))
+
+
+def _filter(x: Array, window: Array) -> Array:
+    """Correlates every channel with the same window `[h, w]`, zeros around the image."""
+    planes = jnp.moveaxis(x, -1, 1).reshape(-1, 1, *x.shape[1:3])
+    planes = jax.lax.conv_general_dilated(planes, window[None, None], (1, 1), "SAME")
+    return jnp.moveaxis(planes.reshape(x.shape[0], x.shape[3], *x.shape[1:3]), 1, -1)
+
+
+def gaussian_kernel(kernel_size: int, sigma: float) -> Array:
+    """A normalized Gaussian `[kernel_size]` of standard deviation `sigma` pixels."""
+    offsets = jnp.arange(kernel_size) - (kernel_size - 1) / 2
+    weights = jnp.exp(-0.5 * (offsets / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def smooth(kernel_size: int, sigma: float) -> optax.GradientTransformation:
+    """`W * g` with a Gaussian W: the gradient averaged over small translations of the image.
+
+    The Gaussian is separable: two convolutions with `kernel_size` taps each instead of one with its square.
+
+    Args:
+        kernel_size: taps in each direction, odd.
+        sigma: standard deviation in pixels. The papers' `nsig = 3` means `sigma = (kernel_size - 1) / 2 / 3`.
+
+    Reference: Dong et al., "Evading Defenses to Transferable Adversarial Examples by Translation-Invariant
+    Attacks", CVPR 2019.
+    """
+    if kernel_size % 2 == 0:
+        raise ValueError(
+            f"kernel_size must be odd, so that smoothing does not shift the image; got {kernel_size}"
+        )
+
+    def blur(g: Array) -> Array:
+        taps = gaussian_kernel(kernel_size, sigma).astype(g.dtype)
+        return _filter(_filter(g, taps[:, None]), taps[None, :])
+
+    return _each(blur)
+
+
+class ShrinkState(NamedTuple):
+    """The sign of the last update, and the length that is left, per pixel."""
+
+    sign: Array
+    length: Array
+
+
+def shrink_on_flip(eta: float = 0.94) -> optax.GradientTransformation:
+    """Steps along `sign(u)` that shrink by `eta` wherever the sign differs from the last step's.
+
+    Reference: Zhu et al. (GRA), ICCV 2023.
+    """
+
+    def init(x: Array) -> ShrinkState:
+        return ShrinkState(jnp.zeros_like(x), jnp.full_like(x, 1 / eta))  # the first step is one long
+
+    def update(u: Array, state: ShrinkState, _: Array | None = None) -> tuple[Array, ShrinkState]:
+        now = jnp.sign(u)
+        length = state.length * jnp.where(now == state.sign, 1, eta)
+        return length * now, ShrinkState(now, length)
+
+    return optax.GradientTransformation(init, update)
+
+
+def patch_wise(
+    eps: float, step_size: float, *, beta: float = 10.0, gamma: float = 16 / 255, kernel_size: int = 3
+) -> optax.GradientTransformation:
+    """Amplified sign steps, and what they overshoot the budget by handed to the neighbouring pixels.
+
+    `a ← a + beta · step_size · sign(u)`; `p = gamma · sign(W * (|a| - eps)₊ sign(a))`, W the mean of the
+    neighbours; the step is `beta · step_size · sign(u) + p`, and p is added to a.
+
+    Reference: Gao et al., "Patch-wise Attack for Fooling Deep Neural Network", ECCV 2020, algorithm 1.
+    """
+    taps = jnp.ones((kernel_size, kernel_size)).at[kernel_size // 2, kernel_size // 2].set(0)
+
+    def update(u: Array, amplified: Array, _: Array | None = None) -> tuple[Array, Array]:
+        step = beta * step_size * jnp.sign(u)
+        amplified += step
+        over = jnp.maximum(jnp.abs(amplified) - eps, 0) * jnp.sign(amplified)
+        around = _filter(over, taps.astype(u.dtype))
+        # Overshoots are multiples of the step and often cancel: their sum is zero but for rounding.
+        spread = jnp.where(jnp.abs(around) > 1e-6, gamma * jnp.sign(around), 0)
+        return step + spread, amplified + spread
+
+    return optax.GradientTransformation(jnp.zeros_like, update)

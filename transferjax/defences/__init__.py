@@ -1,0 +1,31 @@
+"""Defences that change the images before the net sees them: `Predict -> Predict`.
+
+    lossy          bit_depth, jpeg, feature_distillation
+    random         resize_and_pad (R&P), random_affine (NIPS-r3), smoothed (randomized smoothing, certified)
+    trained        ComDefend, Denoiser (HGD), NRP: purifiers, in front of the net with `purified`
+
+A defence in front of a net is a net: evaluate it, or attack it. The rounding of the lossy ones has no useful
+gradient; attacks see that of the identity instead (BPDA: Athalye et al., ICML 2018, section 4.1). Random ones
+are `Stochastic`: attacks draw anew at every gradient (EOT).
+"""
+
+from transferjax.defences.lossy import bit_depth, feature_distillation, jpeg
+from transferjax.defences.purifiers import NRP, ComDefend, Denoiser, make_purifier_step, purified
+from transferjax.defences.randomized import random_affine, resize_and_pad
+from transferjax.defences.smoothing import Certificate, certify, smoothed
+
+__all__ = [
+    "NRP",
+    "Certificate",
+    "ComDefend",
+    "Denoiser",
+    "bit_depth",
+    "certify",
+    "feature_distillation",
+    "jpeg",
+    "make_purifier_step",
+    "purified",
+    "random_affine",
+    "resize_and_pad",
+    "smoothed",
+]

@@ -1,0 +1,273 @@
+"""Nets that clean images: ComDefend, the high-level guided denoiser, NRP; their losses and train step.
+
+A purifier maps images in [0, 1] to images. `models.predictor(net, variables)` makes it a function,
+`purified(predict, purifier)` puts it in front of a classifier, and `models.load(net, file)` imports weights:
+modules carry the names of the published PyTorch code where there is any (NRP).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from transferjax.attacks.targeted import with_features
+from transferjax.defences.lossy import straight_through
+from transferjax.models.layers import Layers, Net
+from transferjax.random import per_example, sample
+from transferjax.typing import Array, Attack, Key, Predict, PyTree
+
+Purify = Callable[[Array], Array]
+"""Images `[B, H, W, C]` in [0, 1] -> images."""
+
+PurifierLoss = Callable[[Purify, Key, Array, Array], Array]
+"""(purify, keys `[B]`, clean images, labels) -> scalar."""
+
+
+@dataclass(frozen=True)
+class _Purified:
+    bpda: bool
+
+    def __call__(self, predict: Predict, purifier: Purify, x: Array) -> Array:
+        y = jnp.clip(purifier(jax.lax.stop_gradient(x) if self.bpda else x), 0, 1)
+        return predict(straight_through(x, y) if self.bpda else y)
+
+
+def purified(predict: Predict, purifier: Purify, *, bpda: bool = False) -> Predict:
+    """The net behind a purifier.
+
+    Args:
+        bpda: attacks see the gradient of the identity; else that of the purifier.
+    """
+    return jax.tree_util.Partial(_Purified(bpda), predict, purifier)
+
+
+class ComDefend(Net):
+    """Two nets around a binary code: nine convolutions to 12 bits a pixel, nine back to an image.
+
+    Reference: Jia et al., "ComDefend: An Efficient Image Compression Model to Defend Adversarial Examples",
+    CVPR 2019.
+
+    Args:
+        widths: of the compressing net's first eight convolutions; the reconstructing net begins with the
+            second of them and ends with the first.
+        bits: of the code, per pixel.
+    """
+
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256, 128, 64, 32)
+    bits: int = 12
+
+    stem: ClassVar[str] = "com1"
+
+    @nn.nowrap
+    def stack(self, layers: Layers, x: Array, name: str, widths: tuple[int, ...], out: int) -> Array:
+        for i, width in enumerate(widths, start=1):
+            x = nn.elu(layers.conv(width, 3, name=f"{name}{i}", bias=True)(x))
+        return layers.conv(out, 3, name=f"{name}{len(widths) + 1}", bias=True)(x)
+
+    def forward(self, layers: Layers, x: Array) -> Array:
+        code = self.stack(layers, x, "com", self.widths, self.bits)
+        if layers.train:  # noise pushes the code away from zero, so that rounding it loses nothing
+            self.sow("intermediates", "code", code)
+            code = code + 20.0 * jax.random.normal(self.make_rng("dropout"), code.shape, code.dtype)
+            bits = nn.sigmoid(code)
+        else:
+            bits = straight_through(nn.sigmoid(code), (code > 0).astype(code.dtype))
+        return self.stack(layers, bits, "rec", self.widths[1:] + self.widths[:1], x.shape[-1])
+
+
+class Denoiser(Net):
+    """A U-net that predicts the perturbation and takes it away (DUNET).
+
+    Reference: Liao et al., "Defense against Adversarial Attacks Using High-Level Representation Guided
+    Denoiser", CVPR 2018.
+    """
+
+    down: tuple[int, ...] = (64, 128, 256, 256, 256)
+    up: tuple[int, ...] = (64, 128, 256, 256)
+    depth: int = 3
+
+    stem: ClassVar[str] = "down0.0"
+
+    @nn.nowrap
+    def block(self, layers: Layers, x: Array, name: str, width: int, count: int, stride: int) -> Array:
+        for i in range(count):
+            x = layers.conv(width, 3, stride if i == 0 else 1, name=f"{name}.{i}")(x)
+            x = nn.relu(layers.norm(f"{name}.{i}.bn")(x))
+        return x
+
+    def forward(self, layers: Layers, x: Array) -> Array:
+        count = lambda stage: max(self.depth - (stage == 0), 1)  # noqa: E731
+        features, y = [], x
+        for stage, width in enumerate(self.down):
+            y = self.block(layers, y, f"down{stage}", width, count(stage), 1 if stage == 0 else 2)
+            features.append(y)
+        for stage in reversed(range(len(self.up))):
+            side = features[stage]
+            y = jax.image.resize(y, (*side.shape[:3], y.shape[3]), "bilinear")
+            y = jnp.concatenate([y, side], -1)
+            y = self.block(layers, y, f"up{stage}", self.up[stage], count(stage), 1)
+        return x - layers.conv(x.shape[-1], 1, name="final", bias=True)(y)
+
+
+class _DenseBlock(nn.Module):
+    layers: Layers
+    features: int
+    growth: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        seen = x
+        for i in range(1, 5):
+            y = nn.leaky_relu(self.layers.conv(self.growth, 3, name=f"conv{i}", bias=True)(seen), 0.2)
+            seen = jnp.concatenate([seen, y], -1)
+        return x + 0.2 * self.layers.conv(self.features, 3, name="conv5", bias=True)(seen)
+
+
+class _ResidualInResidual(nn.Module):
+    layers: Layers
+    features: int
+    growth: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = x
+        for name in ("RDB1", "RDB2", "RDB3"):
+            y = _DenseBlock(self.layers, self.features, self.growth, name=name)(y)
+        return x + 0.2 * y
+
+
+class NRP(Net):
+    """The purifier network of NRP: residual-in-residual dense blocks at full resolution.
+
+    Reference: Naseer et al., "A Self-supervised Approach for Adversarial Robustness", CVPR 2020; names as in
+    the official code, whose weights `models.load` takes.
+    """
+
+    features: int = 64
+    growth: int = 32
+    blocks: int = 23
+
+    stem: ClassVar[str] = "conv_first"
+
+    def forward(self, layers: Layers, x: Array) -> Array:
+        y = layers.conv(self.features, 3, name="conv_first", bias=True)(x)
+        for i in range(self.blocks):
+            y = _ResidualInResidual(layers, self.features, self.growth, name=f"RRDB_trunk.{i}")(y)
+        return layers.conv(x.shape[-1], 3, name="trunk_conv", bias=True)(y)
+
+
+def reconstruction_loss() -> PurifierLoss:
+    """`mean (P(x) - x)²`: ComDefend's; the noise is in the net, `‖code‖²` is the step's `code_penalty`."""
+    return lambda purify, keys, images, labels: jnp.mean((purify(images) - images) ** 2)
+
+
+def guided_loss(predict: Predict, attack: Attack) -> PurifierLoss:
+    """`mean |z(P(x_adv)) - z(x)|`: adversarial images should look clean to the classifier (HGD's LGD).
+
+    Reference: Liao et al., CVPR 2018.
+    """
+
+    def loss(purify: Purify, keys: Key, images: Array, labels: Array) -> Array:
+        adversarial = attack(keys, predict, images, labels)
+        return jnp.abs(predict(purify(adversarial)) - predict(images)).mean()
+
+    return loss
+
+
+def self_supervised_loss(
+    predict: Predict, layer: str, eps: float, steps: int = 5, pixel: float = 1.0
+) -> PurifierLoss:
+    """`mean |F(P(x')) - F(x)| + pixel · mean (P(x') - x)²`, the features of x' far from those of x.
+
+    x' maximizes the feature distance in an L∞ ball, without labels (the self-supervised perturbation).
+
+    Args:
+        predict: of the Flax net whose features count.
+        layer: the end of the path of the module whose output are the features F.
+        eps: of the ball, in pixel units of [0, 1].
+        steps: of the ascent.
+        pixel: weight of the distance in pixels.
+
+    Reference: Naseer et al., CVPR 2020; their adversarial (GAN) term is left out.
+    """
+
+    def loss(purify: Purify, keys: Key, images: Array, labels: Array) -> Array:
+        features = with_features(predict, layer, images)[1]
+
+        def distance(x: Array) -> Array:
+            return jnp.abs(with_features(predict, layer, x)[1] - features).mean((1, 2, 3)).sum()
+
+        def step(x: Array, _: None) -> tuple[Array, None]:
+            x = x + 2 * eps / steps * jnp.sign(jax.grad(distance)(x))
+            return jnp.clip(jnp.clip(x, images - eps, images + eps), 0, 1), None
+
+        noise = sample(jax.random.uniform, keys, images.shape[1:], images.dtype, -eps, eps)
+        start = jnp.clip(images + noise, 0, 1)
+        farthest = jax.lax.stop_gradient(jax.lax.scan(step, start, None, steps)[0])
+        clean = purify(farthest)
+        return distance(clean) / len(images) + pixel * jnp.mean((clean - images) ** 2)
+
+    return loss
+
+
+class PurifierState(NamedTuple):
+    """What training carries, arrays only."""
+
+    variables: PyTree
+    opt_state: optax.OptState
+    step: Array
+
+
+class PurifierStep(NamedTuple):
+    """`init(key, images) -> state` and `update(state, key, images, labels) -> (state, loss)`."""
+
+    init: Callable[[Key, Array], PurifierState]
+    update: Callable[[PurifierState, Key, Array, Array], tuple[PurifierState, Array]]
+
+
+def make_purifier_step(
+    net: Net, loss: PurifierLoss, optimizer: optax.GradientTransformation, *, code_penalty: float = 0.0
+) -> PurifierStep:
+    """A train step for a purifier; pure, the caller jits it.
+
+    Args:
+        net: the purifier.
+        loss: `(purify, keys, images, labels) -> scalar`.
+        optimizer: any optax transformation.
+        code_penalty: weight of the mean square of what the net calls its code (ComDefend: 1e-4).
+    """
+
+    def init(key: Key, images: Array) -> PurifierState:
+        variables = net.init({"params": key, "dropout": key}, images)
+        return PurifierState(variables, optimizer.init(variables["params"]), jnp.zeros((), jnp.int32))
+
+    def update(state: PurifierState, key: Key, images: Array, labels: Array) -> tuple[PurifierState, Array]:
+        keys = per_example(jax.random.fold_in(key, state.step), len(images))
+        noise = jax.random.fold_in(jax.random.fold_in(key, state.step), len(images))
+
+        def objective(params: PyTree) -> tuple[Array, PyTree]:
+            kept: dict[str, Any] = {}
+
+            def purify(x: Array) -> Array:
+                variables = {**state.variables, "params": params}
+                mutable = ["batch_stats", "intermediates"]
+                y, new = net.apply(variables, x, True, rngs={"dropout": noise}, mutable=mutable)
+                kept.update(new)
+                return y
+
+            value = loss(purify, keys, images, labels)
+            codes = jax.tree.leaves(kept.get("intermediates", {}))
+            value += code_penalty * sum(jnp.mean(code**2) for code in codes)
+            return value, kept.get("batch_stats", {})
+
+        (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.variables["params"])
+        ups, opt_state = optimizer.update(grads, state.opt_state, state.variables["params"])
+        params = optax.apply_updates(state.variables["params"], ups)
+        variables = {"params": params} | ({"batch_stats": stats} if stats else {})
+        return PurifierState(variables, opt_state, state.step + 1), value
+
+    return PurifierStep(init, update)
