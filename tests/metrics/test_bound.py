@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.tree_util import Partial
+
+from transferjax.metrics import input_gradient
+from transferjax.metrics.bound import jacobian_norm, transferability_bound
+
+
+def linear(weights, images):
+    return images.reshape(len(images), -1) @ weights
+
+
+def smoothness(weights):
+    """Of a linear softmax model: the Hessian is W A Wᵀ, and A's largest eigenvalue is at most 1/2."""
+    return jnp.linalg.norm(weights, 2) ** 2 / 2
+
+
+def problem(seed, noise, eps, scale):
+    """Two linear models, `noise` apart, and images attacked along F's gradient; no clipping."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    weights = scale * jax.random.normal(keys[0], (8, 3))
+    other = weights + noise * jax.random.normal(keys[1], weights.shape)
+    images = jax.random.uniform(keys[2], (40, 2, 2, 2))
+    f, g = Partial(linear, weights), Partial(linear, other)
+    labels = f(images).argmax(-1)
+    gradient = input_gradient(f, images, labels)
+    step = gradient / jnp.linalg.norm(gradient.reshape(40, -1), axis=-1)[:, None, None, None]
+    return f, g, images, images + eps * step, labels, smoothness(weights), smoothness(other)
+
+
+compiled = jax.jit(transferability_bound)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999), noise=st.floats(0, 0.5), eps=st.floats(0.01, 2.0), scale=st.floats(0.05, 2.0)
+)
+def test_the_bound_holds(seed, noise, eps, scale):
+    found = compiled(*problem(seed, noise, eps, scale))
+    assert found.value <= found.transfer + 1e-5
+    assert found.vacuous == (found.value <= 0)
+    assert found.c_f <= found.eps * (1 + 1e-3)
+
+
+def test_terms(x64):
+    f, g, images, adversarial, labels, smooth_f, smooth_g = problem(0, 0.1, 0.5, 1.0)
+    found = transferability_bound(f, g, images, adversarial, labels, smooth_f, smooth_g)
+    np.testing.assert_allclose(found.eps, 0.5)
+    assert found.risk_f == 0
+    np.testing.assert_allclose(found.risk_g, (g(images).argmax(-1) != labels).mean())
+    np.testing.assert_allclose(found.alpha, (f(adversarial).argmax(-1) == labels).mean())
+    root = jnp.sqrt(2 - 2 * found.similarity)
+    expected = (
+        (1 - found.alpha)
+        - (found.risk_f + found.risk_g)
+        - (0.5 * (1 + found.alpha) - found.c_f * (1 - found.alpha)) / (0.5 - found.c_g)
+        - 0.5 * (1 - found.alpha) / (0.5 - found.c_g) * root
+    )
+    np.testing.assert_allclose(found.value, jnp.where(found.c_g < 0.5, expected, -jnp.inf))
+
+
+def test_a_bound_that_says_something(x64):
+    """F is fooled just so, G was right just so: nearly all that F gains would have been enough for G."""
+
+    def one_sided(weight, bias, images):
+        return jnp.stack([jnp.zeros(len(images)), weight * images[:, 0, 0, 0] + bias], -1)
+
+    f, g = Partial(one_sided, 0.5, -0.499), Partial(one_sided, 0.5, -1e-3)
+    images = jnp.zeros((10, 2, 2, 2))
+    adversarial = images.at[:, 0, 0, 0].set(1.0)
+    sigma = 0.5**2 / 4  # p (1 - p) w², at most
+    found = transferability_bound(f, g, images, adversarial, jnp.zeros(10, int), sigma, sigma)
+    assert found.transfer == 1
+    assert 0.9 < found.value <= 1
+    assert not found.vacuous
+    same = transferability_bound(f, f, images, adversarial, jnp.zeros(10, int), sigma, sigma)
+    assert same.vacuous
+
+
+def test_proposition_1(mlp, batch, x64):
+    for scale in (0.1, 1.0, 10.0):
+        predict, (images, labels) = mlp(scale=scale), batch()
+        flat = images.reshape(len(images), -1)
+        jacobian = jax.vmap(jax.jacrev(lambda x, p=predict: p(x.reshape(1, 4, 4, 2))[0]))(flat)
+        found = jacobian_norm(predict, images)
+        np.testing.assert_allclose(found, jnp.linalg.norm(jacobian, axis=(1, 2)), rtol=1e-10)
+        error = jax.nn.softmax(predict(images)) - jax.nn.one_hot(labels, 5)
+        gradient = jnp.linalg.norm(input_gradient(predict, images, labels).reshape(6, -1), axis=-1)
+        assert (gradient <= jnp.linalg.norm(error, axis=-1) * found * (1 + 1e-12)).all()
+        assert (gradient <= 2**0.5 * found).all()

@@ -1,0 +1,186 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from transferjax import models
+from transferjax.metrics import input_hessian_eigenvalues
+from transferjax.metrics.curvature import softmax_factor
+
+compiled = jax.jit(input_hessian_eigenvalues, static_argnames=("k", "method", "part", "chunk", "steps"))
+K = 6  # two more than the rank of a piecewise-linear net's Hessian with five classes
+
+
+def eigenvalues(predict, images, labels, method="auto", tol=1e-8, **options):
+    """Always the same k and tolerance, so that tests share compilations."""
+    return compiled(predict, images, labels, options.pop("k", K), method, tol=tol, **options)
+
+
+def by_magnitude(matrices):
+    values = jnp.linalg.eigvalsh(matrices)
+    order = jnp.argsort(-jnp.abs(values), axis=-1)
+    return jnp.take_along_axis(values, order, -1)[:, :K]
+
+
+@pytest.mark.parametrize("method", ["exact", "class_lanczos", "lanczos"])
+def test_relu_net_against_the_full_hessian(method, mlp, batch, full_hessians, x64):
+    predict, (images, labels) = mlp(), batch()
+    expected = by_magnitude(full_hessians(predict, images, labels))
+    found = eigenvalues(predict, images, labels, method)
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-14)
+    np.testing.assert_allclose(found[:, 4:], 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.gelu, jax.nn.softplus])
+def test_smooth_net_against_the_full_hessian(activation, mlp, batch, full_hessians, x64):
+    predict, (images, labels) = mlp(activation=activation), batch()
+    expected = by_magnitude(full_hessians(predict, images, labels))
+    np.testing.assert_allclose(eigenvalues(predict, images, labels), expected, rtol=1e-8)
+
+
+def test_parts_of_a_smooth_net_against_the_full_ones(mlp, batch, full_hessians, x64):
+    predict, (images, labels) = mlp(activation=jax.nn.gelu), batch()
+    flat = images.reshape(len(images), -1)
+    jacobian = jax.vmap(jax.jacrev(lambda x: predict(x.reshape(1, *images.shape[1:]))[0]))(flat)
+    p = jax.nn.softmax(predict(images))
+    middle = jnp.einsum("bk,kl->bkl", p, jnp.eye(5)) - p[:, :, None] * p[:, None, :]
+    gauss_newton = jnp.einsum("bki,bkl,blj->bij", jacobian, middle, jacobian)
+    residual = full_hessians(predict, images, labels) - gauss_newton
+    for part, matrix, methods in (
+        ("gauss_newton", gauss_newton, ("exact", "class_lanczos", "lanczos")),
+        ("residual", residual, ("auto",)),
+    ):
+        expected = by_magnitude(matrix)
+        for method in methods:
+            found = eigenvalues(predict, images, labels, method, part=part)
+            np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-14)
+
+
+def test_many_classes_take_lanczos_in_class_space(mlp, batch, x64):
+    predict, (images, labels) = mlp(classes=200), batch(3, 200)
+    assert "while" in str(jax.make_jaxpr(eigenvalues)(predict, images, labels))
+    exact = eigenvalues(predict, images, labels, "exact", chunk=50)
+    np.testing.assert_allclose(eigenvalues(predict, images, labels), exact, rtol=1e-9)
+
+
+def test_quadratic_logits_have_a_known_hessian(x64):
+    """Two classes with logits (xᵀQx/2, 0): H = (p - 1) Q + p (1 - p) Qx xᵀQ for label 0."""
+    matrix = jax.random.normal(jax.random.key(0), (6, 6))
+    matrix = matrix + matrix.T
+
+    def predict(quadratic, images):
+        x = images.reshape(images.shape[0], -1)
+        return jnp.stack([((x @ quadratic) * x).sum(-1) / 2, jnp.zeros(x.shape[0])], -1)
+
+    images = jax.random.uniform(jax.random.key(1), (3, 2, 3, 1), float)
+    x = images.reshape(3, 6)
+    p = jax.nn.sigmoid(((x @ matrix) * x).sum(-1) / 2)[:, None, None]
+    qx = x @ matrix
+    hessian = (p - 1) * matrix + p * (1 - p) * qx[:, :, None] * qx[:, None, :]
+    expected = by_magnitude(hessian)
+    found = eigenvalues(Partial(predict, matrix), images, jnp.zeros(3, int), tol=0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_softmax_factor(scale, x64):
+    logits = scale * jax.random.normal(jax.random.key(0), (5, 7))
+    p = jax.nn.softmax(logits)
+    factor = softmax_factor(logits)
+    assert factor.shape == (5, 7, 6)
+    expected = jnp.einsum("bk,kl->bkl", p, jnp.eye(7)) - p[:, :, None] * p[:, None, :]
+    np.testing.assert_allclose(factor @ factor.swapaxes(1, 2), expected, atol=1e-15)
+
+
+def test_float32_is_accurate_for_sure_predictions(mlp, batch):
+    """1 - p is far below float32's resolution here; the factor keeps its relative precision."""
+    predict, (images, labels) = mlp(scale=200.0), batch()
+    single = eigenvalues(predict, images, labels)[:, 0]
+    with jax.enable_x64(True):
+        predict, images = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (predict, images))
+        double = np.asarray(eigenvalues(predict, images, labels)[:, 0])
+    assert 1e-30 < double.min() < 1e-6 * double.max()
+    np.testing.assert_allclose(single, double, rtol=1e-3)
+
+
+def test_label_independence_and_psd(mlp, batch, x64):
+    predict, (images, labels) = mlp(), batch()
+    for method in ("exact", "lanczos"):
+        found = eigenvalues(predict, images, labels, method)
+        other = eigenvalues(predict, images, 0 * labels, method)
+        np.testing.assert_allclose(found, other, rtol=1e-7, atol=1e-14)
+        assert (found[:, :4] > 0).all()
+
+
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_an_image_does_not_depend_on_its_batch(method, mlp, batch, x64):
+    predict, (images, labels) = mlp(), batch()
+    whole = eigenvalues(predict, images, labels, method)
+    part = eigenvalues(predict, images[2:4], labels[2:4], method)
+    np.testing.assert_allclose(part, whole[2:4], rtol=1e-9, atol=1e-14)
+
+
+def test_chunks_do_not_matter(mlp, batch, x64):
+    predict, (images, labels) = mlp(), batch()
+    whole = eigenvalues(predict, images, labels)
+    np.testing.assert_allclose(eigenvalues(predict, images, labels, chunk=3), whole, rtol=1e-9, atol=1e-14)
+
+
+def test_power_iteration_finds_the_top_one(mlp, batch, x64):
+    predict, (images, labels) = mlp(), batch()
+    expected = eigenvalues(predict, images, labels)[:, :1]
+    found = eigenvalues(predict, images, labels, "power", k=1, steps=400)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("cifar_resnet18", "exact"), ("cifar_resnet18", "lanczos"), ("cifar_resnet50", "exact")],
+)
+def test_reference_nets(name, method, golden):
+    weights, images, reference = golden(name)
+    predict = models.predictor(models.build(name), models.from_torch(name, weights))
+    found = eigenvalues(predict, jnp.asarray(images), jnp.array([3, 7]), method, k=3, tol=1e-3)
+    np.testing.assert_allclose(found, reference["input_hessian_top3"], rtol=1e-3)
+
+
+FAMILIES = {
+    "cifar_resnet18": {"width": 4, "blocks": (1, 1)},
+    "cifar_resnet50": {"width": 2, "blocks": (1, 1)},
+    "cifar_vgg16": {"width": 4, "blocks": (1, 1)},
+    "cifar_densenet121": {"growth": 4, "blocks": (1, 1)},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_exact_equals_lanczos_on_every_family(name, x64):
+    """Also: positive, and the same for other labels, which Lanczos knows nothing of."""
+    module = models.build(name, 4, **FAMILIES[name])
+    images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), float)
+
+    @jax.jit
+    def both(images):
+        predict = models.predictor(module, module.init(jax.random.key(1), images))
+        exact = input_hessian_eigenvalues(predict, images, jnp.array([0, 1]), 3, "exact")
+        lanczos = input_hessian_eigenvalues(predict, images, jnp.array([2, 3]), 3, "lanczos", tol=1e-8)
+        return exact, lanczos
+
+    exact, lanczos = both(images)
+    assert (exact > 0).all()
+    np.testing.assert_allclose(lanczos, exact, rtol=1e-6)
+
+
+def test_bad_arguments(mlp, batch):
+    images, labels = batch()
+    smooth = mlp(activation=jax.nn.silu)
+    with pytest.raises(ValueError, match="needs a model that is piecewise linear"):
+        input_hessian_eigenvalues(smooth, images, labels, method="exact")
+    with pytest.raises(ValueError, match="method must be one of"):
+        input_hessian_eigenvalues(smooth, images, labels, method="arnoldi")
+    with pytest.raises(ValueError, match="part must be one of"):
+        input_hessian_eigenvalues(smooth, images, labels, part="fisher")
+    with pytest.raises(ValueError, match="k must be from 1 to 32"):
+        input_hessian_eigenvalues(smooth, images, labels, k=33)
+    with pytest.raises(ValueError, match="one eigenvalue"):
+        input_hessian_eigenvalues(smooth, images, labels, k=2, method="power")

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from transferjax.metrics.stochastic import top_eigenvalues, trace_plus_plus
+from transferjax.metrics.weights import weight_matvec
+
+KEY = jax.random.key(0)
+
+
+def apply(params, images):
+    """A small convolutional net with a smooth activation, whose Hessian has a residual."""
+    x = jax.lax.conv_general_dilated(
+        images, params["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jax.nn.gelu(x).mean((1, 2)) @ params["head"]
+
+
+@pytest.fixture
+def problem(batch, x64):
+    images, labels = batch(8, 3)
+    keys = jax.random.split(KEY)
+    params = {
+        "conv": 3 * jax.random.normal(keys[0], (3, 3, 2, 4)),
+        "head": jax.random.normal(keys[1], (4, 3)),
+    }
+    return params, images, labels
+
+
+@pytest.fixture
+def exact(problem):
+    """Hessian and Gauss-Newton matrix, written out."""
+    params, images, labels = problem
+    flat, unravel = ravel_pytree(params)
+
+    def logits(w):
+        return apply(unravel(w), images)
+
+    hessian = jax.hessian(lambda w: -jax.nn.log_softmax(logits(w))[jnp.arange(8), labels].mean())(flat)
+    jacobian, p = jax.jacrev(logits)(flat), jax.nn.softmax(logits(flat))
+    middle = jnp.einsum("bk,kl->bkl", p, jnp.eye(3)) - p[:, :, None] * p[:, None, :]
+    return {"hessian": hessian, "gauss_newton": jnp.einsum("bki,bkl,blj->ij", jacobian, middle, jacobian) / 8}
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_products_equal_the_matrix(kind, chunk, problem, exact):
+    matrix = weight_matvec(apply, *problem, kind, chunk=chunk)
+    assert matrix.size == 84
+    written = jax.lax.map(matrix.product, jnp.eye(84))
+    np.testing.assert_allclose(written, exact[kind], atol=1e-12)
+
+
+def test_eigenvalues_and_trace(problem, exact):
+    product, size = weight_matvec(apply, *problem)
+    values = jnp.linalg.eigvalsh(exact["hessian"])
+    expected = values[jnp.argsort(-jnp.abs(values))[:3]]
+    found = top_eigenvalues(KEY, product, size, 3, steps=84, tol=1e-9, dtype=jnp.float64)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-8)
+    estimate = trace_plus_plus(KEY, product, size, 84, jnp.float64)
+    assert abs(estimate.value - values.sum()) < 4 * estimate.error
+
+
+def test_devices_share_the_data(problem, exact):
+    params, images, labels = problem
+
+    def top(images, labels):
+        product, size = weight_matvec(apply, params, images, labels, "gauss_newton", axis_name="devices")
+        return top_eigenvalues(KEY, product, size, steps=84, tol=1e-9, dtype=jnp.float64).values
+
+    share = lambda array: array.reshape(4, 2, *array.shape[1:])  # noqa: E731
+    mapped = jax.pmap(top, "devices", devices=jax.devices()[:4])
+    found = mapped(share(images), share(labels))
+    expected = jnp.linalg.eigvalsh(exact["gauss_newton"])[-1]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-8)
+
+
+def test_bad_arguments(problem):
+    with pytest.raises(ValueError, match="kind must be one of"):
+        weight_matvec(apply, *problem, "fisher")
+    with pytest.raises(ValueError, match="chunk must divide the 8 examples"):
+        weight_matvec(apply, *problem, chunk=3)

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from transferjax.report import to_markdown, write_sections
+from transferjax.report.analysis import analysis_sections, similarity_section, smoothness_table
+
+
+@pytest.fixture
+def analysed(make_results):
+    rng = np.random.default_rng(0)
+    results = make_results(mechanisms=("ST", "SAM", "IR", "JR"))
+    similarities = rng.uniform(-0.1, 0.6, (4, 2, 50))
+    eigenvalues = {name: scale * rng.exponential(size=200) for name, scale in (("ST", 3.0), ("SAM", 1.0))}
+    return results, similarities, ["ST", "SAM", "IR", "JR"], ["VGG", "DenseNet"], eigenvalues
+
+
+def test_sections_are_written(tmp_path, analysed):
+    paths = write_sections(tmp_path, analysis_sections(*analysed), "Why", name="analysis")
+    text = paths.markdown.read_text()
+    assert paths.markdown.name == "analysis.md"
+    for heading in (
+        "What explains untargeted",
+        "What explains targeted",
+        "Gradient similarity",
+        "Smoothness",
+    ):
+        assert f"## {heading}" in text
+    assert {path.stem for path in paths.figures} >= {
+        "pearson_untargeted",
+        "r_squared_targeted",
+        "similarity",
+        "plane",
+    }
+    assert "Configuration" not in text
+
+
+def test_figures_do_not_overlap(analysed, check_texts):
+    for section in analysis_sections(*analysed):
+        for figure, _ in section.figures.values():
+            check_texts(figure)
+
+
+def test_similarities_are_the_mean_and_the_least(analysed):
+    _, similarities, rows, columns, _ = analysed
+    figures = similarity_section(similarities, rows, columns).figures
+    for name, expected in (
+        ("similarity", similarities.mean(-1)),
+        ("similarity_infimum", similarities.min(-1)),
+    ):
+        shown = figures[name][0].axes[0].images[0].get_array()
+        np.testing.assert_allclose(shown, expected)
+
+
+def test_smoothness_table(analysed):
+    table = smoothness_table(analysed[-1])
+    values = analysed[-1]["ST"]
+    mean = ("top eigenvalue λ₁", "mean")
+    assert table.center.at["ST", mean] == pytest.approx(values.mean(), rel=1e-5)
+    assert table.error.at["ST", mean] == pytest.approx(1.96 * values.std() / 200**0.5, rel=0.15)
+    assert table.center.at["ST", ("top eigenvalue λ₁", "supremum")] == pytest.approx(values.max(), rel=1e-5)
+    assert "| SAM | **" in to_markdown(table)

@@ -1,0 +1,66 @@
+"""Figures are drawn, and their texts neither overlap nor leave the page."""
+
+import numpy as np
+import pytest
+
+from transferjax.report import (
+    asr_by_mechanism,
+    image_grid,
+    metric_by_mechanism,
+    smoothness_similarity_plane,
+)
+
+MANY = ("ST", "MU τ=1", "MU τ=5", "CM τ=1", "CM τ=5", "CO τ=5", "AT", "IR", "JR", "ER", "SAM", "SAM&IR")
+SHAPES = {
+    "usual": {},
+    "smallest": {"mechanisms": ("ST",), "seeds": 1, "targets": ("VGG",), "budgets": (8.0,)},
+    "paper": {"mechanisms": MANY, "targets": ("ResNet50", "VGG16", "InceptionV3", "DenseNet121")},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("goal", ["untargeted", "targeted"])
+def test_asr_by_mechanism(make_results, shape, goal, check_texts):
+    check_texts(asr_by_mechanism(make_results(**SHAPES[shape]), goal))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_plane(make_results, shape, check_texts):
+    check_texts(smoothness_similarity_plane(make_results(**SHAPES[shape])))
+
+
+def test_plane_shows_the_data_it_was_given(make_results):
+    results = make_results()
+    figure = smoothness_similarity_plane(results, "targeted", 8.0)
+    points = [c.get_offsets() for c in figure.axes[0].collections if len(c.get_offsets())]
+    shown = np.concatenate(points)
+    rows = results[(results.goal == "targeted") & (results.eps_255 == 8) & (results.target == "VGG")]
+    np.testing.assert_allclose(np.sort(shown[:, 1]), np.sort(rows["similarity"]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_metric_by_mechanism(make_results, shape, check_texts):
+    check_texts(metric_by_mechanism(make_results(**SHAPES[shape]), "smoothness", "top eigenvalue"))
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_image_grid(examples, count, check_texts):
+    few = {name: value if name == "caption" else value[:count] for name, value in examples.items()}
+    check_texts(image_grid(few))
+
+
+def test_image_grid_takes_bytes_and_grey(examples):
+    small = dict(examples)
+    for name in ("clean", "adversarial"):
+        small[name] = np.round(255 * examples[name][..., :1]).astype(np.uint8)
+    figure = image_grid(small)
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown[..., 0], examples["clean"][0, ..., 0], atol=1 / 255)
+    change = figure.axes[8].images[0].get_array()
+    assert {np.round(v, 1) for v in np.unique(change)} >= {0.0, 1.0}  # the largest change fills the range
+
+
+def test_image_grid_names_what_is_missing(examples):
+    del examples["labels"]
+    with pytest.raises(ValueError, match="labels"):
+        image_grid(examples)

@@ -1,0 +1,97 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from transferjax.report import asr_table, model_table, spread, to_html, to_markdown
+
+
+def test_spread():
+    values = pd.Series([0.1, 0.2, 0.6])
+    assert spread(values) == pytest.approx((0.35, 0.25))
+    assert spread(values, "std") == pytest.approx((0.3, np.std([0.1, 0.2, 0.6], ddof=1)))
+    center, error = spread(pd.Series([0.4]))
+    assert center == 0.4
+    assert np.isnan(error)
+    with pytest.raises(ValueError, match="'range'"):
+        spread(values, "range")
+
+
+def one_row(results, **where):
+    rows = results
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    return rows
+
+
+@pytest.mark.parametrize("error", ["half_range", "std"])
+def test_asr_table_holds_every_cell_in_the_papers_layout(make_results, error):
+    results = make_results()
+    table = asr_table(results, "targeted", error)
+    assert list(table.center.index) == ["ST", "SAM", "IR"]
+    assert list(table.center.columns) == [
+        (f"ε = {eps}/255", target) for eps in (4, 8) for target in ("VGG", "DenseNet")
+    ]
+    for mechanism in table.center.index:
+        for eps in (4, 8):
+            cell = one_row(results, mechanism=mechanism, target="VGG", goal="targeted", eps_255=eps)["asr"]
+            center, err = spread(100 * cell, error)
+            assert table.center.at[mechanism, (f"ε = {eps}/255", "VGG")] == pytest.approx(center)
+            assert table.error.at[mechanism, (f"ε = {eps}/255", "VGG")] == pytest.approx(err)
+    assert table.best.loc["IR"].all()
+    assert not table.best.loc["ST"].any()
+
+
+def test_rows_in_any_order_give_the_same_numbers(make_results):
+    results = make_results()
+    shuffled = asr_table(results.sample(frac=1, random_state=0)).center
+    expected = asr_table(results).center
+    pd.testing.assert_frame_equal(shuffled.loc[expected.index, expected.columns], expected)
+
+
+def test_markdown_marks_the_best_and_survives_gaps(make_results):
+    results = make_results(targets=("VGG",), budgets=(4.0,), goals=("untargeted",))
+    results = results[(results["mechanism"] != "SAM") | (results["seed"] == 0)]
+    lines = to_markdown(asr_table(results)).splitlines()
+    assert lines[0] == "| mechanism | ε = 4/255 VGG |"
+    assert lines[2].startswith("| ST | 2")
+    assert "±" in lines[2]
+    assert "±" not in lines[3]  # one seed: no error
+    assert lines[4].startswith("| IR | **4")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_missing_combination_is_a_dash(make_results):
+    results = make_results()
+    results = results[(results["mechanism"] != "SAM") | (results["target"] != "VGG")]
+    assert "| – |" in to_markdown(asr_table(results)).splitlines()[3]
+
+
+def test_best_of_the_model_table(make_results):
+    table = model_table(make_results())
+    assert table.best.at["IR", ("smoothness λ₁", "")]  # the lowest
+    assert table.best.at["IR", ("gradient similarity", "VGG")]  # the highest
+    assert table.center.at["ST", ("smoothness λ₁", "")] > table.center.at["IR", ("smoothness λ₁", "")]
+    cells = to_markdown(table).splitlines()[2].split("|")[2:-1]
+    for cell in cells:  # an error has its centre's decimals
+        center, error = (part.strip(" *").partition(".")[2] for part in cell.split("±"))
+        assert len(center) == len(error)
+
+
+def test_html_spans_shared_heads_and_escapes_names(make_results):
+    text = to_html(asr_table(make_results(mechanisms=("A<B", "SAM&IR"))))
+    assert text.count('<th colspan="2">') == 2
+    assert "A&lt;B" in text
+    assert "SAM&amp;IR" in text
+    assert text.count("<td>") == 2 * 4
+
+
+def test_untidy_results_are_refused(make_results):
+    results = make_results()
+    with pytest.raises(ValueError, match=r"lack the columns \['similarity'\]"):
+        asr_table(results.drop(columns="similarity"))
+    with pytest.raises(ValueError, match="asr must be a fraction"):
+        asr_table(results.assign(asr=100 * results["asr"]))
+    with pytest.raises(ValueError, match="no rows with goal 'both'"):
+        asr_table(results, "both")
+    with pytest.raises(ValueError, match="no rows"):
+        model_table(results.iloc[:0])

@@ -1,0 +1,70 @@
+"""What the transferability literature measures: success, similarity, curvature, flatness, shift.
+
+`metrics.regression` (correlations and least squares over tidy results) is imported on its own: it needs
+pandas and statsmodels, the rest only JAX and Flax.
+"""
+
+from transferjax.metrics.attention import activations, grad_cam, layers
+from transferjax.metrics.bootstrap import Interval, bootstrap_interval
+from transferjax.metrics.bound import Bound, jacobian_norm, transferability_bound
+from transferjax.metrics.curvature import input_hessian_eigenvalues
+from transferjax.metrics.flatness import (
+    expected_gradient_norm,
+    gradient_norm,
+    loss_surface,
+    random_directions,
+)
+from transferjax.metrics.gradients import input_gradient
+from transferjax.metrics.sharpness import average_sharpness, worst_case_sharpness
+from transferjax.metrics.shift import (
+    frechet_distance,
+    local_intrinsic_dimension,
+    off_subspace,
+    principal_subspace,
+)
+from transferjax.metrics.similarity import cosine_similarity, gradient_similarity, similarity_matrix
+from transferjax.metrics.stochastic import (
+    spectral_density,
+    spectral_measure,
+    top_eigenvalues,
+    trace,
+    trace_plus_plus,
+)
+from transferjax.metrics.transfer import correct, fooled, round_to_8_bits, transfer_success
+from transferjax.metrics.weights import weight_matvec
+
+__all__ = [
+    "Bound",
+    "Interval",
+    "activations",
+    "average_sharpness",
+    "bootstrap_interval",
+    "correct",
+    "cosine_similarity",
+    "expected_gradient_norm",
+    "fooled",
+    "frechet_distance",
+    "grad_cam",
+    "gradient_norm",
+    "gradient_similarity",
+    "input_gradient",
+    "input_hessian_eigenvalues",
+    "jacobian_norm",
+    "layers",
+    "local_intrinsic_dimension",
+    "loss_surface",
+    "off_subspace",
+    "principal_subspace",
+    "random_directions",
+    "round_to_8_bits",
+    "similarity_matrix",
+    "spectral_density",
+    "spectral_measure",
+    "top_eigenvalues",
+    "trace",
+    "trace_plus_plus",
+    "transfer_success",
+    "transferability_bound",
+    "weight_matvec",
+    "worst_case_sharpness",
+]

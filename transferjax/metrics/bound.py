@@ -1,0 +1,100 @@
+"""The lower bound of transferability by smoothness and similarity, term by term, and how vacuous it is.
+
+Where F is fooled, smoothness makes the perturbation δ gain at least c_F along F's unit gradient. Unit
+gradients that differ by at most `√(2 - 2 S)` carry all but `ε √(2 - 2 S)` of that over to G, and a gain of
+c_G there fools G. As no gain exceeds ε, Markov's inequality bounds the share of images that gain less.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.metrics.gradients import confident_cross_entropy, input_gradient
+from transferjax.metrics.similarity import cosine_similarity
+from transferjax.typing import Array, Predict
+
+
+class Bound(NamedTuple):
+    """`value = (1-α) - (γ_F+γ_G) - [ε(1+α) - c_F(1-α)]/(ε-c_G) - ε(1-α)√(2-2S)/(ε-c_G)` and its terms.
+
+    A value of 0 or less says nothing: `vacuous`. So does `c_G ≥ ε`, where the value is -∞.
+    """
+
+    value: Array
+    vacuous: Array
+    transfer: Array  # what is bounded: the share that fools both and that both classified correctly before
+    alpha: Array  # share of images on which the attack fails on F
+    risk_f: Array  # γ_F, natural errors of F
+    risk_g: Array
+    c_f: Array  # least gain that fooling F implies, in l2 units of the image
+    c_g: Array  # gain along G's gradient that certainly fools G
+    similarity: Array  # S, the infimum of the gradient similarity
+    eps: Array  # the largest l2 norm of a perturbation
+
+
+def _losses(predict: Predict, images: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """The loss of the label, the least loss of any class, and whether the prediction is right."""
+    logits = predict(images)
+    least = -jax.nn.log_softmax(logits).max(-1)
+    return confident_cross_entropy(logits, labels), least, logits.argmax(-1) == labels
+
+
+def transferability_bound(
+    surrogate: Predict,
+    target: Predict,
+    images: Array,
+    adversarial: Array,
+    labels: Array,
+    smoothness_f: Array | float,
+    smoothness_g: Array | float,
+) -> Bound:
+    """Theorem 1 on a data set: a lower bound of `Pr(F and G are right before, wrong after)`.
+
+    `c_F = min_i [min_y ℓ_F(x'_i, y) - ℓ_F(x_i, y_i) - σ_F ε²/2] / ‖∇ℓ_F(x_i, y_i)‖₂` and
+    `c_G = max_i [min_y ℓ_G(x'_i, y) - ℓ_G(x_i, y_i) + σ_G ε²/2] / ‖∇ℓ_G(x_i, y_i)‖₂`.
+
+    Args:
+        surrogate, target: F and G.
+        images, adversarial, labels: the data set `[n, H, W, C]`, twice, and `[n]`.
+        smoothness_f, smoothness_g: σ: upper bounds of the largest Hessian eigenvalue between x and x'. The
+            largest of `input_hessian_eigenvalues` over the images estimates it; only a true upper bound makes
+            the theorem apply.
+
+    Returns:
+        The bound and its terms. Expect it to be vacuous: it is for F = G, as then `c_F ≤ c_G`, and the
+        infimum over images alone makes it so for real nets. Its terms are what is worth comparing.
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Theorem 1, after Yang et al.,
+    "TRS", NeurIPS 2021, Theorem 1.
+    """
+    loss_f, _, right_f = _losses(surrogate, images, labels)
+    loss_g, _, right_g = _losses(target, images, labels)
+    _, least_f, still_f = _losses(surrogate, adversarial, labels)
+    _, least_g, still_g = _losses(target, adversarial, labels)
+    gradient_f, gradient_g = (input_gradient(model, images, labels) for model in (surrogate, target))
+    norm_f, norm_g = (jnp.linalg.norm(g.reshape(len(g), -1), axis=-1) for g in (gradient_f, gradient_g))
+    eps = jnp.linalg.norm((adversarial - images).reshape(len(images), -1), axis=-1).max()
+
+    alpha = still_f.mean()
+    c_f = ((least_f - loss_f - smoothness_f * eps**2 / 2) / norm_f).min()
+    c_g = ((least_g - loss_g + smoothness_g * eps**2 / 2) / norm_g).max()
+    similarity = cosine_similarity(gradient_f, gradient_g).min()
+    risk_f, risk_g = 1 - right_f.mean(), 1 - right_g.mean()
+    missed = eps * (1 + alpha) - c_f * (1 - alpha) + eps * (1 - alpha) * jnp.sqrt(2 - 2 * similarity)
+    value = (1 - alpha) - (risk_f + risk_g) - jnp.where(c_g < eps, missed / (eps - c_g), jnp.inf)
+    transfer = (right_f & right_g & ~still_f & ~still_g).mean()
+    return Bound(value, value <= 0, transfer, alpha, risk_f, risk_g, c_f, c_g, similarity, eps)
+
+
+def jacobian_norm(predict: Predict, images: Array) -> Array:
+    """`‖J_i‖_F` of the logits w.r.t. the image, `[B]`, from K pullbacks of one forward pass.
+
+    Proposition 1: `‖∇_x ℓ‖₂ ≤ ‖p - y‖₂ ‖J‖_F ≤ √2 ‖J‖_F`, so a small Jacobian makes the loss flat.
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Proposition 1.
+    """
+    logits, pullback = jax.vjp(predict, images)
+    cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
+    rows = jax.vmap(lambda c: pullback(c)[0])(cotangents)
+    return jnp.sqrt((rows**2).sum((0, *range(2, rows.ndim))))

@@ -1,0 +1,192 @@
+"""Curvature in input space: the spectrum of `∇²_x ℓ(f(x), y)`, image by image.
+
+The cross-entropy's Hessian in the logits is `A = diag(p) - p pᵀ = V Vᵀ` with V of K-1 columns. Where the
+model f is piecewise linear in x, the chain rule leaves nothing else: `H = Jᵀ A J`, positive semi-definite, of
+rank at most K-1 and independent of the label. Its nonzero eigenvalues are those of `(VᵀJ)(VᵀJ)ᵀ`: K-1
+pullbacks of one forward pass and no iteration at all. Other nets add a residual `Σ_k (p - y)_k ∇²f_k`, and
+need Lanczos.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.metrics.gradients import confident_cross_entropy
+from transferjax.metrics.lanczos import Matvec, lanczos_eigenvalues, power_eigenvalue
+from transferjax.models import is_piecewise_linear
+from transferjax.typing import Array, Predict
+
+METHODS = ("auto", "exact", "class_lanczos", "lanczos", "power")
+PARTS = ("hessian", "gauss_newton", "residual")
+
+EXACT_CLASSES = 64
+"""Up to so many classes `auto` writes out the K x K matrix. It costs K - 1 pullbacks; Lanczos in class space
+costs two passes a step, takes 10 to 30 steps, and needs no K image-sized rows in memory."""
+
+
+def softmax_factor(logits: Array) -> Array:
+    """V `[B, K, K-1]` with `V Vᵀ = diag(p) - p pᵀ`, to full relative precision even for sure predictions.
+
+    With `s = √p`, `diag(p) - p pᵀ = diag(s) (I - s sᵀ) diag(s)`; the projector's range is spanned by the
+    columns, all but the j-th, of the Householder reflection `I - v vᵀ / (1 + s_j)`, `v = s + e_j`. The
+    largest s_j makes every entry free of cancellation.
+    """
+    classes = logits.shape[-1]
+    root = jnp.exp(jax.nn.log_softmax(logits) / 2)
+    pivot = root.argmax(-1)
+    at_pivot = jax.nn.one_hot(pivot, classes, dtype=root.dtype)
+    columns = (pivot[:, None] + 1 + jnp.arange(classes - 1)) % classes
+    scaled = jnp.take_along_axis(root, columns, -1) / (1 + root.max(-1, keepdims=True))
+    chosen = jax.nn.one_hot(columns, classes, dtype=root.dtype, axis=1)
+    return root[..., None] * (chosen - (root + at_pivot)[..., None] * scaled[:, None, :])
+
+
+def _exact(predict: Predict, images: Array, k: int, chunk: int | None) -> Array:
+    """Eigenvalues of `(VᵀJ)(VᵀJ)ᵀ`, written out from K - 1 pullbacks of one forward pass."""
+    logits, pullback = jax.vjp(predict, images)
+    cotangents = jnp.moveaxis(softmax_factor(logits), -1, 0)
+    rows = jax.lax.map(lambda v: pullback(v)[0], cotangents, batch_size=chunk or len(cotangents))
+    rows = rows.reshape(*rows.shape[:2], -1)
+    values = jnp.linalg.eigvalsh(jnp.einsum("ibn,jbn->bij", rows, rows))[:, ::-1]
+    return jnp.pad(values, ((0, 0), (0, max(0, k - values.shape[1]))))[:, :k]
+
+
+def _linearized(predict: Predict, images: Array) -> tuple[Array, Matvec, Matvec]:
+    """V, `d x -> J d x` and `d z -> Jᵀ d z` for flat images; the forward pass is made once."""
+    logits, push = jax.linearize(predict, images)
+    pull = jax.linear_transpose(push, images)
+    flat = (images.shape[0], -1)
+    return (
+        softmax_factor(logits),
+        lambda v: push(v.reshape(images.shape)),
+        lambda c: pull(c)[0].reshape(flat),
+    )
+
+
+def class_matvec(predict: Predict, images: Array) -> Matvec:
+    """Products `u -> VᵀJ JᵀV u` with vectors `[B, K-1]`: the Gauss-Newton matrix's nonzero spectrum."""
+    factor, push, pull = _linearized(predict, images)
+    return lambda u: jnp.einsum("bki,bk->bi", factor, push(pull(jnp.einsum("bki,bi->bk", factor, u))))
+
+
+def gauss_newton_matvec(predict: Predict, images: Array) -> Matvec:
+    """Products `v -> JᵀV VᵀJ v` with flat images `[B, N]`."""
+    factor, push, pull = _linearized(predict, images)
+    return lambda v: pull(jnp.einsum("bki,bli,bl->bk", factor, factor, push(v)))
+
+
+def _second_derivative(value: Callable[[Array], Array], images: Array) -> Matvec:
+    """Products with the Hessian of a scalar function; its forward pass and gradient are made once.
+
+    One product is the pullback of the gradient (reverse over reverse). Forward over reverse would be the
+    textbook's choice, but inside a loop XLA compiles it to naive convolutions on CPUs.
+    """
+    _, pullback = jax.vjp(jax.grad(value), images)
+    return lambda v: pullback(v.reshape(images.shape))[0].reshape(v.shape)
+
+
+def hessian_matvec(predict: Predict, images: Array, labels: Array) -> Matvec:
+    """Exact products `v -> H v` of flat images `[B, N]` with each image's Hessian of the cross-entropy."""
+    return _second_derivative(lambda x: confident_cross_entropy(predict(x), labels).sum(), images)
+
+
+def residual_matvec(predict: Predict, images: Array, labels: Array) -> Matvec:
+    """Products with `R = Σ_k (p - y)_k ∇²f_k`, what the Hessian adds to its Gauss-Newton part."""
+    weights = jax.grad(lambda z: confident_cross_entropy(z, labels).sum())(predict(images))
+    return _second_derivative(lambda x: (weights * predict(x)).sum(), images)
+
+
+def _start(count: int, size: int, dtype: jnp.dtype) -> Array:
+    """One start vector for every image, so that an image's result does not depend on its place."""
+    return jnp.broadcast_to(jax.random.normal(jax.random.key(0), (size,), dtype), (count, size))
+
+
+def _choose(predict: Predict, images: Array, method: str, part: str) -> str:
+    """The method that `auto` stands for, and whether the asked one applies."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}; got {method!r}")
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {PARTS}; got {part!r}")
+    if method in ("lanczos", "power"):
+        return method
+    factored = part == "gauss_newton" or (part == "hessian" and bool(is_piecewise_linear(predict, images)))
+    if method == "auto":
+        if not factored:
+            return "lanczos"
+        classes = jax.eval_shape(predict, images).shape[-1]
+        return "exact" if classes <= EXACT_CLASSES else "class_lanczos"
+    if not factored:
+        raise ValueError(
+            f"method={method!r} needs a model that is piecewise linear in its images (convolution, ReLU, "
+            "pooling, batch normalization in evaluation mode), and this one is not known to be, or "
+            "part='gauss_newton'; use method='lanczos'"
+        )
+    return method
+
+
+def _matvec(predict: Predict, images: Array, labels: Array, part: str) -> Matvec:
+    if part == "gauss_newton":
+        return gauss_newton_matvec(predict, images)
+    return (residual_matvec if part == "residual" else hessian_matvec)(predict, images, labels)
+
+
+def input_hessian_eigenvalues(
+    predict: Predict,
+    images: Array,
+    labels: Array,
+    k: int = 1,
+    method: str = "auto",
+    *,
+    part: str = "hessian",
+    chunk: int | None = None,
+    steps: int = 64,
+    tol: float = 1e-3,
+) -> Array:
+    """The k eigenvalues of largest magnitude of each image's input Hessian of the cross-entropy.
+
+    `H_i = ∇²_x ℓ(f(x_i), y_i) = JᵀAJ + R`; the mean of the largest over a data set is the paper's model
+    smoothness.
+
+    Args:
+        predict: the model, in evaluation mode (no example may see another).
+        images: `[B, H, W, C]` in [0, 1], in which the derivatives are taken.
+        labels: classes `[B]`. They do not matter where the model is piecewise linear.
+        k: how many eigenvalues.
+        method: for piecewise-linear models and the Gauss-Newton part, `"exact"` (K-1 pullbacks) or
+            `"class_lanczos"` (Lanczos on that K-1 x K-1 matrix without writing it out); for every model
+            `"lanczos"` on Hessian-vector products, and `"power"` (k = 1, for comparison). `"auto"` takes the
+            first that applies and is cheapest.
+        part: `"hessian"`, its `"gauss_newton"` part JᵀAJ or its `"residual"` R (zero if piecewise linear).
+        chunk: exact: how many of the K-1 pullbacks run at once; None for all. Bounds memory.
+        steps: Lanczos and power: the most products per image.
+        tol: Lanczos and power: an image stops when its estimated relative error is this.
+
+    Returns:
+        Signed eigenvalues `[B, k]`, largest magnitude first.
+
+    Raises:
+        ValueError: an unknown method or part, a k out of range, or a method that needs a piecewise-linear
+            model for one that is not.
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 4. The official code
+    runs SciPy's `eigsh(k=1, which="LA")` on double-backpropagation products, one image at a time, each
+    product with a forward pass of its own.
+    """
+    count, size = len(images), images[0].size
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be from 1 to {size} (the pixels of an image); got {k}")
+    method = _choose(predict, images, method, part)
+    if method == "power" and k != 1:
+        raise ValueError(f"power iteration finds one eigenvalue; got k={k}: use method='lanczos'")
+    if method == "exact":
+        return _exact(predict, images, k, chunk)
+    if method == "class_lanczos":
+        rank = jax.eval_shape(predict, images).shape[-1] - 1
+        start = _start(count, rank, images.dtype)
+        found = lanczos_eigenvalues(class_matvec(predict, images), start, min(k, rank), max(steps, k), tol)
+        return jnp.pad(found.values, ((0, 0), (0, max(0, k - rank))))
+    matvec, start = _matvec(predict, images, labels, part), _start(count, size, images.dtype)
+    if method == "power":
+        return power_eigenvalue(matvec, start, steps, tol).values
+    return lanczos_eigenvalues(matvec, start, k, max(steps, k), tol).values

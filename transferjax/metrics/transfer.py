@@ -1,0 +1,76 @@
+"""Transfer success: how often a model falls for images that were crafted on another."""
+
+import jax.numpy as jnp
+
+from transferjax.typing import Array, Predict
+
+
+def round_to_8_bits(images: Array) -> Array:
+    """The nearest image a PNG file can hold: `round(255 x) / 255`."""
+    return jnp.round(images * 255) / 255
+
+
+def correct(predict: Predict, images: Array, labels: Array) -> Array:
+    """Which images `[B]` the model classifies as `labels`, bool; AND several models' for a common mask."""
+    return predict(images).argmax(-1) == labels
+
+
+def fooled(
+    predict: Predict,
+    adversarial: Array,
+    labels: Array,
+    targets: Array | None = None,
+    *,
+    round_8_bits: bool = False,
+) -> Array:
+    """Which adversarial images succeed, bool `[B]`: `f(x') ≠ y`, or with targets `f(x') = t`.
+
+    Args:
+        predict: the target model.
+        adversarial: images `[B, H, W, C]` in [0, 1].
+        labels: true classes `[B]`.
+        targets: classes `[B]` that a targeted attack aimed at; None if it was untargeted.
+        round_8_bits: round the images to what a file can hold first, as the official code does.
+
+    Raises:
+        ValueError: labels or targets that are not one class per image.
+    """
+    for name, classes in (("labels", labels), ("targets", targets)):
+        if classes is not None and jnp.shape(classes) != adversarial.shape[:1]:
+            raise ValueError(
+                f"{name} must be one class per image, shape {adversarial.shape[:1]}; got {jnp.shape(classes)}"
+            )
+    predictions = predict(round_to_8_bits(adversarial) if round_8_bits else adversarial).argmax(-1)
+    return predictions != labels if targets is None else predictions == targets
+
+
+def transfer_success(
+    predict: Predict,
+    adversarial: Array,
+    labels: Array,
+    targets: Array | None = None,
+    *,
+    mask: Array | None = None,
+    round_8_bits: bool = False,
+) -> Array:
+    """Attack success rate in [0, 1], a scalar: the mean of `fooled` over all images, or over those in a mask.
+
+    `ASR = Σ_i m_i [f(x'_i) ≠ y_i] / Σ_i m_i`; targeted: `[f(x'_i) = t_i]`.
+
+    Args:
+        predict, adversarial, labels, targets, round_8_bits: see `fooled`.
+        mask: bool `[B]`, which images count. None counts every image, as the paper's tables do; pass
+            `correct(surrogate, x, y) & correct(target, x, y)` for the definition in its text.
+
+    Returns:
+        The rate; NaN if no image counts.
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 3. Its text counts
+    images that both models classify correctly beforehand, its official code counts every image.
+    """
+    success = fooled(predict, adversarial, labels, targets, round_8_bits=round_8_bits)
+    if mask is None:
+        return success.mean()
+    if mask.shape != success.shape:
+        raise ValueError(f"mask must be bool of shape {success.shape}; got {mask.shape}")
+    return (success & mask).sum() / mask.sum()

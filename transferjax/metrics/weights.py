@@ -1,0 +1,98 @@
+"""Curvature of the training loss in weight space, without the matrix: products for `metrics.stochastic`.
+
+product, size = weight_matvec(apply, params, images, labels)
+top_eigenvalues(key, product, size), trace(key, product, size), spectral_measure(key, product, size)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from transferjax.metrics.gradients import confident_cross_entropy
+from transferjax.metrics.stochastic import Product
+from transferjax.typing import Array, PyTree
+
+Apply = Callable[[PyTree, Array], Array]
+"""(params, images `[B, H, W, C]`) -> logits `[B, K]`, batch statistics frozen."""
+
+KINDS = ("hessian", "gauss_newton")
+
+
+class WeightMatrix(NamedTuple):
+    """A symmetric matrix over the flattened weights: products, and its number of rows."""
+
+    product: Product
+    size: int
+
+
+def _hessian(logits: Callable[[Array], Array], weights: Array, labels: Array) -> Product:
+    """Reverse over reverse, like all second derivatives here; forward pass and gradient are made once."""
+    _, pullback = jax.vjp(jax.grad(lambda w: confident_cross_entropy(logits(w), labels).mean()), weights)
+    return lambda v: pullback(v)[0]
+
+
+def _gauss_newton(logits: Callable[[Array], Array], weights: Array, labels: Array) -> Product:
+    values, push = jax.linearize(logits, weights)
+    pull = jax.linear_transpose(push, weights)
+    p = jax.nn.softmax(values)
+
+    def product(v: Array) -> Array:
+        tangent = push(v)
+        return pull(p * (tangent - (p * tangent).sum(-1, keepdims=True)) / len(p))[0]
+
+    return product
+
+
+def weight_matvec(
+    apply: Apply,
+    params: PyTree,
+    images: Array,
+    labels: Array,
+    kind: str = "hessian",
+    *,
+    chunk: int | None = None,
+    axis_name: str | None = None,
+) -> WeightMatrix:
+    """The Hessian of the mean cross-entropy `(1/n) Σ_i ℓ(f(w, x_i), y_i)`, or its Gauss-Newton part.
+
+    `H = (1/n) Σ_i J_iᵀ A_i J_i + (1/n) Σ_i Σ_k (p - y)_ik ∇²f_ik`; Gauss-Newton is the first sum, for the
+    cross-entropy the Fisher matrix.
+
+    Args:
+        apply: `(params, images) -> logits`, in evaluation mode.
+        params: the weights, a pytree of float arrays.
+        images, labels: the data set `[n, H, W, C]`, `[n]`, or this device's share of it.
+        kind: `"hessian"` or `"gauss_newton"`.
+        chunk: examples at a time. None keeps the forward pass of the whole data set, and every product reuses
+            it; a chunk makes each product repeat it, for data that do not fit. Must divide n.
+        axis_name: the mapped axis of devices that hold equal shares of the data.
+
+    Raises:
+        ValueError: an unknown kind, or a chunk that does not divide the data.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}; got {kind!r}")
+    if chunk is not None and len(images) % chunk:
+        raise ValueError(f"chunk must divide the {len(images)} examples; got {chunk}")
+    weights, unravel = ravel_pytree(params)
+    make = _hessian if kind == "hessian" else _gauss_newton
+
+    def of(images: Array, labels: Array) -> Product:
+        return make(lambda w: apply(unravel(w), images), weights, labels)
+
+    if chunk is None:
+        local = of(images, labels)
+    else:
+        chunks = jax.tree.map(lambda a: a.reshape(-1, chunk, *a.shape[1:]), (images, labels))
+
+        def local(v: Array) -> Array:
+            add = lambda total, part: (total + of(*part)(v), None)  # noqa: E731
+            total, _ = jax.lax.scan(add, jnp.zeros_like(v), chunks)
+            return total / (len(images) // chunk)
+
+    if axis_name is None:
+        return WeightMatrix(local, weights.size)
+    return WeightMatrix(lambda v: jax.lax.pmean(local(v), axis_name), weights.size)

@@ -1,0 +1,47 @@
+"""Tables, figures and pages from tidy results."""
+
+from transferjax.report.curves import (
+    correlation_intervals,
+    metric_curves,
+    spectral_densities,
+    training_curves,
+)
+from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, smoothness_similarity_plane
+from transferjax.report.maps import attention_grid, image_grid, loss_surfaces, similarity_heatmap
+from transferjax.report.page import ReportPaths, Section, write_report, write_sections
+from transferjax.report.tables import (
+    COLUMNS,
+    Table,
+    asr_table,
+    explained_table,
+    model_table,
+    spread,
+    to_html,
+    to_markdown,
+)
+
+__all__ = [
+    "COLUMNS",
+    "ReportPaths",
+    "Section",
+    "Table",
+    "asr_by_mechanism",
+    "asr_table",
+    "attention_grid",
+    "correlation_intervals",
+    "explained_table",
+    "image_grid",
+    "loss_surfaces",
+    "metric_by_mechanism",
+    "metric_curves",
+    "model_table",
+    "similarity_heatmap",
+    "smoothness_similarity_plane",
+    "spectral_densities",
+    "spread",
+    "to_html",
+    "to_markdown",
+    "training_curves",
+    "write_report",
+    "write_sections",
+]

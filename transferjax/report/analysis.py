@@ -1,0 +1,126 @@
+"""Why do some surrogates transfer? Similarity, smoothness and their regression, as sections of a page.
+
+Not imported with the rest of the report: the regression needs statsmodels.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+import pandas as pd
+
+from transferjax.metrics.bootstrap import bootstrap_interval
+from transferjax.metrics.regression import FACTORS, explain
+from transferjax.report.curves import correlation_intervals
+from transferjax.report.figures import metric_by_mechanism, smoothness_similarity_plane
+from transferjax.report.maps import similarity_heatmap
+from transferjax.report.page import Section
+from transferjax.report.tables import Table, check, explained_table, ordered, significant
+
+
+def similarity_section(similarities: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Section:
+    """Figures 4-6 and 11: expected similarity and infimum of every pair of models.
+
+    Args:
+        similarities: `[A, T, n]` over a data set, of `metrics.similarity_matrix`.
+        rows, columns: the models' names.
+    """
+    expected, infimum = np.mean(similarities, -1), np.min(similarities, -1)
+    return Section(
+        "Gradient similarity",
+        f"Cosine between two models' input gradients of the loss, over {np.shape(similarities)[-1]} images: "
+        "its mean, and its infimum, which is what Theorem 1 asks for.",
+        [],
+        {
+            "similarity": (similarity_heatmap(expected, rows, columns), "Expected gradient similarity."),
+            "similarity_infimum": (
+                similarity_heatmap(infimum, rows, columns, "smallest similarity"),
+                "Infimum of the gradient similarity over the images.",
+            ),
+        },
+    )
+
+
+def smoothness_table(eigenvalues: Mapping[str, np.ndarray], level: float = 0.95) -> Table:
+    """Mean and supremum of each model's top eigenvalues over images, ± half the bootstrap interval.
+
+    Args:
+        eigenvalues: model -> top input-Hessian eigenvalues `[n]`.
+        level: of the intervals.
+    """
+    center, half = {}, {}
+    for name, values in eigenvalues.items():
+        found = {
+            head: bootstrap_interval(jax.random.key(0), jax.numpy.asarray(values), statistic, level=level)
+            for head, statistic in (("mean", jax.numpy.mean), ("supremum", jax.numpy.max))
+        }
+        center[name] = {("top eigenvalue λ₁", head): float(i.estimate) for head, i in found.items()}
+        half[name] = {("top eigenvalue λ₁", head): float(i.high - i.low) / 2 for head, i in found.items()}
+    means, errors = (pd.DataFrame.from_dict(cells, orient="index") for cells in (center, half))
+    title = "Model smoothness over images (lower is smoother)"
+    return Table(title, means, errors, means.eq(means.min()), significant, "model")
+
+
+def regression_section(results: pd.DataFrame, goal: str) -> Section:
+    """Table 6 and its intervals for one goal.
+
+    Args:
+        results: tidy rows of the report; with `fooling_rate` among them, that is a factor too.
+        goal: `"untargeted"` or `"targeted"`.
+    """
+    explained = explain(results[results["goal"] == goal])
+    surrogates = results[["mechanism", "seed"]].drop_duplicates()
+    figures = {
+        f"{statistic}_{goal}": (correlation_intervals(explained, goal, statistic), caption)
+        for statistic, caption in (
+            ("pearson", "Pearson correlation of transfer success with each factor, 95 % intervals."),
+            (
+                "r_squared",
+                "R² of least squares on transfer success, 95 % intervals.",
+            ),
+        )
+        if (explained["statistic"] == statistic).any()
+    }
+    names = ", ".join(name.replace("_", " ") for name in FACTORS if name in results)
+    text = (
+        f"Correlation of transfer success with {names} over {len(surrogates)} surrogates, and R² of least "
+        "squares on two and on all of them. ± is half the 95 % interval."
+    )
+    return Section(f"What explains {goal} transfer", text, [explained_table(explained, goal)], figures)
+
+
+def analysis_sections(
+    results: pd.DataFrame,
+    similarities: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    eigenvalues: Mapping[str, np.ndarray],
+    error: str = "half_range",
+) -> list[Section]:
+    """All of it: regression for each goal, similarity, smoothness. Write them with `report.write_sections`.
+
+    Args:
+        results: tidy, see `tables.COLUMNS`, optionally with `fooling_rate`.
+        similarities, rows, columns: see `similarity_section`.
+        eigenvalues: see `smoothness_table`.
+        error: of the curves by mechanism, see `tables.spread`.
+    """
+    goals = [str(goal) for goal in ordered(check(results)["goal"])]
+    smoothness = Section(
+        "Smoothness",
+        "Top eigenvalue of the input Hessian of the cross-entropy, image by image. ± is half the bootstrap"
+        " interval (95 %) over images; that of a supremum only says how much one image decides.",
+        [smoothness_table(eigenvalues)],
+        {
+            "smoothness": (
+                metric_by_mechanism(results, "smoothness", "top input-Hessian eigenvalue", error),
+                "Smoothness by mechanism over seeds.",
+            ),
+            "plane": (
+                smoothness_similarity_plane(results, goals[0]),
+                "Smoothness, similarity and transfer success: one point per surrogate.",
+            ),
+        },
+    )
+    regressions = [regression_section(results, goal) for goal in goals]
+    return [*regressions, similarity_section(similarities, rows, columns), smoothness]

@@ -1,0 +1,200 @@
+"""Figures made of lines: a quantity against a mechanism's magnitude, training curves, spectra, the fit."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from transferjax.report.style import COLORS, COLUMN, LINES, PAGE, legend_below, look, style, subplots
+from transferjax.report.tables import check, ordered, spread
+
+
+def _panels(names: Sequence[object], height: float, share: str) -> tuple[Figure, list[Axes]]:
+    """One axis per name, in rows of two or three on a page's width; a single one has a column's."""
+    across = {1: 1, 2: 2, 4: 2}.get(len(names), 3)
+    down = -(-len(names) // across)
+    width = COLUMN if across == 1 else PAGE
+    figure, axes = subplots(down, across, width, height * down + 0.45, sharex=True, sharey=share)
+    flat = [axis for line in axes for axis in line]
+    for axis in flat[len(names) :]:
+        axis.set_visible(False)
+    for i in range(len(names)):  # the lowest panel of each column has the ticks' labels
+        flat[i].tick_params(labelbottom=i + across >= len(names))
+    return figure, flat[: len(names)]
+
+
+def metric_curves(
+    data: pd.DataFrame,
+    value: str,
+    label: str,
+    *,
+    magnitude: str = "tau",
+    panel: str | None = None,
+    error: str = "half_range",
+    baseline: str | None = "ST",
+    log: bool = False,
+) -> Figure:
+    """A quantity against each mechanism's magnitude, with errors over seeds; the baseline is a band.
+
+    Covers the S&P paper's Figures 2, 3 and 7-10 (transfer success, smoothness against the magnitude of
+    augmentation, adversarial training, regularization) and 4-6 (gradient similarity), given their columns.
+
+    Args:
+        data: one row per mechanism, magnitude, seed (and panel): `mechanism`, `seed`, the magnitude's column,
+            `value`.
+        value: the column to show.
+        label: of the y axis.
+        magnitude: the column on the x axis; the baseline's may be empty.
+        panel: a column with one panel per value, say `"target"`.
+        error: `"half_range"` or `"std"`, see `tables.spread`.
+        baseline: a mechanism without magnitude, drawn as a level across.
+        log: logarithmic y axis.
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Figures 2-10.
+    """
+    check(data, ["mechanism", "seed", magnitude, value, *([panel] if panel else [])])
+    mechanisms = [name for name in ordered(data["mechanism"]) if name != baseline]
+    names = ordered(data[panel]) if panel else [""]
+    with style():
+        figure, axes = _panels(names, 1.75, share="all")
+        for axis, name in zip(axes, names, strict=True):
+            rows = data[data[panel] == name] if panel else data
+            for index, mechanism in enumerate(mechanisms):
+                _curve(axis, rows[rows["mechanism"] == mechanism], magnitude, value, error, index)
+            _level(axis, rows.loc[rows["mechanism"] == baseline, value], error, str(baseline))
+            axis.set(title=str(name), ylabel=label, xticks=sorted(data[magnitude].dropna().unique()))
+            axis.set(
+                xlabel="magnitude τ" if magnitude == "tau" else magnitude, yscale="log" if log else "linear"
+            )
+            axis.label_outer(remove_inner_ticks=False)
+        legend_below(figure, axes[0], columns=6)
+    return figure
+
+
+def _curve(axis: Axes, rows: pd.DataFrame, magnitude: str, value: str, error: str, index: int) -> None:
+    """One mechanism's quantity against its magnitude, with errors over seeds."""
+    groups = rows.groupby(magnitude)[value]
+    points = np.array([(at, *spread(group, error)) for at, group in groups]).reshape(-1, 3)
+    axis.errorbar(
+        points[:, 0],
+        points[:, 1],
+        yerr=np.nan_to_num(points[:, 2]),
+        label=str(rows["mechanism"].iloc[0]) if len(rows) else None,
+        linestyle=LINES[index % len(LINES)],
+        **look(index),
+    )
+
+
+def _level(axis: Axes, values: pd.Series, error: str, name: str) -> None:
+    """A quantity without magnitude, as a line across with its band."""
+    if values.empty:
+        return
+    center, half = spread(values, error)
+    half = float(np.nan_to_num(half))
+    axis.axhline(center, color="#777777", linewidth=1, linestyle=":", label=name)
+    axis.axhspan(center - half, center + half, color="#777777", alpha=0.15)
+
+
+def training_curves(
+    history: pd.DataFrame,
+    values: Mapping[str, str],
+    *,
+    by: str = "mechanism",
+    decays: Sequence[float] = (),
+    log: Sequence[str] = (),
+) -> Figure:
+    """Quantities along training, one panel each, with the learning rate's decays marked.
+
+    Args:
+        history: one row per `by`, `epoch` (and `seed`): mean line, band from the least to the largest seed.
+        values: column -> y label, say `{"asr": "transfer success", "weight_top1": "λ₁ of the loss"}`.
+        by: the column that tells lines apart.
+        decays: epochs where the learning rate drops.
+        log: columns with a logarithmic axis.
+
+    Reference: Gubri et al., "Going Further: Flatness at the Rescue of Early Stopping", 2023, Figures 1 and 5.
+    """
+    check(history, [by, "epoch", *values])
+    with style():
+        figure, axes = _panels(list(values), 1.75, share="none")
+        for axis, (column, label) in zip(axes, values.items(), strict=True):
+            for index, name in enumerate(ordered(history[by])):
+                seeds = history[history[by] == name].groupby("epoch")[column]
+                mean, color = seeds.mean(), COLORS[index % len(COLORS)]
+                axis.plot(mean.index, mean, color=color, linestyle=LINES[index % len(LINES)], label=str(name))
+                axis.fill_between(mean.index, seeds.min(), seeds.max(), color=color, alpha=0.15, linewidth=0)
+            for epoch in decays:
+                axis.axvline(epoch, color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
+            if column in log:
+                axis.set_yscale("log")
+            axis.set_ylabel(label)
+            axis.set_xlabel("epoch" + (" (dashed: learning rate decays)" if len(decays) else ""))
+        legend_below(figure, axes[0], columns=6)
+    return figure
+
+
+def spectral_densities(
+    grid: np.ndarray, densities: Mapping[str, np.ndarray], label: str = "eigenvalue"
+) -> Figure:
+    """Spectral densities on a logarithmic axis: the bulk and the outliers both show.
+
+    Args:
+        grid: eigenvalues `[G]`.
+        densities: name -> `[G]`, of `metrics.spectral_density`.
+        label: of the x axis.
+    """
+    floor = 1e-6 * max(np.max(density) for density in densities.values())
+    with style():
+        figure, [[axis]] = subplots(1, 1, COLUMN, 2.3)
+        for index, (name, density) in enumerate(densities.items()):
+            color, line = COLORS[index % len(COLORS)], LINES[index % len(LINES)]
+            axis.semilogy(grid, np.maximum(density, floor), color=color, linestyle=line, label=name)
+        axis.set(xlabel=label, ylabel="density", ylim=(floor, None))
+        legend_below(figure, axis, columns=3)
+    return figure
+
+
+def correlation_intervals(explained: pd.DataFrame, goal: str, statistic: str = "pearson") -> Figure:
+    """Correlations of transfer success with each factor and their confidence intervals; a panel per budget.
+
+    Args:
+        explained: of `metrics.regression.explain`, with `target` and `eps_255` among its groups.
+        goal: `"untargeted"` or `"targeted"`.
+        statistic: `"pearson"` or `"spearman"`; `"r_squared"` shows the fits.
+    """
+    rows = explained[(explained["goal"] == goal) & (explained["statistic"] == statistic)]
+    if rows.empty:
+        raise ValueError(f"no rows with goal {goal!r} and statistic {statistic!r}")
+    factors, targets, budgets = (ordered(rows[name]) for name in ("factor", "target", "eps_255"))
+    offsets = np.linspace(-0.28, 0.28, len(targets)) if len(targets) > 1 else [0.0]
+    with style():
+        figure, [axes] = subplots(1, len(budgets), PAGE, 1.0 + 0.38 * len(factors), sharey=True)
+        for axis, budget in zip(axes, budgets, strict=True):
+            for index, (target, offset) in enumerate(zip(targets, offsets, strict=True)):
+                cell = rows[(rows["target"] == target) & (rows["eps_255"] == budget)].set_index("factor")
+                cell = cell.reindex(factors)
+                errors = np.nan_to_num([cell["value"] - cell["low"], cell["high"] - cell["value"]])
+                where = np.arange(len(factors)) + offset
+                axis.errorbar(
+                    cell["value"],
+                    where,
+                    xerr=np.maximum(errors, 0),
+                    linestyle="none",
+                    label=str(target),
+                    **look(index),
+                )
+            axis.set(
+                title=f"ε = {budget:g}/255",
+                xlabel="R²" if statistic == "r_squared" else f"{statistic.capitalize()} r",
+            )
+            axis.set_xlim((-0.05, 1.05) if statistic == "r_squared" else (-1.1, 1.1))
+            axis.set_yticks(
+                range(len(factors)), [str(name).replace("_", " ").replace(" + ", " +\n") for name in factors]
+            )
+            axis.set_ylim(len(factors) - 0.5, -0.5)
+            axis.axvline(0, color="#444444", linewidth=0.8)
+            axis.grid(visible=False, axis="y")
+        legend_below(figure, axes[0], columns=6)
+    return figure

@@ -1,0 +1,132 @@
+"""The report's figures, as functions from tidy results to matplotlib figures."""
+
+from collections.abc import Hashable, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from transferjax.report.style import COLUMN, MARKERS, PAGE, SEQUENTIAL, legend_below, look, style, subplots
+from transferjax.report.tables import check, ordered, pivot, spread
+
+
+def asr_by_mechanism(results: pd.DataFrame, goal: str = "untargeted", error: str = "half_range") -> Figure:
+    """Transfer success of each mechanism: one panel per budget, one marker per target, errors over seeds."""
+    chosen = check(results)[results["goal"] == goal]
+    mechanisms, targets, budgets = (ordered(chosen[name]) for name in ("mechanism", "target", "eps_255"))
+    center, err = pivot(chosen, "asr", "mechanism", ("eps_255", "target"), error)
+    offsets = np.linspace(-0.28, 0.28, len(targets)) if len(targets) > 1 else [0.0]
+    height = 0.9 + 0.34 * max(len(mechanisms), 3) + 0.2 * -(-len(targets) // 4)
+    with style():
+        width = PAGE if len(budgets) > 1 else COLUMN
+        figure, [axes] = subplots(1, len(budgets), width, height, sharey=True)
+        for axis, budget in zip(axes, budgets, strict=True):
+            for index, (target, offset) in enumerate(zip(targets, offsets, strict=True)):
+                if (budget, target) not in center:
+                    continue
+                values, errors = 100 * center[budget, target], 100 * err[budget, target].fillna(0)
+                rows = np.arange(len(mechanisms)) + offset
+                axis.errorbar(values, rows, xerr=errors, linestyle="none", label=str(target), **look(index))
+            axis.set(title=f"ε = {budget:g}/255", xlabel=f"{goal} success (%)", xlim=(-2, 102))
+            axis.set_yticks(range(len(mechanisms)), [str(name) for name in mechanisms])
+            axis.set_ylim(len(mechanisms) - 0.5, -0.5)
+            axis.grid(visible=False, axis="y")
+            for border in np.arange(0.5, len(mechanisms) - 1):
+                axis.axhline(border, color="#eeeeee", linewidth=0.6, zorder=0)
+        legend_below(figure, axes[0])
+    return figure
+
+
+def _log_scale(values: pd.Series) -> bool:
+    """Whether positive values span enough to need a logarithmic axis."""
+    values = values.dropna()
+    return bool(len(values) and values.min() > 0 and values.max() > 5 * values.min())
+
+
+def smoothness_similarity_plane(
+    results: pd.DataFrame, goal: str = "untargeted", eps_255: float | None = None
+) -> Figure:
+    """Where each surrogate lies between smoothness and similarity, coloured by its transfer success.
+
+    Smoothness is the mean top input-Hessian eigenvalue λ₁: smooth is to the left, similar is up. One panel
+    per target, one marker per mechanism, one point per seed.
+
+    Args:
+        results: tidy, see `tables.COLUMNS`.
+        goal, eps_255: which rows give the colour; the median budget if None.
+    """
+    chosen = check(results)[results["goal"] == goal]
+    if eps_255 is None:
+        budgets = np.unique(chosen["eps_255"])
+        eps_255 = float(budgets[len(budgets) // 2])
+    chosen = chosen[chosen["eps_255"] == eps_255]
+    mechanisms, targets = ordered(chosen["mechanism"]), ordered(chosen["target"])
+    percent = 100 * chosen["asr"]
+    scale = mpl.colors.Normalize(percent.min(), max(percent.max(), percent.min() + 1e-9))
+    columns = min(len(targets), 4)
+    rows = -(-len(targets) // columns)
+    with style():
+        height = 2.1 * rows + 0.4 + 0.2 * -(-len(mechanisms) // 6)
+        figure, axes = subplots(rows, columns, PAGE, height, sharex=True, sharey=True)
+        flat = [axis for line in axes for axis in line]
+        for axis in flat[len(targets) :]:
+            axis.set_visible(False)
+        for i, (axis, target) in enumerate(zip(flat, targets, strict=False)):
+            _scatter(axis, chosen[chosen["target"] == target], mechanisms, scale)
+            axis.set(title=str(target), xscale="log" if _log_scale(chosen["smoothness"]) else "linear")
+            if i + columns >= len(targets):  # the lowest panel of its column
+                axis.set_xlabel("λ₁ (← smoother)")
+                axis.tick_params(labelbottom=True)
+        for line in axes:
+            line[0].set_ylabel("gradient similarity")
+        colors = mpl.cm.ScalarMappable(scale, SEQUENTIAL)
+        figure.colorbar(colors, ax=flat[: len(targets)], label=f"{goal} success (%), ε = {eps_255:g}/255")
+        marks = [
+            mpl.lines.Line2D([], [], linestyle="none", color="#666666", marker=m) for m in _marks(mechanisms)
+        ]
+        figure.legend(marks, list(map(str, mechanisms)), loc="outside lower center", ncols=min(6, len(marks)))
+    return figure
+
+
+def _marks(mechanisms: Sequence[Hashable]) -> list[str]:
+    return [MARKERS[index % len(MARKERS)] for index in range(len(mechanisms))]
+
+
+def _scatter(
+    axis: Axes, rows: pd.DataFrame, mechanisms: Sequence[Hashable], scale: mpl.colors.Normalize
+) -> None:
+    """One target's surrogates, a marker per mechanism."""
+    for mechanism, marker in zip(mechanisms, _marks(mechanisms), strict=True):
+        points = rows[rows["mechanism"] == mechanism]
+        axis.scatter(
+            points["smoothness"],
+            points["similarity"],
+            c=100 * points["asr"],
+            norm=scale,
+            cmap=SEQUENTIAL,
+            marker=marker,
+            s=30,
+            edgecolor="#444444",
+            linewidth=0.5,
+        )
+    axis.margins(0.12)
+
+
+def metric_by_mechanism(
+    results: pd.DataFrame, value: str, label: str, error: str = "half_range", log: bool | None = None
+) -> Figure:
+    """One quantity of the surrogates (say `"smoothness"`) by mechanism, with its error over seeds."""
+    mechanisms = ordered(check(results, ("mechanism", "seed", value))["mechanism"])
+    seeds = results.groupby(["mechanism", "seed"], sort=False)[value].mean()
+    pairs = np.array([spread(seeds[mechanism], error) for mechanism in mechanisms])
+    with style():
+        figure, [[axis]] = subplots(1, 1, COLUMN, 0.7 + 0.24 * len(mechanisms))
+        rows = range(len(mechanisms))
+        axis.errorbar(pairs[:, 0], rows, xerr=np.nan_to_num(pairs[:, 1]), linestyle="none", **look(0))
+        axis.set_yticks(rows, [str(name) for name in mechanisms])
+        axis.set(xlabel=label, ylim=(len(mechanisms) - 0.5, -0.5))
+        if _log_scale(results[value]) if log is None else log:
+            axis.set_xscale("log")
+    return figure

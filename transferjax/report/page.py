@@ -1,0 +1,204 @@
+"""A run's report, twice: `report.md` for the repository, `report.html` for the reader, a single file."""
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from transferjax.files import write_bytes, write_text
+from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, smoothness_similarity_plane
+from transferjax.report.maps import image_grid
+from transferjax.report.style import style
+from transferjax.report.stylesheet import CSS
+from transferjax.report.tables import Table, asr_table, check, model_table, ordered, to_html, to_markdown
+
+_PIXELS_PER_INCH = 128  # a figure of a page's width fills the page, and all figures have letters of one size
+
+
+class Section(NamedTuple):
+    """A heading, what to make of it, and its tables and figures (by file name)."""
+
+    title: str
+    text: str
+    tables: list[Table]
+    figures: dict[str, tuple[Figure, str]]
+
+
+class ReportPaths(NamedTuple):
+    """Where a report was written."""
+
+    markdown: Path
+    html: Path
+    figures: list[Path]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes, the same for the same figure."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _errors(results: pd.DataFrame, error: str) -> str:
+    seeds = results.groupby("mechanism")["seed"].nunique().max()
+    if seeds == 1:
+        return "One seed: no errors can be given."
+    how = "half the range around the mid-range" if error == "half_range" else "the standard deviation"
+    return f"± is {how} over {seeds} seeds."
+
+
+def _success(results: pd.DataFrame, goal: str, error: str) -> Section:
+    tables = [asr_table(results, goal, error)]
+    if results.loc[results["goal"] == goal, "asr_correct"].notna().any():
+        tables.append(asr_table(results, goal, error, value="asr_correct"))
+    figure = asr_by_mechanism(results, goal, error)
+    caption = f"{goal.capitalize()} transfer success by mechanism; a panel per budget, a marker per target."
+    return Section(
+        f"{goal.capitalize()} transfer",
+        "Adversarial examples crafted on each surrogate, tried on each target. " + _errors(results, error),
+        tables,
+        {f"asr_{goal}": (figure, caption)},
+    )
+
+
+def _surrogates(results: pd.DataFrame, error: str) -> Section:
+    goal = str(ordered(results["goal"])[0])
+    figures = {}
+    if results[["smoothness", "similarity"]].notna().all(axis=None):
+        figures["plane"] = (
+            smoothness_similarity_plane(results, goal),
+            "Smoothness, similarity and transfer success: one point per surrogate.",
+        )
+        figures["smoothness"] = (
+            metric_by_mechanism(results, "smoothness", "top input-Hessian eigenvalue", error),
+            "Model smoothness by mechanism: the mean top eigenvalue of the input Hessian, lower is smoother.",
+        )
+    text = (
+        "Smoothness is the mean top eigenvalue of the input Hessian (lower is smoother), similarity the mean "
+        "cosine between the surrogate's and the target's input gradients. " + _errors(results, error)
+    )
+    return Section("Why: smoothness and similarity", text, [model_table(results, error)], figures)
+
+
+def sections(
+    results: pd.DataFrame, examples: Mapping[str, Any] | None = None, error: str = "half_range"
+) -> list[Section]:
+    """What the report holds, before it is written."""
+    parts = [_success(results, str(goal), error) for goal in ordered(results["goal"])]
+    parts.append(_surrogates(results, error))
+    if examples is not None:
+        text = str(examples.get("caption", "What the target model says before and after the attack."))
+        figure = (image_grid(dict(examples)), "Clean image, perturbation, adversarial image.")
+        parts.append(Section("Images", text, [], {"images": figure}))
+    return parts
+
+
+def _as_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, default=str, ensure_ascii=False)
+
+
+def _markdown(title: str, parts: list[Section], config: Mapping, environment: Mapping) -> str:
+    lines = [f"# {title}", ""]
+    for part in parts:
+        lines += [f"## {part.title}", "", part.text, ""]
+        for table in part.tables:
+            lines += [f"**{table.title}**", "", to_markdown(table), ""]
+        for name, (_, caption) in part.figures.items():
+            lines += [f"![{caption}](figures/{name}.png)", "", f"*{caption}*", ""]
+    for name, value in (("Configuration", config), ("Environment", environment)):
+        if not value:
+            continue
+        lines += [f"## {name}", "", "```json", _as_json(value), "```", ""]
+    return "\n".join(lines)
+
+
+def _html(
+    title: str, parts: list[Section], pictures: Mapping[str, bytes], config: Mapping, environment: Mapping
+) -> str:
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    for part in parts:
+        body.append(f"<section><h2>{html.escape(part.title)}</h2><p>{html.escape(part.text)}</p>")
+        body += [to_html(table) for table in part.tables]
+        for name, (figure, caption) in part.figures.items():
+            width = round(_PIXELS_PER_INCH * figure.get_figwidth())
+            data, text = base64.b64encode(pictures[name]).decode(), html.escape(caption)
+            body.append(
+                f'<figure><img width="{width}" alt="{text}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{text}</figcaption></figure>"
+            )
+        body.append("</section>")
+    for name, value in (("Configuration", config), ("Environment", environment)):
+        if not value:
+            continue
+        text = html.escape(_as_json(value))
+        body.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{CSS}</style></head>\n"
+        f"<body><main>{''.join(body)}</main></body></html>\n"
+    )
+
+
+def write_sections(
+    directory: str | os.PathLike,
+    parts: list[Section],
+    title: str,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    name: str = "report",
+) -> ReportPaths:
+    """Writes `<name>.md`, `<name>.html` (self-contained) and `figures/*.png` into a directory, atomically.
+
+    Args:
+        directory: where to; made if it does not exist.
+        parts: what the pages hold, in order.
+        title: the heading.
+        config, environment: shown at the end.
+        name: of the two files.
+    """
+    directory = Path(directory)
+    pictures = {name: png(figure) for part in parts for name, (figure, _) in part.figures.items()}
+    paths = []
+    for picture, data in pictures.items():
+        paths.append(write_bytes(directory / "figures" / f"{picture}.png", data))
+    config, environment = config or {}, environment or {}
+    return ReportPaths(
+        write_text(directory / f"{name}.md", _markdown(title, parts, config, environment)),
+        write_text(directory / f"{name}.html", _html(title, parts, pictures, config, environment)),
+        paths,
+    )
+
+
+def write_report(
+    directory: str | os.PathLike,
+    results: pd.DataFrame,
+    examples: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    title: str = "Transferability report",
+    error: str = "half_range",
+) -> ReportPaths:
+    """Writes a run's `report.md`, `report.html` (self-contained) and `figures/*.png`, atomically.
+
+    Args:
+        directory: where to; made if it does not exist.
+        results: tidy, see `tables.COLUMNS`; any number of mechanisms, seeds, targets, goals and budgets.
+        examples: images for the grid, see `maps.image_grid`; optionally with a `caption`. None for no grid.
+        config, environment: shown at the end.
+        title: the report's heading.
+        error: `"half_range"` (the paper's) or `"std"`.
+
+    Raises:
+        ValueError: results that are not tidy.
+    """
+    parts = sections(check(results), examples, error)
+    return write_sections(directory, parts, title, config, environment)

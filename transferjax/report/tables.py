@@ -1,0 +1,222 @@
+"""Tables from tidy results: one row per surrogate, seed, target, goal and budget in, a table out."""
+
+import html
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = (
+    "mechanism",
+    "seed",
+    "target",
+    "goal",
+    "eps_255",
+    "asr",
+    "asr_correct",
+    "surrogate_accuracy",
+    "target_accuracy",
+    "smoothness",
+    "similarity",
+)
+"""The columns of tidy results. Rates and accuracies are fractions in [0, 1]; eps_255 is in units of 1/255."""
+
+ERRORS = ("half_range", "std")
+
+
+class Table(NamedTuple):
+    """Centres and errors of the same shape, and which entries are best; `corner` names the rows."""
+
+    title: str
+    center: pd.DataFrame
+    error: pd.DataFrame
+    best: pd.DataFrame
+    number: Callable[[float], str]
+    corner: str = "mechanism"
+
+
+def check(results: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """The results, if they are tidy.
+
+    Raises:
+        ValueError: no rows, missing columns, or rates that look like percentages.
+    """
+    if missing := [name for name in columns if name not in results]:
+        raise ValueError(f"results lack the columns {missing}; expected {list(columns)}")
+    if results.empty:
+        raise ValueError("results have no rows")
+    for name in set(columns) & {"asr", "asr_correct", "surrogate_accuracy", "target_accuracy"}:
+        if results[name].max() > 1:
+            raise ValueError(f"{name} must be a fraction in [0, 1]; got {results[name].max()}: divide by 100")
+    return results
+
+
+def ordered(values: pd.Series) -> list[Hashable]:
+    """Distinct values in order of appearance: the config's order is the reader's order."""
+    return list(dict.fromkeys(values))
+
+
+def spread(values: pd.Series, error: str = "half_range") -> tuple[float, float]:
+    """Centre and error of a quantity over seeds.
+
+    `"half_range"`: `(max + min)/2 ± (max - min)/2`, the paper's. `"std"`: mean ± sample standard deviation.
+    The error of a single seed is NaN: unknown, not zero.
+    """
+    if error not in ERRORS:
+        raise ValueError(f"error must be one of {ERRORS}; got {error!r}")
+    values = values.dropna()
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    if error == "std":
+        return float(values.mean()), float(values.std(ddof=1))
+    return float(values.max() + values.min()) / 2, float(values.max() - values.min()) / 2
+
+
+def pivot(
+    results: pd.DataFrame, value: str, rows: str, columns: Sequence[str], error: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Centre and error of a column over seeds, for each row and each combination of columns."""
+    seeds = results.groupby([rows, *columns, "seed"], sort=False)[value].mean()
+    pairs = seeds.groupby(level=[rows, *columns], sort=False).apply(lambda v: spread(v, error))
+    frames = []
+    for part in (0, 1):
+        frame = pairs.map(lambda pair, part=part: pair[part]).unstack(list(columns))
+        levels = [ordered(results[name]) for name in columns]
+        order = pd.MultiIndex.from_product(levels, names=list(columns)) if len(levels) > 1 else levels[0]
+        frames.append(frame.reindex(index=ordered(results[rows]), columns=order).dropna(axis=1, how="all"))
+    center, err = frames
+    return center, err.reindex(columns=center.columns)
+
+
+def best_of(center: pd.DataFrame, largest: bool = True) -> pd.DataFrame:
+    """True at each column's best entry (as printed, so ties share it)."""
+    rounded = center.round(12)
+    return rounded.eq(rounded.max() if largest else rounded.min())
+
+
+def asr_table(
+    results: pd.DataFrame, goal: str = "untargeted", error: str = "half_range", value: str = "asr"
+) -> Table:
+    """Transfer success in percent: mechanisms down, budgets x targets across, the best in bold.
+
+    Args:
+        results: tidy, see `COLUMNS`.
+        goal: `"untargeted"` or `"targeted"`, one block of the paper's table.
+        error: `"half_range"` or `"std"`, see `spread`.
+        value: `"asr"` (every image counts) or `"asr_correct"` (only those both models get right).
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 and 3.
+    """
+    chosen = check(results)[results["goal"] == goal]
+    if chosen.empty:
+        raise ValueError(f"no rows with goal {goal!r}; got {ordered(results['goal'])}")
+    center, err = pivot(chosen, value, "mechanism", ("eps_255", "target"), error)
+    center.columns = err.columns = pd.MultiIndex.from_tuples(
+        [(f"ε = {eps:g}/255", target) for eps, target in center.columns]
+    )
+    title = f"{goal.capitalize()} transfer success (%)"
+    if value == "asr_correct":
+        title += ", images that both models classify correctly"
+    return Table(title, 100 * center, 100 * err, best_of(center), lambda number: f"{number:.1f}")
+
+
+def significant(number: float) -> str:
+    """Three significant digits, without an exponent where that is readable."""
+    return f"{number:#.3g}".rstrip(".") if number == 0 or 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
+
+
+def model_table(results: pd.DataFrame, error: str = "half_range") -> Table:
+    """Each mechanism's accuracy (%), smoothness (lower is smoother) and similarity to each target."""
+    tidy = check(results).assign(accuracy=100 * results["surrogate_accuracy"], everything="")
+    parts = [pivot(tidy, name, "mechanism", ("everything",), error) for name in ("accuracy", "smoothness")]
+    parts.append(pivot(tidy, "similarity", "mechanism", ("target",), error))
+    titles = ("accuracy (%)", "smoothness λ₁", "gradient similarity")
+    heads = [
+        (title, str(name)) for title, part in zip(titles, parts, strict=True) for name in part[0].columns
+    ]
+    center, err = (pd.concat([part[i] for part in parts], axis=1) for i in (0, 1))
+    best = pd.concat([best_of(part[0], largest=i != 1) for i, part in enumerate(parts)], axis=1)
+    center.columns = err.columns = best.columns = pd.MultiIndex.from_tuples(heads)
+    return Table("Surrogates: accuracy, smoothness, gradient similarity", center, err, best, significant)
+
+
+def explained_table(explained: pd.DataFrame, goal: str) -> Table:
+    """Table 6: what correlates with transfer success, and R² of the fits, for each budget and target.
+
+    Args:
+        explained: of `metrics.regression.explain`, with `target` and `eps_255` among its groups.
+        goal: `"untargeted"` or `"targeted"`.
+
+    Returns:
+        A table whose errors are half the width of the confidence intervals.
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Table 6.
+    """
+    rows = explained[explained["goal"] == goal]
+    if rows.empty:
+        raise ValueError(f"no rows with goal {goal!r}; got {ordered(explained['goal'])}")
+    names = {"pearson": "r", "spearman": "ρ", "r_squared": "R²"}
+    rows = rows.assign(
+        row=rows["statistic"].map(names) + " " + rows["factor"].str.replace("_", " "),
+        column=[f"ε = {eps:g}/255" for eps in rows["eps_255"]],
+        half=(rows["high"] - rows["low"]) / 2,
+    )
+    pairs = rows.sort_values("eps_255", kind="stable")[["column", "target"]].drop_duplicates()
+    columns = pd.MultiIndex.from_frame(pairs, names=[None, None])
+    center, half = (
+        rows.pivot(index="row", columns=["column", "target"], values=name).loc[ordered(rows["row"]), columns]
+        for name in ("value", "half")
+    )
+    nothing = pd.DataFrame(False, index=center.index, columns=columns)
+    return Table(f"What explains {goal} transfer", center, half, nothing, lambda x: f"{x:.2f}", "statistic")
+
+
+def _to_precision_of(text: str, number: float) -> str:
+    """The number with as many decimals as the text has: an error is no more precise than its centre."""
+    return f"{number:.1e}" if "e" in text else f"{number:.{len(text.partition('.')[2])}f}"
+
+
+def _cell(table: Table, row: Hashable, column: Hashable, bold: tuple[str, str], sign: str) -> str:
+    number, err = table.center.at[row, column], table.error.at[row, column]
+    if np.isnan(number):
+        return "–"
+    text = table.number(number)
+    if table.best.at[row, column] and len(table.center) > 1:
+        text = bold[0] + text + bold[1]
+    return text if np.isnan(err) else text + sign.format(_to_precision_of(table.number(number), err))
+
+
+def to_markdown(table: Table) -> str:
+    """The table as a Markdown pipe table."""
+    heads = [" ".join(part for part in map(str, column) if part) for column in table.center.columns]
+    lines = [[table.corner, *heads], ["---", *["---:"] * len(heads)]]
+    for row in table.center.index:
+        cells = [_cell(table, row, column, ("**", "**"), " ± {}") for column in table.center.columns]
+        lines.append([str(row), *cells])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def to_html(table: Table) -> str:
+    """The table as HTML, its upper column heads spanning what they share."""
+    groups: list[list] = []
+    for column in table.center.columns:
+        if groups and groups[-1][0] == column[0]:
+            groups[-1][1] += 1
+        else:
+            groups.append([column[0], 1])
+    upper = "".join(f'<th colspan="{span}">{html.escape(str(name))}</th>' for name, span in groups)
+    lower = "".join(f"<th>{html.escape(str(column[1]))}</th>" for column in table.center.columns)
+    body = []
+    for row in table.center.index:
+        cells = (
+            _cell(table, row, column, ("<b>", "</b>"), ' <span class="error">± {}</span>')
+            for column in table.center.columns
+        )
+        body.append(
+            f"<tr><th>{html.escape(str(row))}</th>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+        )
+    return (
+        f'<div class="scroll"><table><caption>{html.escape(table.title)}</caption><thead>'
+        f"<tr><th></th>{upper}</tr><tr><th></th>{lower}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
