@@ -1,0 +1,1 @@
+"""Configurations: plain `ml_collections`, readable without the library."""

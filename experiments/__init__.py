@@ -1,0 +1,1 @@
+"""Thin scripts around the library: train, attack, measure, and all of it as a blueprint."""

@@ -1,0 +1,146 @@
+"""Crafts adversarial examples on every trained surrogate and tries them on every target.
+
+    python -m experiments.attack --config=configs/digits.py --workdir=runs/quickstart
+
+Needs the networks of `experiments.train`. One file per surrogate, goal and budget; finished ones are kept.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from experiments import build, cli
+from experiments.run import write_csv
+from experiments.train import load_predictor
+from transferjax import data
+from transferjax.files import replacing
+from transferjax.metrics import correct, fooled
+from transferjax.typing import Array, Predict
+
+GOALS = ("untargeted", "targeted")
+
+
+def goal_classes(labels: Any, num_classes: int, goal: str) -> Any:
+    """What the attack is given: the labels, or for "targeted" the next class, as in the official code."""
+    if goal not in GOALS:
+        raise ValueError(f"unknown goal {goal!r}: expected {' or '.join(GOALS)}")
+    return labels if goal == "untargeted" else (labels + 1) % num_classes
+
+
+def adversarial_file(root: Path, surrogate: build.Network, goal: str, eps_255: float) -> Path:
+    """Where one batch of adversarial images is kept."""
+    return root / "adversarial" / surrogate.directory / f"{goal}-{eps_255:g}.npz"
+
+
+def make_craft(config: ConfigDict, goal: str, num_classes: int) -> Callable[..., Array]:
+    """(predict, eps, examples) -> uint8 adversarial images; every budget shares the compilation."""
+
+    @jax.jit
+    def craft(predict: Predict, eps: Array, examples: data.Examples) -> Array:
+        attack = build.attack(config, eps, targeted=goal == "targeted")
+        classes = goal_classes(examples.labels, num_classes, goal)
+        keys = build.example_keys(config.seed, examples.indices)
+        adversarial = attack(keys, predict, data.to_float(examples.images), classes)
+        return jnp.round(adversarial * 255).astype(jnp.uint8)
+
+    return craft
+
+
+@jax.jit
+def _right(predict: Predict, examples: data.Examples) -> Array:
+    return correct(predict, data.to_float(examples.images), examples.labels)
+
+
+@partial(jax.jit, static_argnames="goal")
+def _fooled(predict: Predict, examples: data.Examples, aims: Array, goal: str) -> Array:
+    targets = aims[examples.indices] if goal == "targeted" else None
+    return fooled(predict, data.to_float(examples.images), examples.labels, targets)
+
+
+def in_batches(function: Callable[[data.Examples], Any], images: data.Dataset, batch_size: int) -> np.ndarray:
+    """What `function` returns per example, over a data set, in full batches and without their padding."""
+    parts = [np.asarray(function(batch)) for batch in data.eval_batches(images, batch_size)]
+    return np.concatenate(parts)[: len(images)]
+
+
+def attacked_images(config: ConfigDict) -> data.Dataset:
+    """The test images that are attacked."""
+    return build.first(build.dataset(config, "test"), config.attack.images)
+
+
+def craft_all(config: ConfigDict, root: Path) -> None:
+    """Adversarial images on every surrogate, for every goal and budget, that are not there yet."""
+    jobs = [
+        (surrogate, goal, eps)
+        for surrogate in build.surrogates(config)
+        for goal in config.attack.goals
+        for eps in config.attack.eps_255
+        if not adversarial_file(root, surrogate, goal, eps).exists()
+    ]
+    if not jobs:
+        return
+    images = attacked_images(config)
+    crafts = {goal: make_craft(config, goal, images.num_classes) for goal in config.attack.goals}
+    # Jobs of one surrogate are neighbours: its weights are read once.
+    load = lru_cache(1)(partial(load_predictor, config, root=root, num_classes=images.num_classes))
+    bar = tqdm(desc="craft", total=len(jobs) * len(images), unit=" images", unit_scale=True, disable=None)
+    with bar:
+        for surrogate, goal, eps in jobs:
+            bar.set_postfix_str(f"{surrogate}, {goal}, {eps:g}/255")
+            predict = load(surrogate)
+            craft = partial(crafts[goal], predict, jnp.float32(eps / 255))
+            adversarial = in_batches(craft, images, config.attack.batch_size)
+            with replacing(adversarial_file(root, surrogate, goal, eps)) as partial_file:
+                np.savez(partial_file, images=adversarial, labels=images.labels)
+            bar.update(len(images))
+
+
+def transfer_file(root: Path, surrogate: build.Network) -> Path:
+    """Where one surrogate's success rates are kept."""
+    return root / "transfer" / f"{surrogate.directory}.csv"
+
+
+def transfer_all(config: ConfigDict, root: Path) -> None:
+    """Success rates in [0, 1] of every surrogate's images on every target.
+
+    `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand.
+    """
+    todo = [s for s in build.surrogates(config) if not transfer_file(root, s).exists()]
+    if not todo:
+        return
+    images, batch_size = attacked_images(config), config.attack.batch_size
+    load = partial(load_predictor, config, root=root, num_classes=images.num_classes)
+    right = lambda predict: in_batches(partial(_right, predict), images, batch_size)  # noqa: E731
+    predicts = {target.name: load(target) for target in build.targets(config)}
+    right_of = {name: right(predict) for name, predict in predicts.items()}
+    for surrogate in tqdm(todo, "transfer", unit=" surrogates", disable=None):
+        own, rows = right(load(surrogate)), []
+        for goal, eps in itertools.product(config.attack.goals, config.attack.eps_255):
+            aims = jnp.asarray(goal_classes(images.labels, images.num_classes, goal))
+            with np.load(adversarial_file(root, surrogate, goal, eps)) as saved:
+                adversarial = data.Dataset(saved["images"], saved["labels"], images.class_names)
+            for name, predict in predicts.items():
+                hit = partial(_fooled, predict, aims=aims, goal=goal)
+                hits, both = in_batches(hit, adversarial, batch_size), own & right_of[name]
+                row = {"target": name, "goal": goal, "eps_255": eps, "asr": hits.mean()}
+                rows.append(row | {"asr_correct": hits[both].mean() if both.any() else np.nan})
+        write_csv(transfer_file(root, surrogate), pd.DataFrame(rows))
+
+
+def attack(config: ConfigDict, root: Path) -> None:
+    """Crafts, then tries on every target."""
+    craft_all(config, root)
+    transfer_all(config, root)
+
+
+if __name__ == "__main__":
+    cli.main(attack)

@@ -1,0 +1,92 @@
+"""The whole path: train, craft, transfer, measure, report.
+
+    python -m experiments.blueprint --config=configs/digits.py --workdir=runs/quickstart
+
+Interrupted anywhere, the same command continues and ends with the same numbers; finished stages are not
+repeated. The results are in `results.csv`, `report.md` and `report.html` of the run directory.
+"""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from experiments import build, cli
+from experiments.attack import adversarial_file, attack, attacked_images, transfer_file
+from experiments.measure import measure, measures_file
+from experiments.run import write_csv
+from experiments.train import load_predictor, network_directory, train_all
+from transferjax import data
+from transferjax.report import write_report
+
+EXAMPLES = 6  # images in the report's grid
+
+
+def collect(config: ConfigDict, root: Path) -> pd.DataFrame:
+    """One row per surrogate, target, goal and budget, with what was measured of the pair."""
+
+    def accuracy(network: build.Network) -> float:
+        metrics = pd.read_csv(network_directory(root, network) / "metrics.csv").set_index("epoch")
+        return metrics["test_accuracy"][network.epoch or config.training.epochs]
+
+    target_accuracy = {target.name: accuracy(target) for target in build.targets(config)}
+    tables = []
+    for surrogate in build.surrogates(config):
+        table = pd.read_csv(transfer_file(root, surrogate))
+        with np.load(measures_file(root, surrogate)) as measures:
+            means = {name: measures[name].mean(dtype=np.float64) for name in measures.files}
+        table.insert(0, "mechanism", surrogate.label)
+        table.insert(1, "seed", surrogate.seed)
+        table["surrogate_accuracy"] = accuracy(surrogate)
+        table["target_accuracy"] = table["target"].map(target_accuracy)
+        table["smoothness"] = means["smoothness"]
+        table["similarity"] = table["target"].map(lambda name, m=means: m[f"similarity/{name}"])
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def examples(config: ConfigDict, root: Path) -> dict[str, object]:
+    """A few images for the report's grid: clean and adversarial, and what the first target makes of them."""
+    images, surrogate, target = attacked_images(config), build.surrogates(config)[0], build.targets(config)[0]
+    goal, eps = config.attack.goals[0], max(config.attack.eps_255)
+    few = images.subset(min(EXAMPLES, len(images)))
+    with np.load(adversarial_file(root, surrogate, goal, eps)) as saved:
+        adversarial = saved["images"][: len(few)]
+    predict = load_predictor(config, target, root, images.num_classes)
+    names = np.array(images.class_names)
+    return {
+        "clean": few.images,
+        "adversarial": adversarial,
+        "labels": names[few.labels].tolist(),
+        "clean_predictions": names[predict(data.to_float(jnp.asarray(few.images))).argmax(-1)].tolist(),
+        "adversarial_predictions": names[
+            predict(data.to_float(jnp.asarray(adversarial))).argmax(-1)
+        ].tolist(),
+        "caption": f"{surrogate} -> {target.name}, {goal}, eps {eps:g}/255",
+    }
+
+
+def report(config: ConfigDict, root: Path) -> None:
+    """Writes the results and the report, unless they are there."""
+    if (root / "report.html").exists():
+        return
+    results = collect(config, root)
+    write_csv(root / "results.csv", results)
+    environment = json.loads((root / "environment.json").read_text())
+    settings = json.loads((root / "config.json").read_text())
+    write_report(root, results, examples(config, root), settings, environment, config.title)
+
+
+def blueprint(config: ConfigDict, root: Path) -> None:
+    """All stages in order."""
+    build.validate(config)
+    for stage in (train_all, attack, measure, report):
+        stage(config, root)
+    print(f"report: {root / 'report.html'}")
+
+
+if __name__ == "__main__":
+    cli.main(blueprint)

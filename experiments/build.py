@@ -1,0 +1,224 @@
+"""From a config to the objects of the library: names become factories, dictionaries their arguments."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from transferjax import attacks, augment, averaging, data, models, penalties, rules, training
+from transferjax.objective import objective
+from transferjax.typing import Array, Attack, Key, Predict, PyTree
+
+SLOTS = {"transforms": augment, "penalties": penalties, "rules": rules, "averages": averaging}
+
+
+def plain(value: Any) -> Any:
+    """A config entry as plain Python, whatever mixture of ConfigDict and dict it is."""
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def call(module: ModuleType, name: str, arguments: dict[str, Any], **offered: Any) -> Any:
+    """`module.name(**arguments)`, and of `offered` what the factory has a parameter for.
+
+    Raises:
+        ValueError: an unknown name, with the nearest ones; arguments that do not fit.
+    """
+    known = {
+        n: f
+        for n, f in vars(module).items()
+        if inspect.isfunction(f) and not n.startswith("_") and f.__module__.startswith(module.__name__)
+    }
+    if name not in known:
+        near = difflib.get_close_matches(name, known, cutoff=0.4) or known
+        raise ValueError(f"{module.__name__} has no {name!r}; did you mean {', '.join(near)}?")
+    factory = known[name]
+    accepted = inspect.signature(factory).parameters
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    extra = {key: value for key, value in offered.items() if anything or key in accepted}
+    try:
+        return factory(**plain(arguments), **extra)
+    except jax.errors.JAXTypeError:
+        raise
+    except TypeError as error:
+        raise ValueError(f"{module.__name__}.{name}: {error}") from error
+
+
+def slots(rows: tuple, **offered: Any) -> dict[str, tuple]:
+    """The pieces of a method: its rows (slot, name, arguments), by slot and in order.
+
+    Args:
+        rows: of `configs/methods.py`.
+        offered: what factories that have such a parameter are given besides their row's arguments.
+    """
+    filled: dict[str, tuple] = dict.fromkeys(SLOTS, ())
+    for slot, name, arguments in rows:
+        if slot not in filled:
+            raise ValueError(f"unknown slot {slot!r} of {name!r}: expected one of {tuple(SLOTS)}")
+        filled[slot] += (call(SLOTS[slot], name, arguments, **offered),)
+    return filled
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of an experiment: what it is, how it is trained, and from which seed."""
+
+    name: str
+    model: str
+    options: tuple[tuple[str, Any], ...]
+    mechanism: str
+    seed: int
+    epoch: int | None = None  # stopped after so many; None for the end of training
+
+    def __str__(self) -> str:
+        return f"{self.label} (seed {self.seed})"
+
+    @property
+    def label(self) -> str:
+        """What tables call it: "SAM", or "SAM@10" when it was stopped early."""
+        return self.name if self.epoch is None else f"{self.name}@{self.epoch}"
+
+    @property
+    def directory(self) -> str:
+        """Where its own results are."""
+        return f"{self.label.replace('&', '+')}-seed{self.seed}"
+
+
+def _options(entry: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(plain(entry.get("options", {})).items()))
+
+
+def surrogates(config: ConfigDict) -> list[Network]:
+    """One network for each mechanism and seed, and for each epoch at which it was stopped."""
+    surrogate = config.surrogate
+    return [
+        Network(mechanism, surrogate.model, _options(surrogate), mechanism, config.seed + seed, epoch)
+        for mechanism in config.mechanisms
+        for epoch in (*config.surrogate_epochs, None)
+        for seed in config.seeds
+    ]
+
+
+def targets(config: ConfigDict) -> list[Network]:
+    """The networks under attack, standard training unless their entry names a `mechanism`."""
+    return [
+        Network(name, entry["model"], _options(entry), entry.get("mechanism", "ST"), config.target_seed)
+        for name, entry in plain(config.targets).items()
+    ]
+
+
+def dataset(config: ConfigDict, split: str) -> data.Dataset:
+    """A split of the config's data, cut to the size that the config asks for."""
+    examples = data.load(config.data.name, split, **plain(config.data.options))
+    size = config.data[split]
+    return examples.subset(size, seed=config.seed) if size else examples
+
+
+def first(examples: data.Dataset, count: int) -> data.Dataset:
+    """The first `count` examples; 0 means all."""
+    return examples.subset(count) if count else examples
+
+
+def validate(config: ConfigDict) -> None:
+    """Builds all that costs nothing to build, so that a mistake shows before hours of training.
+
+    Raises:
+        ValueError: names, arguments or sizes that do not fit.
+    """
+    if missing := set(config.surrogate_epochs) - set(config.training.keep_epochs):
+        raise ValueError(f"surrogate_epochs {sorted(missing)} are not among training.keep_epochs")
+    test = dataset(config, "test")
+    for count in (config.attack.images, config.measure.smoothness_images, config.measure.similarity_images):
+        first(test, count)
+    steps = data.steps_per_epoch(len(dataset(config, "train")), config.training.batch_size)
+    for network in {(n.model, n.mechanism): n for n in [*targets(config), *surrogates(config)]}.values():
+        train_step(config, network, test.num_classes, steps, None)
+    for eps in config.attack.eps_255:
+        attack(config, eps / 255, targeted=False)
+
+
+def module(network: Network, num_classes: int, **options: Any) -> nn.Module:
+    """The Flax module of a network."""
+    return models.build(network.model, num_classes, **dict(network.options), **options)
+
+
+def predictor(config: ConfigDict, net: nn.Module, variables: PyTree) -> Predict:
+    """The network in evaluation mode, normalization inside."""
+    return models.predictor(net, variables, config.network.mean, config.network.std)
+
+
+def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.ScalarOrSchedule:
+    """The learning rate over the updates of `config.training`."""
+    t = config.training
+    per_epoch = steps_per_epoch / t.accumulate
+    if t.schedule == "cosine":
+        warmup, steps = round(t.warmup_epochs * per_epoch), round(t.epochs * per_epoch)
+        return training.warmup_cosine(t.learning_rate, warmup=warmup, steps=steps)
+    if t.schedule == "step":
+        return training.step_decay(t.learning_rate, at=[round(e * per_epoch) for e in t.decay_epochs])
+    if t.schedule == "constant":
+        return t.learning_rate
+    raise ValueError(f"training.schedule={t.schedule!r}: expected cosine, step or constant")
+
+
+def train_step(
+    config: ConfigDict, network: Network, num_classes: int, steps_per_epoch: int, axis_name: str | None
+) -> training.TrainStep:
+    """The train step of one network: its mechanism's pieces in the slots."""
+    rows = config.methods.get(network.mechanism, () if network.mechanism == "ST" else None)
+    if rows is None:
+        raise ValueError(f"config.methods has no row {network.mechanism!r}: {sorted(config.methods)}")
+    t, total = config.training, config.training.epochs * steps_per_epoch
+    filled = slots(rows, axis_name=axis_name, total_steps=total, steps_per_epoch=steps_per_epoch)
+    net = module(network, num_classes, axis_name=axis_name, dtype=getattr(jnp, t.dtype))
+
+    def forward(variables: PyTree, keys: Key, images: Array) -> tuple[Array, PyTree]:
+        mean, std = config.network.mean, config.network.std
+        return models.train_apply(net, variables, images, mean, std, jnp.ravel(keys)[0])
+
+    sgd = training.sgd(
+        schedule(config, steps_per_epoch),
+        momentum=t.momentum,
+        nesterov=t.nesterov,
+        weight_decay=t.weight_decay,
+    )
+    accumulated = optax.MultiSteps(sgd, t.accumulate).gradient_transformation() if t.accumulate > 1 else sgd
+    return training.make_train_step(
+        objective(forward, penalties=filled["penalties"]),
+        optax.chain(accumulated, *filled["averages"]),
+        predictor=partial(predictor, config, net),
+        transforms=(augment.crop_flip(**plain(t.augment)), *filled["transforms"]),
+        rules=filled["rules"],
+        axis_name=axis_name,
+    )
+
+
+@cache
+def initializer(net: nn.Module, image_shape: tuple[int, ...]) -> Callable[[int], PyTree]:
+    """Seed -> a network's random weights; jitted, because Flax runs `init` op by op otherwise."""
+    init = jax.jit(lambda key: net.init(key, jnp.zeros((1, *image_shape))))
+
+    def variables(seed: int) -> PyTree:
+        # Per-parameter draws dominate a small run's compile time; the older lowering takes a third of it.
+        with jax.threefry_partitionable(False):
+            return init(jax.random.key(seed))
+
+    return variables
+
+
+def attack(config: ConfigDict, eps: Array | float, *, targeted: bool) -> Attack:
+    """The config's attack at one budget; `eps` may be traced, so that all budgets share one compilation."""
+    return call(attacks, config.attack.name, config.attack.options, eps=eps, targeted=targeted)
+
+
+def example_keys(seed: int, indices: Array) -> Key:
+    """One key per example, by its place in the data set."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)
