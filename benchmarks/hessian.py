@@ -1,0 +1,346 @@
+"""How fast, and how exact, are Hessian eigenvalues: of images and of weights, ours against the others.
+
+`cifar_resnet18` with weights trained on CIFAR-10, CIFAR-10 test images, float32, top eigenvalue to 1e-3. The
+methods take turns, so that a busy machine slows all alike, and CPU seconds are counted beside the clock's;
+errors are against a float64 reference.
+
+Input space, time per image:
+    exact           ours: K-1 pullbacks of one forward pass
+    class_lanczos   ours: Lanczos on the K-1 x K-1 matrix, two passes a product
+    lanczos         ours: Lanczos on Hessian-vector products, for nets that are not piecewise linear
+    eigsh           (a) the official code's way: SciPy's eigsh(k=1, which="LA") per image, every product with
+                    a forward pass of its own; and `eigsh, shared graph`, which keeps the gradient's graph
+    power           (b) PyHessian's iteration (change of the eigenvalue below 1e-3) per image in PyTorch; and
+                    `power, batched` over all images at once, its graph shared
+    matfree         (c) matfree's Lanczos under vmap on jvp(grad), with the least number of products that
+                    reaches 1e-3 on these very images; and `matfree, our products`
+Weight space, one batch: top eigenvalue (ours: Lanczos, PyHessian: power iteration, curvlinops: eigsh) and
+Hutchinson's trace with the same number of probes.
+
+The roofline, in forward passes (a pullback to the images costs as much as one): the exact spectrum costs
+1 + (K-1) = 10, and all of it has rank K-1. The top eigenvalue alone takes a Krylov method 1 + 2 m passes,
+with the m = 3 to 6 products that its tolerance asks for here: 7 to 13.
+
+    TFDS_DATA_DIR=… python benchmarks/hessian.py [--images 32] [--few 4] [--repeats 3] [--batch 64]
+
+Peers that are not installed are left out (`pip install matfree pyhessian`; curvlinops brings its PyTorch).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads sleep where they would spin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch_resnet import check, torch_model
+from trained import MEAN, MODEL, STD, predictor, trained_variables
+
+from transferjax import data, models
+from transferjax.metrics import input_hessian_eigenvalues, top_eigenvalues, trace, weight_matvec
+from transferjax.metrics.curvature import hessian_matvec
+
+TOL = 1e-3
+RESULTS = Path(__file__).parent / "results" / "hessian.json"
+Method = Callable[[], tuple[np.ndarray, float]]
+"""() -> eigenvalues of the images it was made for, and products per image."""
+
+
+def ours(predict, images, labels, **options) -> Method:
+    run = jax.jit(partial(input_hessian_eigenvalues, k=1, tol=TOL, **options))
+    products = {"exact": 9.0}.get(options["method"], float("nan"))
+    return lambda: (np.asarray(run(predict, images, labels))[:, 0], products)
+
+
+def matfree_method(predict, images, labels, products: int, own: bool) -> Method:
+    from matfree import decomp, eig
+
+    solve = eig.eigh_partial(decomp.tridiag_sym(products))
+    start = jax.random.normal(jax.random.key(0), (images[0].size,))
+
+    def top(predict, image, label):
+        def loss(x):
+            return -jax.nn.log_softmax(predict(x.reshape(1, *image.shape)))[0, label]
+
+        if own:
+            matvec = hessian_matvec(predict, image[None], label[None])
+            product = lambda v: matvec(v[None])[0]  # noqa: E731
+        else:
+            product = lambda v: jax.jvp(jax.grad(loss), (image.ravel(),), (v,))[1]  # noqa: E731
+        return jnp.abs(solve(product, start)[0]).max()
+
+    run = jax.jit(jax.vmap(top, (None, 0, 0)))
+    return lambda: (np.asarray(run(predict, images, labels)), float(products))
+
+
+def fewest_products(predict, images, labels, reference: np.ndarray) -> int:
+    """The least number of products with which matfree's error is within the tolerance on every image."""
+    for products in (3, 4, 5, 6, 7, 8, 10, 12, 16):
+        values, _ = matfree_method(predict, images, labels, products, own=True)()
+        if np.abs(values / reference - 1).max() <= TOL:
+            return products
+    return 24
+
+
+def torch_gradient(net, x, y):
+    loss = torch.nn.functional.cross_entropy(net(x), y, reduction="sum")
+    return torch.autograd.grad(loss, x, create_graph=True)[0]
+
+
+def torch_eigsh(net, images, labels, shared: bool, tol: float = TOL) -> Method:
+    """(a): one image at a time."""
+
+    def one(x, y) -> tuple[float, int]:
+        x = x[None].clone().requires_grad_(True)
+        kept = torch_gradient(net, x, y[None]) if shared else None
+        count = 0
+
+        def product(v: np.ndarray) -> np.ndarray:
+            nonlocal count
+            count += 1
+            gradient = torch_gradient(net, x, y[None]) if kept is None else kept
+            v = torch.as_tensor(v, dtype=x.dtype).reshape(x.shape)
+            return torch.autograd.grad(gradient, x, v, retain_graph=shared)[0].numpy().ravel()
+
+        operator = LinearOperator((x.numel(), x.numel()), product, dtype=images.numpy().dtype)
+        start = np.random.default_rng(0).standard_normal(x.numel())
+        value = eigsh(operator, k=1, which="LA", tol=tol, v0=start, return_eigenvectors=False)[0]
+        return float(value), count
+
+    def run():
+        found = [one(x, y) for x, y in zip(images, labels, strict=True)]
+        return np.array([value for value, _ in found]), statistics.mean(count for _, count in found)
+
+    return run
+
+
+def torch_power(net, images, labels, batched: bool, most: int = 100) -> Method:
+    """(b): PyHessian's iteration and stopping rule; batched, until the last image stops."""
+
+    def iterate(x, y) -> tuple[np.ndarray, int]:
+        x = x.clone().requires_grad_(True)
+        gradient = torch_gradient(net, x, y)
+        v = torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0)).expand(x.shape)
+        value = None
+        count = 0
+        while count < most:
+            count += 1
+            v = v / (v.flatten(1).norm(dim=1)[:, None, None, None] + 1e-6)
+            product = torch.autograd.grad(gradient, x, v, retain_graph=True)[0]
+            new = (product * v).sum((1, 2, 3))
+            if value is not None and ((new - value).abs() / (value.abs() + 1e-6) < TOL).all():
+                break
+            v, value = product, new
+        return new.numpy(), count
+
+    def run():
+        if batched:
+            return iterate(images, labels)
+        found = [iterate(x[None], y[None]) for x, y in zip(images, labels, strict=True)]
+        return np.concatenate([value for value, _ in found]), statistics.mean(count for _, count in found)
+
+    return run
+
+
+class Spent(NamedTuple):
+    """Of the clock, and of all threads together."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def timed(run: Callable[[], Any]) -> tuple[Spent, Any]:
+    begin, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    return Spent(time.perf_counter() - begin, time.process_time() - cpu), result
+
+
+def in_turns(methods: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[Spent, Any]]:
+    """Median times and the last result of each; a first round, not counted, compiles."""
+    seconds: dict[str, list[Spent]] = {name: [] for name in methods}
+    results = {}
+    for repeat in range(repeats + 1):
+        for name, run in methods.items():
+            spent, results[name] = timed(run)
+            if repeat:
+                seconds[name].append(spent)
+        print(f"  round {repeat} of {repeats}", flush=True)
+    medians = {name: Spent(*map(statistics.median, zip(*seconds[name], strict=True))) for name in methods}
+    return {name: (medians[name], results[name]) for name in methods}
+
+
+def has(module: str) -> bool:
+    try:
+        __import__(module)
+    except ImportError:
+        return False
+    return True
+
+
+def input_space(variables, images: np.ndarray, labels: np.ndarray, few: int, repeats: int) -> dict[str, Any]:
+    predict, x, y = predictor(variables), jnp.asarray(images), jnp.asarray(labels)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (predict, x))
+        exact = jax.jit(partial(input_hessian_eigenvalues, k=1, method="exact"))
+        reference = np.concatenate(
+            [exact(wide[0], part, y)[:, 0] for part in jnp.split(wide[1], len(x) // 4)]
+        )
+    net, double = torch_model(variables), torch_model(variables).double()
+    for parameter in [*net.parameters(), *double.parameters()]:
+        parameter.requires_grad_(False)
+    tx = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    ty = torch.from_numpy(labels.astype(np.int64))
+    second, _ = torch_eigsh(double, tx[:2].double(), ty[:2], shared=True, tol=1e-10)()
+
+    forward = jax.jit(lambda predict, x: predict(x))
+    methods: dict[str, Callable[[], Any]] = {
+        "forward pass": lambda: (np.asarray(forward(predict, x)), 0.0),
+        "exact": ours(predict, x, y, method="exact"),
+        "class_lanczos": ours(predict, x, y, method="class_lanczos"),
+        "lanczos": ours(predict, x, y, method="lanczos"),
+        "eigsh": torch_eigsh(net, tx[:few], ty[:few], shared=False),
+        "eigsh, shared graph": torch_eigsh(net, tx[:few], ty[:few], shared=True),
+        "power": torch_power(net, tx[:few], ty[:few], batched=False),
+        "power, batched": torch_power(net, tx, ty, batched=True),
+    }
+    if has("matfree"):
+        products = fewest_products(predict, x, y, reference)
+        methods["matfree"] = matfree_method(predict, x, y, products, own=False)
+        methods["matfree, our products"] = matfree_method(predict, x, y, products, own=True)
+    measured = in_turns(methods, repeats)
+    per_image = measured.pop("forward pass")[0].seconds / len(x)
+    exact_time = measured["exact"][0]
+    rows = {}
+    for name, (spent, (values, products)) in measured.items():
+        error = np.abs(values / reference[: len(values)] - 1)
+        rows[name] = {
+            "milliseconds_per_image": 1e3 * spent.seconds / len(values),
+            "time_relative_to_exact": spent.seconds / len(values) / exact_time.seconds * len(x),
+            "cpu_time_relative_to_exact": spent.cpu_seconds / len(values) / exact_time.cpu_seconds * len(x),
+            "forward_passes": spent.seconds / len(values) / per_image,
+            "products": products,
+            "largest_relative_error": float(error.max()),
+            "median_relative_error": float(np.median(error)),
+            "images": len(values),
+        }
+    return {
+        "forward_milliseconds_per_image": 1e3 * per_image,
+        "reference_against_float64_eigsh": float(np.abs(second / reference[:2] - 1).max()),
+        "mean_top_eigenvalue": float(reference.mean()),
+        "methods": rows,
+    }
+
+
+def our_weights(variables, x, y, probes: int) -> dict[str, Callable[[], Any]]:
+    module = models.build(MODEL)
+    key = jax.random.key(0)
+
+    def matrix(params, x, y):
+        return weight_matvec(
+            lambda p, images: models.predictor(module, {**variables, "params": p}, MEAN, STD)(images),
+            params,
+            x,
+            y,
+        )
+
+    top = jax.jit(lambda *problem: top_eigenvalues(key, *matrix(*problem), steps=24, tol=TOL))
+    estimate = jax.jit(lambda *problem: trace(key, *matrix(*problem), samples=probes))
+    return {
+        "top, ours": lambda: [float(v) for v in jax.block_until_ready(_flat(top(variables["params"], x, y)))],
+        "trace, ours": lambda: [float(v) for v in estimate(variables["params"], x, y)],
+    }
+
+
+def _flat(found) -> list[jax.Array]:
+    return [found.values[0], found.products]
+
+
+def their_weights(net, tx, ty, probes: int) -> dict[str, Callable[[], Any]]:
+    loss = torch.nn.CrossEntropyLoss()
+    methods: dict[str, Callable[[], Any]] = {}
+    if has("pyhessian"):
+        from pyhessian import hessian
+
+        make = partial(hessian, net, loss, data=(tx, ty), cuda=False)
+        methods["top, PyHessian"] = lambda: make().eigenvalues(maxIter=100, tol=TOL)[0]
+        methods["trace, PyHessian"] = lambda: [float(np.mean(make().trace(maxIter=probes, tol=0)))]
+    if has("curvlinops"):
+        from curvlinops import HessianLinearOperator
+
+        def top():
+            data = [(tx, ty)]
+            operator = HessianLinearOperator(
+                net, loss, list(net.parameters()), data, check_deterministic=False
+            )
+            start = np.random.default_rng(0).standard_normal(operator.shape[1]).astype(np.float32)
+            return eigsh(operator.to_scipy(), k=1, tol=TOL, v0=start, return_eigenvectors=False).tolist()
+
+        methods["top, curvlinops"] = top
+    return methods
+
+
+def weight_space(
+    variables, images: np.ndarray, labels: np.ndarray, repeats: int, probes: int = 8
+) -> dict[str, Any]:
+    net = torch_model(variables)
+    tx = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    ty = torch.from_numpy(labels.astype(np.int64))
+    methods = our_weights(variables, jnp.asarray(images), jnp.asarray(labels), probes)
+    methods |= their_weights(net, tx, ty, probes)
+    measured = in_turns(methods, repeats)
+    rows = {}
+    for name, (spent, values) in measured.items():
+        base = measured[f"{name.split(',')[0]}, ours"][0]
+        rows[name] = {
+            "seconds": spent.seconds,
+            "time_relative_to_ours": spent.seconds / base.seconds,
+            "cpu_time_relative_to_ours": spent.cpu_seconds / base.cpu_seconds,
+            "values": values,
+        }
+    return {"images": len(images), "probes": probes, "methods": rows}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--few", type=int, default=4, help="images for the methods that take them one by one")
+    parser.add_argument("--batch", type=int, default=64, help="images for the weight space")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    variables, accuracy = trained_variables()
+    test = data.load("cifar10", "test").subset(max(flags.images, flags.batch))
+    images, labels = np.asarray(data.to_float(jnp.asarray(test.images))), np.asarray(test.labels)
+    result = {
+        "model": MODEL,
+        "test_accuracy": accuracy,
+        "logits_of_the_two_nets_differ_by": check(variables, images[:4]),
+        "device": f"{platform.machine()}, {jax.default_backend()}, {torch.get_num_threads()} threads",
+        "versions": {"jax": jax.__version__, "torch": torch.__version__},
+        "tolerance": TOL,
+        "input_space": input_space(
+            variables, images[: flags.images], labels[: flags.images], flags.few, flags.repeats
+        ),
+        "weight_space": weight_space(variables, images[: flags.batch], labels[: flags.batch], flags.repeats),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
