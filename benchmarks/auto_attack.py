@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torchattacks
-from peers import RESULTS, both, environment, small_net, test_images, to_numpy, to_torch
+from peers import RESULTS, both, environment, test_images, to_numpy, to_torch
+from trained import trained_variables
 
 from transferjax import attacks
 
@@ -72,7 +73,7 @@ def main():
     parser.add_argument("--train-steps", type=int, default=1500)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    predict, net = both(small_net(0, arguments.train_steps, **NET), **NET)
+    predict, net = both(trained_variables(arguments.train_steps, **NET)[0], **NET)
     images, labels = test_images(arguments.images)
     logits = jax.jit(lambda predict, x: predict(x))
 

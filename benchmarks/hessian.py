@@ -43,8 +43,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from peers import check, torch_model
 from scipy.sparse.linalg import LinearOperator, eigsh
-from torch_resnet import check, torch_model
 from trained import MEAN, MODEL, STD, predictor, trained_variables
 
 from transferjax import data, models

@@ -57,16 +57,15 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, blocks: tuple[int, ...], bottleneck: bool):
+    def __init__(self, blocks: tuple[int, ...], bottleneck: bool, width: int = 64):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
-        inner, self.stages = 64, len(blocks)
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        inner, self.stages = width, len(blocks)
         for stage, count in enumerate(blocks):
-            layers = []
+            layers, features = [], width * 2**stage
             for i in range(count):
-                width = 64 * 2**stage
-                layers.append(Block(inner, width, 2 if stage and not i else 1, bottleneck))
-                inner = width * (4 if bottleneck else 1)
+                layers.append(Block(inner, features, 2 if stage and not i else 1, bottleneck))
+                inner = features * (4 if bottleneck else 1)
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.linear = nn.Linear(inner, 10)
 

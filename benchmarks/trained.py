@@ -1,6 +1,6 @@
-"""A trained `cifar_resnet18` for benchmarks: random weights have another curvature than trained ones.
+"""A trained `cifar_resnet18`, or a narrower one, for benchmarks: random weights are no measure of much.
 
-Trains on CIFAR-10 once (about 15 minutes on two cores) and keeps the weights under `runs/`.
+Trains on CIFAR-10 once (the full net about 15 minutes on two cores) and keeps the weights under `runs/`.
 
     python benchmarks/trained.py [--steps 500]
 """
@@ -23,13 +23,13 @@ WEIGHTS = Path(__file__).parents[1] / "runs" / "benchmarks"
 BATCH = 32
 
 
-def predictor(variables):
-    return models.predictor(models.build(MODEL), variables, MEAN, STD)
+def predictor(variables, **options):
+    return models.predictor(models.build(MODEL, **options), variables, MEAN, STD)
 
 
-def train(steps: int):
+def train(steps: int, seed: int = 0, **options):
     """SGD with one-cycle learning rate, flips; nothing that the benchmarks depend on."""
-    module = models.build(MODEL)
+    module = models.build(MODEL, **options)
     optimizer = optax.sgd(optax.cosine_onecycle_schedule(steps, 0.1), 0.9, nesterov=True)
 
     @jax.jit
@@ -46,12 +46,12 @@ def train(steps: int):
         params = optax.apply_updates(variables["params"], updates)
         return {"params": params, "batch_stats": stats}, opt_state, value
 
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
     opt_state = optimizer.init(variables["params"])
-    batches = data.train_batches(data.load("cifar10", "train"), BATCH, seed=0)
-    for i in (bar := tqdm(range(steps), unit_scale=BATCH, unit=" images")):
+    batches = data.train_batches(data.load("cifar10", "train"), BATCH, seed=seed)
+    for i in (bar := tqdm(range(steps), unit_scale=BATCH, unit=" images", disable=None)):
         batch = next(batches)
-        key = jax.random.fold_in(jax.random.key(1), i)
+        key = jax.random.fold_in(jax.random.key(seed + 1), i)
         variables, opt_state, value = step(
             variables, opt_state, key, data.to_float(batch.images), jnp.asarray(batch.labels)
         )
@@ -60,23 +60,27 @@ def train(steps: int):
     return variables
 
 
-def accuracy(variables, count: int = 1000) -> float:
+def accuracy(variables, count: int = 1000, **options) -> float:
     """On the first test images."""
     sums = jax.jit(evaluate)
-    predict = predictor(variables)
+    predict = predictor(variables, **options)
     batches = data.eval_batches(data.load("cifar10", "test").subset(count), 100)
     return mean_of(sums(predict, data.to_float(b.images), b.labels, b.weights > 0) for b in batches)[
         "accuracy"
     ]
 
 
-def trained_variables(steps: int = 500):
+def trained_variables(steps: int = 500, seed: int = 0, **options):
     """The weights, trained now if they are not there yet, and their test accuracy."""
-    path = WEIGHTS / f"{MODEL}-{steps}.pickle"
+    parts = [
+        *(f"{name}{value}".replace(" ", "") for name, value in options.items()),
+        *([seed] if seed else []),
+    ]
+    path = WEIGHTS / f"{'-'.join(map(str, [MODEL, *parts, steps]))}.pickle"
     if not path.exists():
-        variables = jax.device_get(train(steps))
+        variables = jax.device_get(train(steps, seed, **options))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps((variables, accuracy(variables))))
+        path.write_bytes(pickle.dumps((variables, accuracy(variables, **options))))
     return pickle.loads(path.read_bytes())
 
 

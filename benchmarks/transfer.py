@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torch_attacks
 import torchattacks
-from peers import RESULTS, both, environment, small_net, test_images, to_numpy, to_torch
+from peers import RESULTS, both, environment, test_images, to_numpy, to_torch
+from trained import predictor, trained_variables
 
 from transferjax import attacks
 
@@ -52,8 +53,8 @@ def main():
     parser.add_argument("--train-steps", type=int, default=1500)
     parser.add_argument("--target-steps", type=int, default=500)
     arguments = parser.parse_args()
-    predict, net = both(small_net(0, arguments.train_steps, **SURROGATE), **SURROGATE)
-    target, _ = both(small_net(1, arguments.target_steps, **TARGET), **TARGET)
+    predict, net = both(trained_variables(arguments.train_steps, **SURROGATE)[0], **SURROGATE)
+    target = predictor(trained_variables(arguments.target_steps, seed=1, **TARGET)[0], **TARGET)
     images, labels = test_images(arguments.images)
     fooled = jax.jit(lambda x: (target(x).argmax(-1) != labels).mean())
     result = {"environment": environment(), **vars(arguments), "eps": EPS, "step_size": STEP, "steps": STEPS}
