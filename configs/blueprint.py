@@ -21,7 +21,8 @@ def blueprint(*mechanisms, dataset="cifar10"):
 
     c.data = ConfigDict()
     c.data.name = "cifar10"
-    c.data.options = ConfigDict()
+    c.data.options = ConfigDict()  # `size`, …
+    c.data.crops = ConfigDict()  # of training images that are decoded on the way: `scale`
     c.data.train = 0  # how many training images; 0 for all
     c.data.test = 0
 
@@ -29,8 +30,8 @@ def blueprint(*mechanisms, dataset="cifar10"):
     c.network.mean = (0.4914, 0.4822, 0.4465)
     c.network.std = (0.2023, 0.1994, 0.2010)
 
-    c.surrogate = ConfigDict({"model": "cifar_resnet18", "options": {}})
-    c.targets = ConfigDict()  # name -> model, options
+    c.surrogate = ConfigDict({"model": "cifar_resnet18", "options": {}, "weights": ""})
+    c.targets = ConfigDict()  # name -> model, options, weights (a file to fine-tune from)
     c.target_seed = 100
     c.surrogate_epochs = ()  # of `keep_epochs`: surrogates stopped early, besides the finished ones
 
@@ -42,11 +43,13 @@ def blueprint(*mechanisms, dataset="cifar10"):
     c.training.batch_size = 128
     c.training.accumulate = 1  # batches per update
     c.training.dtype = "float32"  # of the computation; "bfloat16" on accelerators, parameters stay float32
+    c.training.remat = False  # forget what lies between convolutions and compute it again in the backward pass
+    c.training.seeds_at_once = 0  # of one mechanism; 0 for all on one accelerator, one by one elsewhere
     c.training.learning_rate = 0.1
     c.training.momentum = 0.9
     c.training.nesterov = False
     c.training.weight_decay = 5e-4
-    c.training.augment = ConfigDict({"padding": 4, "flip": True})
+    c.training.augment = ConfigDict({"padding": 4, "flip": True})  # none for data that come as crops
     c.training.checkpoint_every = 10  # epochs
     c.training.keep_epochs = ()  # checkpoints that stay; the newest and the best stay anyway
     c.training.tensorboard = False
@@ -64,6 +67,7 @@ def blueprint(*mechanisms, dataset="cifar10"):
     c.measure = ConfigDict()
     c.measure.smoothness_images = 100  # of the test set; 0 for all
     c.measure.similarity_images = 1000
+    c.measure.sharpness_images = 0  # of the training set, for the weight-space Hessian; 0 leaves it out
     c.measure.batch_size = 50
 
     c.collect = ConfigDict()  # LGV snapshots, `experiments.collect`
