@@ -15,6 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from transferjax import attacks, augment, averaging, data, models, penalties, rules, training
+from transferjax.models.torch import input_channels
 from transferjax.objective import objective
 from transferjax.typing import Array, Attack, Key, Predict, PyTree
 
@@ -77,6 +78,7 @@ class Network:
     mechanism: str
     seed: int
     epoch: int | None = None  # stopped after so many; None for the end of training
+    weights: str = ""  # the file that it is fine-tuned from; "" for random weights
 
     def __str__(self) -> str:
         return f"{self.label} (seed {self.seed})"
@@ -92,15 +94,19 @@ class Network:
         return f"{self.label.replace('&', '+')}-seed{self.seed}"
 
 
+def _weights(entry: Any) -> str:
+    return entry.get("weights") or ""
+
+
 def _options(entry: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(plain(entry.get("options", {})).items()))
 
 
 def surrogates(config: ConfigDict) -> list[Network]:
     """One network for each mechanism and seed, and for each epoch at which it was stopped."""
-    surrogate = config.surrogate
+    entry, options, weights = config.surrogate, _options(config.surrogate), _weights(config.surrogate)
     return [
-        Network(mechanism, surrogate.model, _options(surrogate), mechanism, config.seed + seed, epoch)
+        Network(mechanism, entry.model, options, mechanism, config.seed + seed, epoch, weights)
         for mechanism in config.mechanisms
         for epoch in (*config.surrogate_epochs, None)
         for seed in config.seeds
@@ -110,16 +116,36 @@ def surrogates(config: ConfigDict) -> list[Network]:
 def targets(config: ConfigDict) -> list[Network]:
     """The networks under attack, standard training unless their entry names a `mechanism`."""
     return [
-        Network(name, entry["model"], _options(entry), entry.get("mechanism", "ST"), config.target_seed)
+        Network(
+            name,
+            entry["model"],
+            _options(entry),
+            entry.get("mechanism", "ST"),
+            config.target_seed,
+            weights=_weights(entry),
+        )
         for name, entry in plain(config.targets).items()
     ]
 
 
-def dataset(config: ConfigDict, split: str) -> data.Dataset:
-    """A split of the config's data, cut to the size that the config asks for."""
-    examples = data.load(config.data.name, split, **plain(config.data.options))
+def _part(config: ConfigDict, split: str, read: Callable[..., Any], options: dict[str, Any]) -> Any:
+    try:
+        examples = read(config.data.name, split, **options)
+    except TypeError as error:
+        raise ValueError(f"config.data: {error}") from error
     size = config.data[split]
     return examples.subset(size, seed=config.seed) if size else examples
+
+
+def dataset(config: ConfigDict, split: str) -> data.Dataset:
+    """A split of the config's data in memory, cut to the size that the config asks for."""
+    return _part(config, split, data.load, plain(config.data.options))
+
+
+def source(config: ConfigDict) -> data.Source:
+    """What to train on: the training split, of ImageNette and folders as random crops decoded on the way."""
+    options = plain(config.data.options) | plain(config.data.crops)
+    return _part(config, "train", data.source, options)
 
 
 def first(examples: data.Dataset, count: int) -> data.Dataset:
@@ -135,17 +161,27 @@ def validate(config: ConfigDict) -> None:
     """
     if missing := set(config.surrogate_epochs) - set(config.training.keep_epochs):
         raise ValueError(f"surrogate_epochs {sorted(missing)} are not among training.keep_epochs")
-    test = dataset(config, "test")
+    train, test = source(config), dataset(config, "test")
+    if train.class_names != test.class_names:
+        raise ValueError(f"training classes {train.class_names}, but test classes {test.class_names}")
+    if isinstance(train, data.ImageStream) and any(plain(config.training.augment).values()):
+        raise ValueError(
+            f"{train.name} comes as random crops, flipped half of the time: to crop and flip once only, set "
+            "training.augment.padding=0 and training.augment.flip=False"
+        )
     for count in (config.attack.images, config.measure.smoothness_images, config.measure.similarity_images):
         first(test, count)
-    steps = data.steps_per_epoch(len(dataset(config, "train")), config.training.batch_size)
-    for network in {(n.model, n.mechanism): n for n in [*targets(config), *surrogates(config)]}.values():
+    steps = data.steps_per_epoch(len(train), config.training.batch_size)
+    networks = [*targets(config), *surrogates(config)]
+    for network in {(n.model, n.options, n.mechanism): n for n in networks}.values():
         train_step(config, network, test.num_classes, steps, None)
+    for network in {(n.model, n.options, n.weights): n for n in networks if n.weights}.values():
+        initializer(module(network, test.num_classes), test.image_shape, network.weights)(network.seed)
     for eps in config.attack.eps_255:
         attack(config, eps / 255, targeted=False)
 
 
-def module(network: Network, num_classes: int, **options: Any) -> nn.Module:
+def module(network: Network, num_classes: int, **options: Any) -> models.Net:
     """The Flax module of a network."""
     return models.build(network.model, num_classes, **dict(network.options), **options)
 
@@ -190,20 +226,51 @@ def train_step(
         nesterov=t.nesterov,
         weight_decay=t.weight_decay,
     )
+    # A stream has cropped and flipped already.
+    crop_flip = (call(augment, "crop_flip", t.augment),) if any(plain(t.augment).values()) else ()
     accumulated = optax.MultiSteps(sgd, t.accumulate).gradient_transformation() if t.accumulate > 1 else sgd
     return training.make_train_step(
         objective(forward, penalties=filled["penalties"]),
         optax.chain(accumulated, *filled["averages"]),
         predictor=partial(predictor, config, net),
-        transforms=(augment.crop_flip(**plain(t.augment)), *filled["transforms"]),
+        transforms=(*crop_flip, *filled["transforms"]),
         rules=filled["rules"],
         axis_name=axis_name,
     )
 
 
+def initializer(net: models.Net, image_shape: tuple[int, ...], weights: str = "") -> Callable[[int], PyTree]:
+    """Seed -> the variables that a network starts from.
+
+    Args:
+        net: of `module`.
+        image_shape: (height, width, channels) of the training images.
+        weights: a file to fine-tune from (see `transferjax.models.convert`), its last layer replaced where it
+            knows other classes; "" for random weights.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read; from the function, one that does not fit net or images.
+    """
+    if not weights:
+        return _random(net, image_shape)
+    tensors = models.read_tensors(weights)
+
+    def variables(seed: int) -> PyTree:
+        try:
+            found = models.pretrained(net, tensors, jax.random.key(seed))
+        except ValueError as error:
+            raise ValueError(f"{weights}: {error}") from error
+        if (channels := input_channels(net, found)) != image_shape[-1]:
+            raise ValueError(f"{weights} is for images with {channels} channels, not {image_shape[-1]}")
+        return found
+
+    return variables
+
+
 @cache
-def initializer(net: nn.Module, image_shape: tuple[int, ...]) -> Callable[[int], PyTree]:
-    """Seed -> a network's random weights; jitted, because Flax runs `init` op by op otherwise."""
+def _random(net: nn.Module, image_shape: tuple[int, ...]) -> Callable[[int], PyTree]:
+    # Jitted, because Flax runs `init` op by op otherwise.
     init = jax.jit(lambda key: net.init(key, jnp.zeros((1, *image_shape))))
 
     def variables(seed: int) -> PyTree:

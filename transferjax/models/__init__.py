@@ -1,11 +1,11 @@
 """Nets in Flax Linen, as functions of images in [0, 1]."""
 
-from transferjax.models.files import load, save
+from transferjax.models.files import load, read_tensors, save
 from transferjax.models.layers import Net
 from transferjax.models.linearity import is_piecewise_linear
 from transferjax.models.predict import predictor, train_apply
 from transferjax.models.torch import abstract_variables, to_torch
-from transferjax.models.zoo import ZOO, build, build_for, from_torch, replace_head
+from transferjax.models.zoo import ZOO, build, build_for, from_torch, pretrained, replace_head
 
 __all__ = [
     "ZOO",
@@ -17,6 +17,8 @@ __all__ = [
     "is_piecewise_linear",
     "load",
     "predictor",
+    "pretrained",
+    "read_tensors",
     "replace_head",
     "save",
     "to_torch",

@@ -98,9 +98,9 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def build_for(name: str, state_dict: Mapping[str, Any], **options: Any) -> Net:
-    """The net of that name with as many classes as the weights have."""
-    module = build(name, **options)
+def build_for(model: str | Net, state_dict: Mapping[str, Any], **options: Any) -> Net:
+    """The net (a name with options of `build`, or a module) with as many classes as the weights have."""
+    module = build(model, **options) if isinstance(model, str) else model
     head = canonical(module, state_dict).get(f"{module.head}.weight")
     return module if head is None else module.clone(num_classes=head.shape[0])
 
@@ -139,3 +139,21 @@ def replace_head(module: Net, variables: PyTree, num_classes: int, key: Key) -> 
     # Only the head leaves jit, so XLA drops the rest of the initialization.
     fresh = jax.jit(lambda key: new.init(key, images)["params"][module.head])(key)
     return new, {**variables, "params": {**variables["params"], module.head: fresh}}
+
+
+def pretrained(module: Net, state_dict: Mapping[str, Any], key: Key) -> PyTree:
+    """Variables to fine-tune `module` from; where the weights know other classes, its last layer is fresh.
+
+    Args:
+        module: the net, with the number of classes that it is to have.
+        state_dict: as in `from_torch`.
+        key: for the fresh layer.
+
+    Raises:
+        ValueError: as `from_torch`, but for the number of classes.
+    """
+    stored = build_for(module, state_dict)
+    variables = import_state_dict(stored, state_dict)
+    if stored.num_classes == module.num_classes:
+        return variables
+    return replace_head(stored, variables, module.num_classes, key)[1]
