@@ -230,7 +230,7 @@ def train_step(
     crop_flip = (call(augment, "crop_flip", t.augment),) if any(plain(t.augment).values()) else ()
     accumulated = optax.MultiSteps(sgd, t.accumulate).gradient_transformation() if t.accumulate > 1 else sgd
     return training.make_train_step(
-        objective(forward, penalties=filled["penalties"]),
+        objective(training.rematerialized(forward) if t.remat else forward, penalties=filled["penalties"]),
         optax.chain(accumulated, *filled["averages"]),
         predictor=partial(predictor, config, net),
         transforms=(*crop_flip, *filled["transforms"]),

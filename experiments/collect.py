@@ -43,7 +43,7 @@ def collect(config: ConfigDict, surrogate: build.Network, trainer: Trainer, root
     due = {(i + 1) * total // wanted for i in range(wanted)}
     snapshots = []
     for step in tqdm(range(1, total + 1), f"collect {surrogate}", unit=" steps", disable=None):
-        state = trainer.update(state, key, next(batches))
+        [state] = trainer.update([state], [key], [next(batches)])
         if step in due:
             snapshots.append(jax.device_get(place.get_state(state).variables))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *snapshots)

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from transferjax import models, training
+from transferjax import models, parallel, training
 from transferjax.augment import crop_flip
 from transferjax.objective import objective
+from transferjax.penalties import input_gradient
 from transferjax.rules import look_sam, sam
 from transferjax.typing import Batch
 
@@ -16,11 +17,11 @@ SHAPE, K = (8, 8, 1), 4
 KEY = jax.random.key(0)
 
 
-def make(rules=(), transforms=(), optimizer=None):
+def make(rules=(), transforms=(), optimizer=None, penalties=(), wrap=lambda forward: forward):
     net = models.build("cifar_resnet18", K, width=4, blocks=(1,))
     forward = lambda variables, keys, images: models.train_apply(net, variables, images)  # noqa: E731
     step = training.make_train_step(
-        objective(forward),
+        objective(wrap(forward), penalties=penalties),
         optimizer or training.sgd(0.1),
         predictor=lambda variables: models.predictor(net, variables),
         rules=rules,
@@ -106,6 +107,35 @@ def test_transforms_see_the_network_in_evaluation_mode(batch, variables):
     _, step = make(transforms=(spy,))
     step.update(step.init(variables, batch), KEY, batch)
     np.testing.assert_array_equal(logits[0], models.predictor(net, variables)(batch.images))
+
+
+@pytest.mark.parametrize("penalties", [(), (input_gradient(0.5),)], ids=["first order", "second order"])
+def test_rematerialization_changes_no_step(batch, variables, penalties):
+    steps = [make(penalties=penalties, wrap=wrap)[1] for wrap in (lambda f: f, training.rematerialized)]
+    states = [jax.jit(step.update)(step.init(variables, batch), KEY, batch) for step in steps]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *states)
+
+
+def test_rematerialization_keeps_less(batch, variables):
+    net = make()[0]
+    logits = lambda params: models.train_apply(net, variables | {"params": params}, batch.images)[0]  # noqa: E731
+
+    def kept(function):
+        pullback = jax.eval_shape(lambda params: jax.vjp(function, params)[1], variables["params"])
+        return sum(leaf.size for leaf in jax.tree.leaves(pullback))
+
+    assert kept(training.rematerialized(logits)) < 0.5 * kept(logits)
+
+
+def test_several_states_step_together_as_each_alone(batch, variables):
+    _, step = make(rules=(sam(0.05),))
+    keys = [jax.random.key(seed) for seed in (1, 2)]
+    batches = [batch, Batch(batch.images[::-1], batch.targets[::-1])]
+    start = step.init(variables, batch)
+    starts = [jax.tree.map(lambda x, c=c: c * x, start) for c in (1, 2)]  # copies: `together` reuses memory
+    alone = [jax.jit(step.update)(*parts) for parts in zip(starts, keys, batches, strict=True)]
+    both = parallel.together(step.update)(starts, keys, batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, both)
 
 
 def test_warmup_cosine_has_the_endpoints_of_the_official_schedule():

@@ -20,19 +20,20 @@ from transferjax.typing import PyTree
 
 @contextmanager
 def open_checkpoints(
-    directory: str | Path, *, best: str = "accuracy", keep: Sequence[int] = ()
+    directory: str | Path, *, best: str = "accuracy", newest: int = 1, keep: Sequence[int] = ()
 ) -> Iterator[ocp.CheckpointManager]:
     """A checkpoint manager for one training run; leaving the block waits for pending saves.
 
     Args:
         directory: made if absent.
         best: the metric whose largest value marks the best checkpoint.
+        newest: how many of the newest to keep.
         keep: steps to keep for good, besides the newest and the best.
     """
     # `best_fn` with `max_to_keep` would drop the newest checkpoint, and with it the way to resume.
     preserve = policies.AnyPreservationPolicy(
         [
-            policies.LatestN(1),
+            policies.LatestN(newest),
             policies.BestN(get_metric_fn=lambda metrics: metrics[best], n=1),
             policies.CustomSteps(list(keep)),
         ]
@@ -50,17 +51,24 @@ def save(manager: ocp.CheckpointManager, state: TrainState, meta: PyTree, metric
     manager.save(int(state.step), args=items, metrics=metrics, force=True)
 
 
-def restore(manager: ocp.CheckpointManager, template: TrainState) -> tuple[TrainState, PyTree] | None:
-    """The newest state and its meta, or None where there is none yet.
+def restore(
+    manager: ocp.CheckpointManager, template: TrainState, step: int | None = None
+) -> tuple[TrainState, PyTree] | None:
+    """A state and its meta, or None where there is none; checkpoints after it are forgotten.
 
     Args:
         template: a state of the same structure; gives Orbax the types and shapes.
+        step: which; the newest by default. Training goes on from here, so what came later must go.
     """
-    if manager.latest_step() is None:
+    step = manager.latest_step() if step is None else step
+    for later in [s for s in manager.all_steps() if step is not None and s > step]:
+        manager.delete(later)
+    if not step:
         return None
-    host = jax.device_get(template)
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(host), meta=ocp.args.JsonRestore())
-    restored = manager.restore(manager.latest_step(), args=items)
+    items = ocp.args.Composite(
+        state=ocp.args.StandardRestore(jax.device_get(template)), meta=ocp.args.JsonRestore()
+    )
+    restored = manager.restore(step, args=items)
     return jax.tree.map(jnp.asarray, restored.state), restored.meta
 
 

@@ -1,43 +1,13 @@
 """The whole path as a user runs it: one command, killed anywhere, refused when it should be."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/digits.py:smoke"
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Starts a script on a run directory, with one device and a compilation cache that the module shares."""
-    cache = tmp_path_factory.mktemp("cache")
-    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": ""}
-
-    def start(workdir, *arguments, script="blueprint"):
-        command = [sys.executable, "-m", f"experiments.{script}", f"--workdir={workdir}", *arguments]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    return start
-
-
-@pytest.fixture(scope="module")
-def finish(start):
-    def finish(*args, **kwargs):
-        process = start(*args, **kwargs)
-        out, err = process.communicate(timeout=400)
-        return process.returncode, out, err
-
-    return finish
 
 
 @pytest.fixture(scope="module")
