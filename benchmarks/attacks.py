@@ -1,16 +1,22 @@
 """Images per second of attacks on `cifar_resnet18`: ours against torchattacks and foolbox, on CPU.
 
-The same trained weights in both frameworks, compilation left out, the libraries side by side in one run.
-PyTorch runs in its default layout and in channels_last. All but PGD-20 take fewer steps than they usually do,
-the same for all; images/s is per finished image.
+The same weights in both frameworks, compilation left out; the contenders take turns in one run, medians.
+PyTorch runs in its default layout and in channels_last, its parameters frozen. An attack is a number of
+passes (forward and back) that all contenders share, so a few steps or neighbors are timed and scaled to the
+attack's own number: `measured` of `passes`. Weights do not matter to the speed, so they are random; labels are
+what the net says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
 
     python benchmarks/attacks.py [--batches 32 128] [--repeats 3]
 """
 
 import argparse
 import json
+import os
 import statistics
 import time
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads sleep where they would spin
 
 import foolbox
 import jax
@@ -19,58 +25,76 @@ import torch
 import torch_attacks
 import torchattacks
 from peers import RESULTS, both, environment, test_images, to_torch
-from trained import trained_variables
+from trained import MODEL
 
-from transferjax import attacks
+from transferjax import attacks, models
 
 EPS, STEP = 8 / 255, 2 / 255
 
 
-def ours():
-    """name -> (attack, forward-backward passes per image)"""
+class Case(NamedTuple):
+    """An attack in a short form: what is timed, its passes, and the passes of the whole attack."""
+
+    attack: attacks.Recipe
+    peers: dict[str, Any]  # library -> (net, images, labels) -> images
+    measured: float
+    passes: float
+
+
+def cases(steps: int, n: int) -> dict[str, Case]:
+    """The attacks, with so many steps, or one step with so many neighbors."""
+    ours, theirs = {"eps": EPS, "step_size": STEP}, {"eps": EPS, "alpha": STEP}
+
+    def ta(name, **options):
+        return {"torchattacks": lambda net, x, y: getattr(torchattacks, name)(net, **options)(x, y)}
+
+    def plain(attack, *options):
+        return {"plain PyTorch": lambda net, x, y: attack(net, x, y, EPS, STEP, 1, *options)}
+
+    def foolbox_pgd(net, x, y):
+        model = foolbox.PyTorchModel(net, bounds=(0, 1))
+        return foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=steps).run(model, x, y, epsilon=EPS)
+
+    single = {"steps": 1, "neighbors": n, **ours}
     return {
-        "pgd_20": (attacks.pgd(EPS, 20, step_size=STEP), 20),
-        "mi_fgsm_5": (attacks.mi_fgsm(EPS, 5, step_size=STEP), 5),
-        "dim_5": (attacks.dim(EPS, 5, step_size=STEP), 5),
-        "vmi_fgsm_1x5": (attacks.vmi_fgsm(EPS, 1, step_size=STEP, neighbors=5), 6),
-        "pgn_1x10": (attacks.pgn(EPS, 1, step_size=STEP, neighbors=10), 20),
-        "tpa_1x5": (attacks.tpa(EPS, 1, step_size=STEP, neighbors=5, variant="official"), 11),
-        "apgd_ce_10": (attacks.apgd(EPS, 10, until_success=False), 11),
-        "auto_attack": (attacks.auto_attack(EPS, steps=10), None),
+        "pgd_20": Case(
+            attacks.pgd(steps=steps, **ours),
+            {**ta("PGD", steps=steps, **theirs), "foolbox": foolbox_pgd},
+            steps,
+            20,
+        ),
+        "mi_fgsm_10": Case(
+            attacks.mi_fgsm(steps=steps, **ours), ta("MIFGSM", steps=steps, **theirs), steps, 10
+        ),
+        "dim_10": Case(
+            attacks.dim(steps=steps, **ours), ta("DIFGSM", steps=steps, decay=1.0, **theirs), steps, 10
+        ),
+        "vmi_fgsm_10x20": Case(
+            attacks.vmi_fgsm(**single), ta("VMIFGSM", steps=1, N=n, **theirs), 1 + n, 10 * 21
+        ),
+        "pgn_10x20": Case(attacks.pgn(**single), plain(torch_attacks.pgn, n), 2 * n, 10 * 40),
+        "tpa_10x10": Case(
+            attacks.tpa(variant="official", **single), plain(torch_attacks.tpa, n), 1 + 2 * n, 10 * 21
+        ),
+        "apgd_ce_100": Case(  # a pass at the start, and a forward pass that says who is right
+            attacks.apgd(EPS, steps, until_success=False),
+            ta("APGD", eps=EPS, steps=steps, loss="ce"),
+            steps + 4 / 3,
+            100 + 4 / 3,
+        ),
     }
 
 
-def in_torch(net):
-    """name -> library -> (images, labels) -> images"""
-    short = {"eps": EPS, "alpha": STEP}
-    f_model = foolbox.PyTorchModel(net, bounds=(0, 1))
-    f_pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=20)
-    return {
-        "pgd_20": {
-            "torchattacks": torchattacks.PGD(net, steps=20, **short),
-            "foolbox": lambda x, y: f_pgd(f_model, x, y, epsilons=EPS)[1],
-        },
-        "mi_fgsm_5": {"torchattacks": torchattacks.MIFGSM(net, steps=5, **short)},
-        "dim_5": {"torchattacks": torchattacks.DIFGSM(net, steps=5, decay=1.0, **short)},
-        "vmi_fgsm_1x5": {"torchattacks": torchattacks.VMIFGSM(net, steps=1, N=5, **short)},
-        "pgn_1x10": {"plain PyTorch": lambda x, y: torch_attacks.pgn(net, x, y, EPS, STEP, 1, 10)},
-        "tpa_1x5": {"plain PyTorch": lambda x, y: torch_attacks.tpa(net, x, y, EPS, STEP, 1, 5)},
-        "apgd_ce_10": {"torchattacks": torchattacks.APGD(net, eps=EPS, steps=10, loss="ce")},
-        "auto_attack": {"torchattacks": torchattacks.AutoAttack(net, eps=EPS, n_classes=10)},
-    }
-
-
-def runs(name, attack, nets, predict, images, labels):
+def runs(case, nets, predict, images, labels):
     """What to time: label -> a function without arguments."""
-    key = jax.random.key(0)
-    inputs = key, predict, jnp.asarray(images), jnp.asarray(labels)
-    compiled = jax.jit(attack).lower(*inputs).compile()
+    inputs = jax.random.key(0), predict, jnp.asarray(images), jnp.asarray(labels)
+    compiled = jax.jit(case.attack).lower(*inputs).compile()
     timed = {"ours": lambda: jax.block_until_ready(compiled(*inputs))}
     y = torch.tensor(labels, dtype=torch.long)
     for layout, net in nets.items():
         x = to_torch(images).to(memory_format=getattr(torch, layout))
-        for library, peer in in_torch(net)[name].items():
-            timed[f"{library}, {layout}"] = lambda peer=peer, x=x: peer(x, y)
+        for library, peer in case.peers.items():
+            timed[f"{library}, {layout}"] = lambda peer=peer, net=net, x=x: peer(net, x, y)
     return timed
 
 
@@ -80,27 +104,31 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--attacks", nargs="+", default=None)
     arguments = parser.parse_args()
-    variables, accuracy = trained_variables()
+    variables = jax.jit(models.build(MODEL).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     predict, net = both(variables)
-    _, other = both(variables)
-    nets = {"contiguous_format": net, "channels_last": other.to(memory_format=torch.channels_last)}
-    result = {"environment": environment(), "repeats": arguments.repeats, "test_accuracy": accuracy}
-    result["images_per_second"] = {}
+    nets = {"contiguous_format": net, "channels_last": both(variables)[1]}
+    for layout in nets:
+        nets[layout].to(memory_format=getattr(torch, layout)).requires_grad_(False)
+    result = {"environment": environment(), "repeats": arguments.repeats, "images_per_second": {}}
     for batch in arguments.batches:
-        images, labels = test_images(batch)
-        for name, (attack, passes) in ours().items():
+        images, _ = test_images(batch)
+        labels = jax.device_get(jax.jit(lambda predict, x: predict(x).argmax(-1))(predict, images))
+        for name, case in cases(*((4, 2) if batch <= 32 else (2, 1))).items():
             if arguments.attacks and name not in arguments.attacks:
                 continue
-            timed = runs(name, attack, nets, predict, images, labels)
+            timed = runs(case, nets, predict, images, labels)
             seconds = {label: [] for label in timed}
             for _ in range(arguments.repeats):  # side by side: a busy machine slows all alike
                 for label, run in timed.items():
                     begin = time.perf_counter()
                     run()
                     seconds[label].append(time.perf_counter() - begin)
-            speeds = {label: round(batch / statistics.median(s), 3) for label, s in seconds.items()}
-            best = max(speed for label, speed in speeds.items() if label != "ours")
-            row = {**speeds, "passes": passes, "ours_relative_to_best_peer": round(speeds["ours"] / best, 3)}
+            share = batch * case.measured / case.passes
+            speeds = {label: round(share / statistics.median(s), 3) for label, s in seconds.items()}
+            row = {**speeds, "measured": round(case.measured, 2), "passes": round(case.passes, 2)}
+            for layout in nets:
+                best = max(speed for label, speed in speeds.items() if label.endswith(layout))
+                row[f"ours relative to the best, {layout}"] = round(speeds["ours"] / best, 3)
             result["images_per_second"][f"{name}, batch {batch}"] = row
             print(name, batch, row, flush=True)
             RESULTS.mkdir(exist_ok=True)

@@ -53,7 +53,7 @@ def both(variables, **options):
 
 
 def to_torch(images):
-    return torch.tensor(np.asarray(images).transpose(0, 3, 1, 2))
+    return torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())
 
 
 def to_numpy(images):
