@@ -15,7 +15,6 @@ import optax
 from ml_collections import ConfigDict
 
 from transferjax import attacks, augment, averaging, data, models, penalties, rules, training
-from transferjax.models.torch import input_channels
 from transferjax.objective import objective
 from transferjax.typing import Array, Attack, Key, Predict, PyTree
 
@@ -74,11 +73,10 @@ class Network:
 
     name: str
     model: str
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...]  # of the model, and `weights`
     mechanism: str
     seed: int
     epoch: int | None = None  # stopped after so many; None for the end of training
-    weights: str = ""  # the file that it is fine-tuned from; "" for random weights
 
     def __str__(self) -> str:
         return f"{self.label} (seed {self.seed})"
@@ -89,24 +87,26 @@ class Network:
         return self.name if self.epoch is None else f"{self.name}@{self.epoch}"
 
     @property
+    def weights(self) -> str:
+        """The file that it is fine-tuned from, "" for none."""
+        return dict(self.options).get("weights", "")
+
+    @property
     def directory(self) -> str:
         """Where its own results are."""
         return f"{self.label.replace('&', '+')}-seed{self.seed}"
 
 
-def _weights(entry: Any) -> str:
-    return entry.get("weights") or ""
-
-
 def _options(entry: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(plain(entry.get("options", {})).items()))
+    weights = {"weights": entry["weights"]} if entry.get("weights") else {}
+    return tuple(sorted({**plain(entry.get("options", {})), **weights}.items()))
 
 
 def surrogates(config: ConfigDict) -> list[Network]:
     """One network for each mechanism and seed, and for each epoch at which it was stopped."""
-    entry, options, weights = config.surrogate, _options(config.surrogate), _weights(config.surrogate)
+    surrogate = config.surrogate
     return [
-        Network(mechanism, entry.model, options, mechanism, config.seed + seed, epoch, weights)
+        Network(mechanism, surrogate.model, _options(surrogate), mechanism, config.seed + seed, epoch)
         for mechanism in config.mechanisms
         for epoch in (*config.surrogate_epochs, None)
         for seed in config.seeds
@@ -116,14 +116,7 @@ def surrogates(config: ConfigDict) -> list[Network]:
 def targets(config: ConfigDict) -> list[Network]:
     """The networks under attack, standard training unless their entry names a `mechanism`."""
     return [
-        Network(
-            name,
-            entry["model"],
-            _options(entry),
-            entry.get("mechanism", "ST"),
-            config.target_seed,
-            weights=_weights(entry),
-        )
+        Network(name, entry["model"], _options(entry), entry.get("mechanism", "ST"), config.target_seed)
         for name, entry in plain(config.targets).items()
     ]
 
@@ -143,9 +136,19 @@ def dataset(config: ConfigDict, split: str) -> data.Dataset:
 
 
 def source(config: ConfigDict) -> data.Source:
-    """What to train on: the training split, of ImageNette and folders as random crops decoded on the way."""
+    """What to train on: the training split, of ImageNette and folders as random crops decoded on the way.
+
+    Raises:
+        ValueError: `training.augment` would crop and flip random crops once more.
+    """
     options = plain(config.data.options) | plain(config.data.crops)
-    return _part(config, "train", data.source, options)
+    images = _part(config, "train", data.source, options)
+    if isinstance(images, data.ImageStream) and any(plain(config.training.augment).values()):
+        raise ValueError(
+            f"{images.name} comes as random crops, flipped half of the time already: set "
+            "training.augment.padding=0 and training.augment.flip=False"
+        )
+    return images
 
 
 def first(examples: data.Dataset, count: int) -> data.Dataset:
@@ -164,26 +167,38 @@ def validate(config: ConfigDict) -> None:
     train, test = source(config), dataset(config, "test")
     if train.class_names != test.class_names:
         raise ValueError(f"training classes {train.class_names}, but test classes {test.class_names}")
-    if isinstance(train, data.ImageStream) and any(plain(config.training.augment).values()):
-        raise ValueError(
-            f"{train.name} comes as random crops, flipped half of the time: to crop and flip once only, set "
-            "training.augment.padding=0 and training.augment.flip=False"
-        )
     for count in (config.attack.images, config.measure.smoothness_images, config.measure.similarity_images):
         first(test, count)
     steps = data.steps_per_epoch(len(train), config.training.batch_size)
     networks = [*targets(config), *surrogates(config)]
-    for network in {(n.model, n.options, n.mechanism): n for n in networks}.values():
+    for network in {repr((n.model, n.options, n.mechanism)): n for n in networks}.values():
         train_step(config, network, test.num_classes, steps, None)
-    for network in {(n.model, n.options, n.weights): n for n in networks if n.weights}.values():
-        initializer(module(network, test.num_classes), test.image_shape, network.weights)(network.seed)
+    for network in {repr((n.model, n.options)): n for n in networks}.values():
+        net = module(network, test.num_classes)
+        fine_tuned(network, net, jax.eval_shape(initializer(net, test.image_shape), 0))
     for eps in config.attack.eps_255:
         attack(config, eps / 255, targeted=False)
 
 
 def module(network: Network, num_classes: int, **options: Any) -> models.Net:
     """The Flax module of a network."""
-    return models.build(network.model, num_classes, **dict(network.options), **options)
+    own = {name: value for name, value in network.options if name != "weights"}
+    return models.build(network.model, num_classes, **own, **options)
+
+
+def fine_tuned(network: Network, net: models.Net, fresh: PyTree) -> PyTree:
+    """What a network starts from: its file of weights, else (and in a last layer for other classes) `fresh`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read or does not fit the network.
+    """
+    if not network.weights:
+        return fresh
+    try:
+        return models.pretrained(net, models.read_tensors(network.weights), fresh)
+    except ValueError as error:
+        raise ValueError(f"{network.name} cannot start from {network.weights}: {error}") from error
 
 
 def predictor(config: ConfigDict, net: nn.Module, variables: PyTree) -> Predict:
@@ -208,7 +223,7 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.ScalarOrSchedule
 def train_step(
     config: ConfigDict, network: Network, num_classes: int, steps_per_epoch: int, axis_name: str | None
 ) -> training.TrainStep:
-    """The train step of one network: its mechanism's pieces in the slots."""
+    """The train step of one network: its mechanism's pieces in the slots; `init` reads its `weights`."""
     rows = config.methods.get(network.mechanism, () if network.mechanism == "ST" else None)
     if rows is None:
         raise ValueError(f"config.methods has no row {network.mechanism!r}: {sorted(config.methods)}")
@@ -229,7 +244,7 @@ def train_step(
     # A stream has cropped and flipped already.
     crop_flip = (call(augment, "crop_flip", t.augment),) if any(plain(t.augment).values()) else ()
     accumulated = optax.MultiSteps(sgd, t.accumulate).gradient_transformation() if t.accumulate > 1 else sgd
-    return training.make_train_step(
+    step = training.make_train_step(
         objective(training.rematerialized(forward) if t.remat else forward, penalties=filled["penalties"]),
         optax.chain(accumulated, *filled["averages"]),
         predictor=partial(predictor, config, net),
@@ -237,40 +252,12 @@ def train_step(
         rules=filled["rules"],
         axis_name=axis_name,
     )
-
-
-def initializer(net: models.Net, image_shape: tuple[int, ...], weights: str = "") -> Callable[[int], PyTree]:
-    """Seed -> the variables that a network starts from.
-
-    Args:
-        net: of `module`.
-        image_shape: (height, width, channels) of the training images.
-        weights: a file to fine-tune from (see `transferjax.models.convert`), its last layer replaced where it
-            knows other classes; "" for random weights.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that cannot be read; from the function, one that does not fit net or images.
-    """
-    if not weights:
-        return _random(net, image_shape)
-    tensors = models.read_tensors(weights)
-
-    def variables(seed: int) -> PyTree:
-        try:
-            found = models.pretrained(net, tensors, jax.random.key(seed))
-        except ValueError as error:
-            raise ValueError(f"{weights}: {error}") from error
-        if (channels := input_channels(net, found)) != image_shape[-1]:
-            raise ValueError(f"{weights} is for images with {channels} channels, not {image_shape[-1]}")
-        return found
-
-    return variables
+    return step._replace(init=lambda variables, batch: step.init(fine_tuned(network, net, variables), batch))
 
 
 @cache
-def _random(net: nn.Module, image_shape: tuple[int, ...]) -> Callable[[int], PyTree]:
-    # Jitted, because Flax runs `init` op by op otherwise.
+def initializer(net: nn.Module, image_shape: tuple[int, ...]) -> Callable[[int], PyTree]:
+    """Seed -> a network's random weights; jitted, because Flax runs `init` op by op otherwise."""
     init = jax.jit(lambda key: net.init(key, jnp.zeros((1, *image_shape))))
 
     def variables(seed: int) -> PyTree:

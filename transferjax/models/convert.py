@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from transferjax.models.files import fetch, read_tensors, save
-from transferjax.models.zoo import build_for, pretrained
+from transferjax.models.zoo import build_for, from_torch, replace_head
 
 
 def convert(
@@ -48,8 +48,10 @@ def convert(
     path = fetch(source, sha256) if source.startswith(("http://", "https://")) else Path(source)
     tensors = read_tensors(path)
     module = build_for(model, tensors, **options)
-    module = module if num_classes is None else module.clone(num_classes=num_classes)
-    return save(pretrained(module, tensors, jax.random.key(seed)), target)
+    variables = from_torch(module, tensors)
+    if num_classes is not None and num_classes != module.num_classes:
+        _, variables = replace_head(module, variables, num_classes, jax.random.key(seed))
+    return save(variables, target)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -99,7 +99,7 @@ def _frozen(value: Any) -> Any:
 
 
 def build_for(model: str | Net, state_dict: Mapping[str, Any], **options: Any) -> Net:
-    """The net (a name with options of `build`, or a module) with as many classes as the weights have."""
+    """The net, a module or one of that name, with as many classes as the weights have."""
     module = build(model, **options) if isinstance(model, str) else model
     head = canonical(module, state_dict).get(f"{module.head}.weight")
     return module if head is None else module.clone(num_classes=head.shape[0])
@@ -141,19 +141,23 @@ def replace_head(module: Net, variables: PyTree, num_classes: int, key: Key) -> 
     return new, {**variables, "params": {**variables["params"], module.head: fresh}}
 
 
-def pretrained(module: Net, state_dict: Mapping[str, Any], key: Key) -> PyTree:
-    """Variables to fine-tune `module` from; where the weights know other classes, its last layer is fresh.
+def pretrained(module: Net, state_dict: Mapping[str, Any], fresh: PyTree) -> PyTree:
+    """Variables to fine-tune from: weights of the same net, perhaps for other classes.
 
     Args:
-        module: the net, with the number of classes that it is to have.
+        module: the net.
         state_dict: as in `from_torch`.
-        key: for the fresh layer.
+        fresh: variables of `module`, whose last layer stays where the weights know another number of classes.
 
     Raises:
-        ValueError: as `from_torch`, but for the number of classes.
+        ValueError: weights that do not fit the net, or for images with another number of channels.
     """
     stored = build_for(module, state_dict)
     variables = import_state_dict(stored, state_dict)
-    if stored.num_classes == module.num_classes:
-        return variables
-    return replace_head(stored, variables, module.num_classes, key)[1]
+    if stored.num_classes != module.num_classes:
+        head = {module.head: fresh["params"][module.head]}
+        variables = {**variables, "params": {**variables["params"], **head}}
+    found, expected = (input_channels(module, tree) for tree in (variables, fresh))
+    if found != expected:
+        raise ValueError(f"weights for images with {found} channels, expected {expected}")
+    return variables
