@@ -1,5 +1,8 @@
 """Other gradients, same nets: logits must not change, gradients must, in the way that was promised."""
 
+from itertools import count
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 from transferjax import attacks, models
 from transferjax.attacks import surrogates
 from transferjax.attacks.targeted import with_features
+from transferjax.models.layers import Layers
+from transferjax.models.resnet import BasicBlock, Bottleneck
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +60,49 @@ def two_layers(weights, x):
 
 
 def test_linear_backprop_is_the_linear_nets_gradient():
-    """One ReLU: its gradient is the linear net's, as long as the ReLU's before the first layer."""
     rng = np.random.default_rng(0)
     first, second = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((12, 8), (8, 10)))
     predict = jax.tree_util.Partial(two_layers, (first, second))
     x = jnp.asarray(rng.random((2, 2, 2, 3)), jnp.float32)
     linear = surrogates.linear_backprop(predict)
     np.testing.assert_allclose(linear(x), predict(x), rtol=1e-6)
-    ct = np.broadcast_to(second[:, 0], (2, 8))
-    on = np.asarray(x.reshape(2, -1) @ first > 0)
-    scale = np.linalg.norm(ct * on, axis=-1) / np.linalg.norm(ct, axis=-1)
-    expected = (scale[:, None] * ct) @ np.asarray(first).T
+    expected = np.broadcast_to(first @ second[:, 0], (2, 12))
     np.testing.assert_allclose(gradient(linear, x).reshape(2, -1), expected, rtol=1e-4)
     with pytest.raises(ValueError, match="no ReLU with a number from 1 on, but 1 in all"):
         surrogates.linear_backprop(predict, first=1)(x)
 
 
+@pytest.mark.parametrize(("block", "relus"), [(BasicBlock, 2), (Bottleneck, 3)])
+def test_linear_backprop_of_a_residual_unit(block, relus, x, monkeypatch):
+    """Skip connection plus the branch without its ReLUs, as long as the branch with them."""
+    module = block(Layers(), 4, 1, "shortcut")
+    predict = jax.tree_util.Partial(module.apply, module.init(jax.random.key(0), x))
+    slope = lambda predict: jax.grad(lambda x: predict(x).sum())(x)  # noqa: E731
+    linear = slope(surrogates.linear_backprop(predict))
+    skip = slope(surrogates.skip_gradient(predict, 0.0))
+    plain, relu, seen = slope(predict) - skip, nn.relu, count(1)
+    length = lambda g: jnp.sqrt((g**2).sum((1, 2, 3), keepdims=True))  # noqa: E731
+
+    def linear_but_the_last(y):
+        return relu(y) if next(seen) == relus else y + jax.lax.stop_gradient(relu(-y))
+
+    monkeypatch.setattr(nn, "relu", linear_but_the_last)
+    branch = slope(predict) - skip
+    np.testing.assert_allclose(linear, skip + branch * length(plain) / length(branch), atol=1e-5)
+    assert float(jnp.abs(linear - skip - plain).max()) > 1e-2
+
+
 def test_linear_backprop_of_a_resnet(resnet, x):
-    linear = surrogates.linear_backprop(resnet, first=2, last=4)
+    """Of the four ReLUs outside of branches none counts; inside of `jit` it is the same."""
+    linear = surrogates.linear_backprop(resnet, first=1)
     np.testing.assert_allclose(linear(x), resnet(x), rtol=1e-5, atol=1e-6)
     assert np.abs(gradient(linear, x) - gradient(resnet, x)).max() > 1e-3
+    jitted = jax.tree_util.Partial(jax.jit(lambda predict, x: predict(x)), resnet)
+    np.testing.assert_allclose(
+        gradient(linear, x), jax.jit(gradient)(surrogates.linear_backprop(jitted, 1), x), atol=1e-6
+    )
+    with pytest.raises(ValueError, match="no ReLU with a number from 2 on, but 2 in all"):
+        surrogates.linear_backprop(resnet, 2)(x)
 
 
 def test_ghost_skips_scale_the_skip_connections(resnet, x):
@@ -114,7 +142,7 @@ def test_attacks_take_them_all(resnet, x):
     labels, key = jnp.arange(3), jax.random.split(jax.random.key(0), 3)
     for predict in (
         surrogates.skip_gradient(resnet),
-        surrogates.linear_backprop(resnet, 2),
+        surrogates.linear_backprop(resnet, 1),
         surrogates.ghost_skips(resnet, jax.random.key(0)),
         (resnet, surrogates.ghost_dropout(resnet, jax.random.key(0))),
     ):

@@ -5,14 +5,17 @@ traced; `linear_backprop` rewrites the traced program. Each returns a pytree lik
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from itertools import count, islice, repeat
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from transferjax.attacks.projections import l2_norm
 from transferjax.attacks.stochastic import Stochastic
@@ -86,18 +89,15 @@ def skip_gradient(
     return jax.tree_util.Partial(_SkipGradient(decay, branch), predict)
 
 
-@jax.custom_vjp
-def _linear_relu(x: Array) -> Array:
-    return jax.nn.relu(x)
+class _Program(NamedTuple):
+    """A traced program, or a part of one."""
+
+    inputs: list[Var]
+    equations: list[JaxprEqn]
+    outputs: list[Var]
 
 
-def _linear_relu_backward(positive: Array, ct: Array) -> tuple[Array]:
-    # As long as ReLU's own gradient, so that branches keep their share of a sum.
-    through, blocked = l2_norm(ct), l2_norm(jnp.where(positive, ct, 0))
-    return (ct * blocked / jnp.where(through > 0, through, 1),)
-
-
-_linear_relu.defvjp(lambda x: (jax.nn.relu(x), x > 0), _linear_relu_backward)
+BEGIN, END = "a residual branch begins", "a residual branch ends"
 
 
 def _is_relu(equation: JaxprEqn) -> bool:
@@ -105,6 +105,19 @@ def _is_relu(equation: JaxprEqn) -> bool:
     if equation.primitive.name != "custom_jvp_call":
         return False
     return [inner.params.get("name") for inner in equation.params["call_jaxpr"].eqns] == ["relu"]
+
+
+def _is_call(equation: JaxprEqn) -> bool:
+    return equation.primitive.name in ("jit", "pjit")
+
+
+def _count_relus(equations: Sequence[JaxprEqn]) -> int:
+    inner = [equation.params["jaxpr"].eqns for equation in equations if _is_call(equation)]
+    return sum(map(_is_relu, equations)) + sum(map(_count_relus, inner))
+
+
+def _linear_relu(x: Array) -> Array:
+    return x + jax.lax.stop_gradient(jax.nn.relu(-x))
 
 
 def _evaluate(equation: JaxprEqn, arguments: list) -> list:
@@ -115,22 +128,64 @@ def _evaluate(equation: JaxprEqn, arguments: list) -> list:
     return results if equation.primitive.multiple_results else [results]
 
 
-def _run_linearly(program: ClosedJaxpr, inputs: list, which: Callable[[int], bool], seen: list[int]) -> list:
-    """Evaluates a program, with the chosen ReLUs (in order of execution) replaced."""
-    values = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
-    values |= dict(zip(program.jaxpr.invars, inputs, strict=True))
+def _take_branch(x: Var, equations: Iterator[JaxprEqn]) -> _Program:
+    """The equations up to the end of the branch, as a program of x and of whatever else they read."""
+    body = [next(equations)]
+    while body[-1].params.get("name") != END:
+        body.append(next(equations))
+    made = {x, *(v for equation in body for v in equation.outvars)}
+    read = (v for equation in body for v in equation.invars if not isinstance(v, Literal))
+    return _Program([x, *dict.fromkeys(v for v in read if v not in made)], body, body[-1].outvars)
+
+
+def _run(program: _Program, inputs: Sequence, linear: Iterator[bool], inside: Iterator[bool]) -> list:
+    """Evaluates a program; `linear` says of each of its ReLUs what to do, `inside` of those in branches."""
+    values = dict(zip(program.inputs, inputs, strict=True))
     read = lambda v: v.val if isinstance(v, Literal) else values[v]  # noqa: E731
-    for equation in program.eqns:
-        arguments = [read(v) for v in equation.invars]
-        if _is_relu(equation):
-            seen[0] += 1
-            results = [(_linear_relu if which(seen[0] - 1) else jax.nn.relu)(*arguments)]
-        elif equation.primitive.name in ("jit", "pjit"):
-            results = _run_linearly(equation.params["jaxpr"], arguments, which, seen)
+    equations = iter(program.equations)
+    for equation in equations:
+        arguments, outputs = [read(v) for v in equation.invars], equation.outvars
+        if equation.params.get("name") == BEGIN:
+            values[outputs[0]] = arguments[0]
+            branch = _take_branch(outputs[0], equations)
+            which = tuple(islice(inside, _count_relus(branch.equations)))
+            outputs = branch.outputs
+            results = [_rescaled(branch, which, arguments[0], [read(v) for v in branch.inputs[1:]])]
+        elif _is_relu(equation):
+            results = [(_linear_relu if next(linear) else jax.nn.relu)(*arguments)]
+        elif _is_call(equation):
+            called = equation.params["jaxpr"]
+            results = _run(_program(called), [*called.consts, *arguments], linear, inside)
         else:
             results = _evaluate(equation, arguments)
-        values |= dict(zip(equation.outvars, results, strict=True))
-    return [read(v) for v in program.jaxpr.outvars]
+        values |= dict(zip(outputs, results, strict=True))
+    return [read(v) for v in program.outputs]
+
+
+def _program(closed: ClosedJaxpr) -> _Program:
+    """To be run on `[*closed.consts, *inputs]`."""
+    return _Program([*closed.jaxpr.constvars, *closed.jaxpr.invars], closed.jaxpr.eqns, closed.jaxpr.outvars)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rescaled(branch: _Program, which: tuple[bool, ...], x: Array, others: list) -> Array:
+    """A residual branch whose gradient is that with linear ReLUs, as long as the gradient without."""
+    return _run(branch, [x, *others], repeat(False), iter(()))[0]
+
+
+def _rescaled_forward(branch: _Program, which: tuple[bool, ...], x: Array, others: list) -> tuple:
+    through = lambda which: jax.vjp(lambda x: _run(branch, [x, *others], which, iter(()))[0], x)  # noqa: E731
+    y, plain = through(repeat(False))
+    return y, (plain, through(iter(which))[1])
+
+
+def _rescaled_backward(branch: _Program, which: tuple[bool, ...], pulls: tuple, ct: Array) -> tuple:
+    (plain,), (linear,) = (pull(ct) for pull in pulls)
+    size = l2_norm(linear)
+    return linear * l2_norm(plain) / jnp.where(size > 0, size, 1), None
+
+
+_rescaled.defvjp(_rescaled_forward, _rescaled_backward)
 
 
 @dataclass(frozen=True)
@@ -139,24 +194,42 @@ class _LinearBackprop:
     last: int | None
 
     def __call__(self, predict: Predict, x: Array) -> Array:
-        program, seen = jax.make_jaxpr(predict)(x), [0]
-        last = float("inf") if self.last is None else self.last
-        logits = _run_linearly(program, [x], lambda number: self.first <= number <= last, seen)[0]
-        _expect(seen[0] > self.first, f"ReLU with a number from {self.first} on, but {seen[0]} in all")
+        units: list[str | None] = []
+
+        def mark(call: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
+            module = context.module
+            if context.method_name != "__call__":
+                return call(*args, **kwargs)
+            if type(module).__name__ in SKIP_THEN_RELU:
+                units.append(module.name)
+                args = checkpoint_name(args[0], BEGIN), *args[1:]
+            y = call(*args, **kwargs)
+            ends = type(module.parent).__name__ in SKIP_THEN_RELU and ends_residual_branch(module)
+            return checkpoint_name(y, END) if ends else y
+
+        traced = jax.make_jaxpr(partial(_call_intercepted, mark, predict))(x)
+        numbers = count()
+        which = (self.first <= n and (self.last is None or n <= self.last) for n in numbers)
+        linear = repeat(False) if units else which
+        logits = _run(_program(traced), [*traced.consts, x], linear, which)[0]
+        seen = next(numbers)
+        _expect(seen > self.first, f"ReLU with a number from {self.first} on, but {seen} in all")
         return logits
 
 
 def linear_backprop(predict: Predict, first: int = 0, last: int | None = None) -> Predict:
     """The same logits; gradients pass the ReLUs from `first` to `last` as if these were linear.
 
-    ReLUs are numbered from the input; each one's gradient is scaled to the length it would have had.
+    Numbered from the input. In a net of residual units (`SKIP_THEN_RELU`) only the ReLUs inside of branches
+    count: the others stay as they are, and a branch's gradient is scaled to the length it would have had.
 
     Args:
         predict: of any JAX function with `jax.nn.relu` or `flax.linen.relu` in it.
         first, last: the range, both included; to the output if `last` is None.
 
     Reference: Guo et al., "Backpropagating Linearly Improves Transferability of Adversarial Examples",
-    NeurIPS 2020; they rescale each residual unit as a whole.
+    NeurIPS 2020. The official code begins at the second block of a ResNet-50's third stage (`first=16`), and
+    rescales no other nets either.
     """
     return jax.tree_util.Partial(_LinearBackprop(first, last), predict)
 
