@@ -3,8 +3,8 @@
 The same weights in both frameworks, compilation left out; the contenders take turns in one run, medians.
 PyTorch runs in its default layout and in channels_last, its parameters frozen. An attack is a number of
 passes (forward and back) that all contenders share, so a few steps or neighbors are timed and scaled to the
-attack's own number: `measured` of `passes`. Weights do not matter to the speed, so they are random; labels are
-what the net says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
+attack's own number: `measured` of `passes`. Weights do not matter to the speed, so they are random; labels
+are what the net says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
 
     python benchmarks/attacks.py [--batches 32 128] [--repeats 3]
 """
