@@ -1,4 +1,4 @@
-"""Explains the transfer of a finished run: regression, similarity matrices, smoothness.
+"""Explains the transfer of a finished run: regression, magnitudes, similarity matrices, smoothness.
 
     python -m experiments.analyse --config=configs/cifar10_cpu.py --workdir=runs/cifar10_cpu
 
@@ -14,7 +14,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from experiments import build, cli
-from experiments.measure import measures_file
+from experiments.measure import measures_file, similarity_file
 from transferjax.report import write_sections
 from transferjax.report.analysis import analysis_sections
 
@@ -23,19 +23,17 @@ def analyse(config: ConfigDict, root: Path) -> None:
     """Tables and figures from `results.csv` and the measurements, image by image."""
     if not (root / "results.csv").exists():
         raise FileNotFoundError(f"{root / 'results.csv'}: run python -m experiments.blueprint first")
-    surrogates, targets = build.surrogates(config), [target.name for target in build.targets(config)]
-    similarities, eigenvalues = [], {}
-    for surrogate in surrogates:
+    surrogates, targets = build.surrogates(config), build.targets(config)
+    names = [s.label if len(config.seeds) == 1 else str(s) for s in surrogates]
+    with np.load(similarity_file(root)) as saved:
+        similarities = saved["similarity"]
+    eigenvalues = {}
+    for name, surrogate in zip(names, surrogates, strict=True):
         with np.load(measures_file(root, surrogate)) as measures:
-            similarities.append([measures[f"similarity/{target}"] for target in targets])
-            eigenvalues[str(surrogate)] = measures["smoothness"]
-    parts = analysis_sections(
-        pd.read_csv(root / "results.csv"),
-        np.array(similarities),
-        [str(s) for s in surrogates],
-        targets,
-        eigenvalues,
-    )
+            eigenvalues[name] = measures["smoothness"]
+    columns = [*names, *(f"{target.name} (target)" for target in targets)]
+    results = pd.read_csv(root / "results.csv")
+    parts = analysis_sections(results, similarities, names, columns, eigenvalues)
     settings, environment = (
         json.loads((root / f"{name}.json").read_text()) for name in ("config", "environment")
     )

@@ -109,10 +109,17 @@ def transfer_file(root: Path, surrogate: build.Network) -> Path:
     return root / "transfer" / f"{surrogate.directory}.csv"
 
 
+def hits(predict: Predict, adversarial: data.Dataset, goal: str, batch_size: int) -> np.ndarray:
+    """Which adversarial images do to a network what their goal says, `[N]`."""
+    aims = jnp.asarray(goal_classes(adversarial.labels, adversarial.num_classes, goal))
+    return in_batches(partial(_fooled, predict, aims=aims, goal=goal), adversarial, batch_size)
+
+
 def transfer_all(config: ConfigDict, root: Path) -> None:
     """Success rates in [0, 1] of every surrogate's images on every target.
 
-    `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand.
+    `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand;
+    `fooling_rate` is the success on the surrogate itself.
     """
     todo = [s for s in build.surrogates(config) if not transfer_file(root, s).exists()]
     if not todo:
@@ -123,16 +130,17 @@ def transfer_all(config: ConfigDict, root: Path) -> None:
     predicts = {target.name: load(target) for target in build.targets(config)}
     right_of = {name: right(predict) for name, predict in predicts.items()}
     for surrogate in tqdm(todo, "transfer", unit=" surrogates", disable=None):
-        own, rows = right(load(surrogate)), []
+        own, rows = load(surrogate), []
+        own_right = right(own)
         for goal, eps in itertools.product(config.attack.goals, config.attack.eps_255):
-            aims = jnp.asarray(goal_classes(images.labels, images.num_classes, goal))
             with np.load(adversarial_file(root, surrogate, goal, eps)) as saved:
                 adversarial = data.Dataset(saved["images"], saved["labels"], images.class_names)
+            fooling_rate = hits(own, adversarial, goal, batch_size).mean()
             for name, predict in predicts.items():
-                hit = partial(_fooled, predict, aims=aims, goal=goal)
-                hits, both = in_batches(hit, adversarial, batch_size), own & right_of[name]
-                row = {"target": name, "goal": goal, "eps_255": eps, "asr": hits.mean()}
-                rows.append(row | {"asr_correct": hits[both].mean() if both.any() else np.nan})
+                hit, both = hits(predict, adversarial, goal, batch_size), own_right & right_of[name]
+                row = {"target": name, "goal": goal, "eps_255": eps, "asr": hit.mean()}
+                row |= {"asr_correct": hit[both].mean() if both.any() else np.nan}
+                rows.append(row | {"fooling_rate": fooling_rate})
         write_csv(transfer_file(root, surrogate), pd.DataFrame(rows))
 
 

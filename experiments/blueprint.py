@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from experiments import build, cli
 from experiments.attack import adversarial_file, attack, attacked_images, transfer_file
-from experiments.measure import measure, measures_file
+from experiments.measure import measure, measures_file, similarity_file
 from experiments.run import write_csv
 from experiments.train import load_predictor, network_directory, train_all
 from transferjax import data
@@ -32,18 +32,21 @@ def collect(config: ConfigDict, root: Path) -> pd.DataFrame:
         metrics = pd.read_csv(network_directory(root, network) / "metrics.csv").set_index("epoch")
         return metrics["test_accuracy"][network.epoch or config.training.epochs]
 
+    surrogates = build.surrogates(config)
     target_accuracy = {target.name: accuracy(target) for target in build.targets(config)}
+    with np.load(similarity_file(root)) as saved:
+        similarity = saved["similarity"][:, len(surrogates) :].mean(-1, dtype=np.float64)
     tables = []
-    for surrogate in build.surrogates(config):
+    for surrogate, similarities in zip(surrogates, similarity, strict=True):
         table = pd.read_csv(transfer_file(root, surrogate))
-        with np.load(measures_file(root, surrogate)) as measures:
-            means = {name: measures[name].mean(dtype=np.float64) for name in measures.files}
         table.insert(0, "mechanism", surrogate.label)
         table.insert(1, "seed", surrogate.seed)
         table["surrogate_accuracy"] = accuracy(surrogate)
         table["target_accuracy"] = table["target"].map(target_accuracy)
-        table["smoothness"] = means["smoothness"]
-        table["similarity"] = table["target"].map(lambda name, m=means: m[f"similarity/{name}"])
+        table["similarity"] = table["target"].map(dict(zip(target_accuracy, similarities, strict=True)))
+        with np.load(measures_file(root, surrogate)) as measures:
+            for name in measures.files:
+                table[name] = measures[name].mean(dtype=np.float64)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 

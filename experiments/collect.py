@@ -52,7 +52,7 @@ def collect(config: ConfigDict, surrogate: build.Network, trainer: Trainer, root
 def collect_all(config: ConfigDict, root: Path) -> None:
     """Snapshots from every surrogate that has none yet."""
     c = config.collect
-    train_set, test_set = build.dataset(config, "train"), build.dataset(config, "test")
+    train_set, test_set = build.source(config), build.dataset(config, "test")
     collecting = config.copy_and_resolve_references()
     with collecting.unlocked():
         collecting.training.update(schedule="constant", learning_rate=c.learning_rate, epochs=c.epochs)

@@ -3,7 +3,7 @@
 config.json  environment.json
 networks/<network>/            checkpoints/ metrics.csv
 adversarial/<surrogate>/       <goal>-<eps>.npz
-transfer/<surrogate>.csv       measures/<surrogate>.npz
+transfer/<surrogate>.csv       measures/<surrogate>.npz      similarity.npz
 results.csv report.md report.html figures/
 """
 

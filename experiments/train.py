@@ -253,7 +253,7 @@ def train_all(config: ConfigDict, root: Path) -> None:
     todo = [n for n in networks if not (network_directory(root, n) / "metrics.csv").exists()]
     if not todo:
         return
-    train_set, test_set = build.dataset(config, "train"), build.dataset(config, "test")
+    train_set, test_set = build.source(config), build.dataset(config, "test")
     kind = lambda n: (n.model, n.options, n.mechanism)  # noqa: E731
     for _, group in itertools.groupby(todo, kind):  # seeds of one kind are neighbours
         members = list(group)
@@ -263,14 +263,18 @@ def train_all(config: ConfigDict, root: Path) -> None:
             train(config, members[i : i + count], trainer, root)
 
 
-def load_predictor(config: ConfigDict, network: build.Network, root: Path, num_classes: int) -> Predict:
-    """A trained network as it was at the end, or after the epoch at which it was stopped."""
+def load_variables(network: build.Network, root: Path) -> PyTree:
+    """A trained network's variables, as they were at the end or after the epoch at which it was stopped."""
     directory, step = network_directory(root, network), None
     if network.epoch is not None:
         history = pd.read_csv(directory / "metrics.csv").set_index("epoch")
         step = int(history["step"][network.epoch])
-    variables = checkpoint.load_variables(directory / "checkpoints", step)
-    return build.predictor(config, build.module(network, num_classes), variables)
+    return checkpoint.load_variables(directory / "checkpoints", step)
+
+
+def load_predictor(config: ConfigDict, network: build.Network, root: Path, num_classes: int) -> Predict:
+    """A trained network, as `load_variables` finds it."""
+    return build.predictor(config, build.module(network, num_classes), load_variables(network, root))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -76,6 +77,22 @@ def test_stages_are_scripts_of_their_own(finish, finished, tmp_path):
         code, _, err = finish(tmp_path, CONFIG, script=script)
         assert code == 0, err
     assert (tmp_path / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+def test_a_finished_run_is_analysed(finish, finished):
+    code, _, err = finish(finished, CONFIG, script="analyse")
+    assert code == 0, err
+    text = (finished / "analysis.md").read_text()
+    assert all(name in text for name in ("fooling rate", "similarity_infimum", "supremum"))
+    results = pd.read_csv(finished / "results.csv")
+    assert results["fooling_rate"].between(0, 1).all()
+    with np.load(finished / "similarity.npz") as saved:
+        similarity = saved["similarity"]
+    assert similarity.shape == (2, 3, 16)
+    np.testing.assert_allclose(similarity[[0, 1], [0, 1]], 1, atol=1e-5)
+    np.testing.assert_allclose(similarity[0, 1], similarity[1, 0], atol=1e-6)
+    own = results[results["mechanism"] == "ST"]["similarity"].iloc[0]
+    assert own == pytest.approx(similarity[0, 2].mean(), abs=1e-6)
 
 
 def test_another_config_is_refused_with_the_difference(finish, finished, tmp_path):

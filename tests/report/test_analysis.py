@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from transferjax.report import to_markdown, write_sections
-from transferjax.report.analysis import analysis_sections, similarity_section, smoothness_table
+from transferjax.report.analysis import (
+    analysis_sections,
+    by_magnitude,
+    magnitude_section,
+    similarity_section,
+    smoothness_table,
+)
 
 
 @pytest.fixture
@@ -49,6 +55,35 @@ def test_similarities_are_the_mean_and_the_least(analysed):
     ):
         shown = figures[name][0].axes[0].images[0].get_array()
         np.testing.assert_allclose(shown, expected)
+
+
+def test_magnitudes_come_from_the_names(make_results):
+    results = make_results(mechanisms=("ST", "IR_1", "IR_3", "IR_5", "SAM_2", "SAM_3", "SAM&IR"))
+    rows = by_magnitude(results)
+    assert set(zip(rows["mechanism"], rows["tau"].fillna(0), strict=True)) == {
+        *(("ST", 0), ("IR", 1), ("IR", 3), ("IR", 5)),
+        *(("SAM", 2), ("SAM", 3)),
+    }
+
+
+def test_magnitudes_have_tables_and_figures(make_results, check_texts):
+    names = ("ST", "IR_1", "IR_3", "SAM_1", "SAM_3")
+    results = make_results(mechanisms=names)
+    results["sharpness"] = results["mechanism"].map(dict(zip(names, range(1, 6), strict=True))).astype(float)
+    section = magnitude_section(results)
+    smoothness, sharpness = section.tables
+    assert sharpness.center.loc["IR"].to_dict() == pytest.approx(
+        {"τ = 0": np.nan, "τ = 1": 2, "τ = 3": 3}, nan_ok=True
+    )
+    assert sharpness.center.at["ST", "τ = 0"] == 1
+    expected = results[results["mechanism"] == "SAM_3"].groupby("seed")["smoothness"].first()
+    assert smoothness.center.at["SAM", "τ = 3"] == pytest.approx((expected.max() + expected.min()) / 2)
+    assert set(section.figures) == {
+        *("magnitude_smoothness", "magnitude_sharpness", "magnitude_surrogate_accuracy"),
+        *("magnitude_similarity", "magnitude_untargeted", "magnitude_targeted"),
+    }
+    for figure, _ in section.figures.values():
+        check_texts(figure)
 
 
 def test_smoothness_table(analysed):

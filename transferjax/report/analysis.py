@@ -1,4 +1,4 @@
-"""Why do some surrogates transfer? Similarity, smoothness and their regression, as sections of a page.
+"""Why do some surrogates transfer? Regression, magnitudes, similarity and smoothness, as sections of a page.
 
 Not imported with the rest of the report: the regression needs statsmodels.
 """
@@ -11,11 +11,11 @@ import pandas as pd
 
 from transferjax.metrics.bootstrap import bootstrap_interval
 from transferjax.metrics.regression import FACTORS, explain
-from transferjax.report.curves import correlation_intervals
+from transferjax.report.curves import correlation_intervals, metric_curves
 from transferjax.report.figures import metric_by_mechanism, smoothness_similarity_plane
 from transferjax.report.maps import similarity_heatmap
 from transferjax.report.page import Section
-from transferjax.report.tables import Table, check, explained_table, ordered, significant
+from transferjax.report.tables import Table, check, explained_table, ordered, pivot, significant
 
 
 def similarity_section(similarities: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Section:
@@ -89,6 +89,58 @@ def regression_section(results: pd.DataFrame, goal: str) -> Section:
     return Section(f"What explains {goal} transfer", text, [explained_table(explained, goal)], figures)
 
 
+def by_magnitude(results: pd.DataFrame) -> pd.DataFrame:
+    """Rows of mechanisms that have a magnitude, "IR_3" as mechanism "IR" and `tau` 3, and those of ST."""
+    name, _, tau = (results["mechanism"].str.rpartition("_")[i] for i in range(3))
+    found = results.assign(mechanism=name.where(name != "", tau), tau=pd.to_numeric(tau, errors="coerce"))
+    return found[found["tau"].notna() | (found["mechanism"] == "ST")]
+
+
+def magnitude_section(results: pd.DataFrame, error: str = "half_range") -> Section:
+    """Figures 2, 3 and 7-10: every quantity against the magnitude of the mechanism.
+
+    Args:
+        results: tidy rows of mechanisms such as "IR_3"; with `sharpness` among them, that is shown too.
+        error: over seeds, see `tables.spread`.
+    """
+    tidy = by_magnitude(check(results))
+    curvatures = {
+        "smoothness": "input-Hessian λ₁",
+        "sharpness": "weight-Hessian λ₁",
+    }
+    curvatures = {name: title for name, title in curvatures.items() if name in tidy}
+    models = tidy.groupby(["mechanism", "tau", "seed"], sort=False, dropna=False)
+    seeds = models[[*curvatures, "surrogate_accuracy"]].mean().reset_index()
+    figures = {
+        f"magnitude_{name}": (
+            metric_curves(seeds, name, title, error=error, log=name in curvatures),
+            f"{title[0].upper() + title[1:]} against the mechanism's magnitude.",
+        )
+        for name, title in {**curvatures, "surrogate_accuracy": "test accuracy"}.items()
+    }
+    pairs = tidy.drop_duplicates(["mechanism", "tau", "seed", "target"])
+    figures["magnitude_similarity"] = (
+        metric_curves(pairs, "similarity", "gradient similarity", panel="target", error=error),
+        "Gradient similarity to each target.",
+    )
+    budgets = ordered(tidy["eps_255"])
+    eps = budgets[len(budgets) // 2]
+    for goal in ordered(tidy["goal"]):
+        rows = tidy[(tidy["goal"] == goal) & (tidy["eps_255"] == eps)]
+        figures[f"magnitude_{goal}"] = (
+            metric_curves(rows, "asr", "transfer success", panel="target", error=error),
+            f"{str(goal).capitalize()} transfer success at {eps:g}/255.",
+        )
+    tables = []
+    for name, title in curvatures.items():
+        center, err = pivot(seeds.fillna({"tau": 0}).astype({"tau": int}), name, "mechanism", ("tau",), error)
+        center, err = (frame.sort_index(axis=1).rename(columns="τ = {}".format) for frame in (center, err))
+        title = f"{title[0].upper() + title[1:]} by magnitude (ST is τ = 0)"
+        tables.append(Table(title, center, err, center.eq(center.min().min()), significant))
+    text = "What each mechanism's magnitude τ does to the surrogate and to its transfer; the level is ST."
+    return Section("Mechanisms and magnitudes", text, tables, figures)
+
+
 def analysis_sections(
     results: pd.DataFrame,
     similarities: np.ndarray,
@@ -97,7 +149,7 @@ def analysis_sections(
     eigenvalues: Mapping[str, np.ndarray],
     error: str = "half_range",
 ) -> list[Section]:
-    """All of it: regression for each goal, similarity, smoothness. Write them with `report.write_sections`.
+    """All of it; write the sections with `report.write_sections`.
 
     Args:
         results: tidy, see `tables.COLUMNS`, optionally with `fooling_rate`.
@@ -123,4 +175,6 @@ def analysis_sections(
         },
     )
     regressions = [regression_section(results, goal) for goal in goals]
-    return [*regressions, similarity_section(similarities, rows, columns), smoothness]
+    several = (by_magnitude(results).groupby("mechanism")["tau"].nunique() > 1).any()
+    magnitudes = [magnitude_section(results, error)] if several else []
+    return [*regressions, *magnitudes, similarity_section(similarities, rows, columns), smoothness]
