@@ -119,3 +119,34 @@ def test_self_supervised_training_brings_features_closer():
     loss = self_supervised_loss(predict, "layer1.0", 8 / 255, 2)
     _, values = train(SMALL["nrp"], loss, images, None, 40)
     assert values[-1] < 0.8 * values[0]
+
+
+def test_the_critic_tells_purified_images_from_clean_ones(images):
+    """The adversarial term by hand; then, with no weight, the critic learns and the purifier stays."""
+    net, critic = SMALL["nrp"], models.build("cifar_vgg16", num_classes=1, blocks=(1,), width=4)
+    steps = {
+        weight: make_purifier_step(
+            net,
+            lambda purify, keys, images, labels: 0 * purify(images).mean(),
+            optax.adam(3e-3),
+            critic=critic,
+            critic_weight=weight,
+        )
+        for weight in (0.0, 1.0)
+    }
+    state = first = compiled(steps[1.0].init)(jax.random.key(1), images)
+
+    def lead(state):
+        both = jnp.concatenate([images, net.apply(state.variables, images)])
+        logits, _ = models.train_apply(critic, state.critic.variables, both)
+        return logits[:4, 0] - logits[4:, 0]
+
+    fooled, value = compiled(steps[1.0].update)(state, jax.random.key(2), images, None)
+    np.testing.assert_allclose(value, jnp.log1p(jnp.exp(lead(first))).mean(), rtol=1e-5)
+    trick = lead(fooled._replace(critic=first.critic)).mean()
+    assert trick < lead(first).mean()
+    update = compiled(steps[0.0].update)
+    for _ in range(30):
+        state, _ = update(state, jax.random.key(2), images, None)
+    assert lead(state).mean() > lead(first).mean() + 1
+    jax.tree.map(np.testing.assert_array_equal, state.variables, first.variables)

@@ -17,6 +17,7 @@ import optax
 from transferjax.attacks.targeted import with_features
 from transferjax.defences.lossy import straight_through
 from transferjax.models.layers import Layers, Net
+from transferjax.models.predict import train_apply
 from transferjax.random import per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict, PyTree
 
@@ -192,7 +193,7 @@ def self_supervised_loss(
         steps: of the ascent.
         pixel: weight of the distance in pixels.
 
-    Reference: Naseer et al., CVPR 2020; their adversarial (GAN) term is left out.
+    Reference: Naseer et al., CVPR 2020; their adversarial term is the train step's `critic`.
     """
 
     def loss(purify: Purify, keys: Key, images: Array, labels: Array) -> Array:
@@ -220,6 +221,7 @@ class PurifierState(NamedTuple):
     variables: PyTree
     opt_state: optax.OptState
     step: Array
+    critic: "PurifierState | None" = None
 
 
 class PurifierStep(NamedTuple):
@@ -230,44 +232,87 @@ class PurifierStep(NamedTuple):
 
 
 def make_purifier_step(
-    net: Net, loss: PurifierLoss, optimizer: optax.GradientTransformation, *, code_penalty: float = 0.0
+    net: Net,
+    loss: PurifierLoss,
+    optimizer: optax.GradientTransformation,
+    *,
+    code_penalty: float = 0.0,
+    critic: Net | None = None,
+    critic_weight: float = 5e-3,
 ) -> PurifierStep:
     """A train step for a purifier; pure, the caller jits it.
+
+    A critic C learns, by the same optimizer, to tell clean images from purified ones: it minimizes
+    `-log σ(C(x) - C(P(x')))`. The purifier's loss grows by `critic_weight` times `-log σ(C(P(x')) - C(x))`.
 
     Args:
         net: the purifier.
         loss: `(purify, keys, images, labels) -> scalar`.
         optimizer: any optax transformation.
         code_penalty: weight of the mean square of what the net calls its code (ComDefend: 1e-4).
+        critic: a net with one logit (NRP), of the caller's choice, for no code of the official one is public.
+        critic_weight: of the adversarial term; 5e-3 is ESRGAN's.
+
+    Reference: the relativistic loss of Jolicoeur-Martineau, ICLR 2019, as Naseer et al., CVPR 2020, use it.
     """
 
-    def init(key: Key, images: Array) -> PurifierState:
-        variables = net.init({"params": key, "dropout": key}, images)
+    def start(module: Net, key: Key, images: Array) -> PurifierState:
+        variables = module.init({"params": key, "dropout": key}, images)
         return PurifierState(variables, optimizer.init(variables["params"]), jnp.zeros((), jnp.int32))
+
+    def descend(state: PurifierState, grads: PyTree, stats: PyTree) -> PurifierState:
+        ups, opt_state = optimizer.update(grads, state.opt_state, state.variables["params"])
+        variables = {"params": optax.apply_updates(state.variables["params"], ups)}
+        variables |= {"batch_stats": stats} if stats else {}
+        return state._replace(variables=variables, opt_state=opt_state, step=state.step + 1)
+
+    def init(key: Key, images: Array) -> PurifierState:
+        state = start(net, key, images)
+        if critic is None:
+            return state
+        return state._replace(critic=start(critic, jax.random.fold_in(key, 1), images))
+
+    def judge(state: PurifierState | None, x: Array, y: Array) -> tuple[Array, PurifierState | None]:
+        """The adversarial term for clean x and purified y, and the critic one step later."""
+        if critic is None or state is None:
+            return jnp.zeros(()), None
+
+        def lead(params: PyTree, y: Array) -> tuple[Array, PyTree]:
+            variables = {**state.variables, "params": params}
+            logits, stats = train_apply(critic, variables, jnp.concatenate([x, y]))
+            clean, repaired = jnp.split(logits[:, 0], 2)
+            return clean - repaired, stats
+
+        def objective(params: PyTree) -> tuple[Array, PyTree]:
+            ahead, stats = lead(params, jax.lax.stop_gradient(y))
+            return jax.nn.softplus(-ahead).mean(), stats
+
+        params = state.variables["params"]
+        later = descend(state, *jax.grad(objective, has_aux=True)(params))
+        return critic_weight * jax.nn.softplus(lead(params, y)[0]).mean(), later
 
     def update(state: PurifierState, key: Key, images: Array, labels: Array) -> tuple[PurifierState, Array]:
         keys = per_example(jax.random.fold_in(key, state.step), len(images))
         noise = jax.random.fold_in(jax.random.fold_in(key, state.step), len(images))
 
-        def objective(params: PyTree) -> tuple[Array, PyTree]:
+        def objective(params: PyTree) -> tuple[Array, tuple[PyTree, PurifierState | None]]:
             kept: dict[str, Any] = {}
 
             def purify(x: Array) -> Array:
                 variables = {**state.variables, "params": params}
                 mutable = ["batch_stats", "intermediates"]
                 y, new = net.apply(variables, x, True, rngs={"dropout": noise}, mutable=mutable)
-                kept.update(new)
+                kept.update(new, purified=y)
                 return y
 
             value = loss(purify, keys, images, labels)
             codes = jax.tree.leaves(kept.get("intermediates", {}))
             value += code_penalty * sum(jnp.mean(code**2) for code in codes)
-            return value, kept.get("batch_stats", {})
+            adversarial, later = judge(state.critic, images, kept["purified"])
+            return value + adversarial, (kept.get("batch_stats", {}), later)
 
-        (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.variables["params"])
-        ups, opt_state = optimizer.update(grads, state.opt_state, state.variables["params"])
-        params = optax.apply_updates(state.variables["params"], ups)
-        variables = {"params": params} | ({"batch_stats": stats} if stats else {})
-        return PurifierState(variables, opt_state, state.step + 1), value
+        params = state.variables["params"]
+        (value, (stats, later)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        return descend(state, grads, stats)._replace(critic=later), value
 
     return PurifierStep(init, update)
