@@ -12,9 +12,9 @@ code does when nothing else is asked for. It wants an accelerator: 52 networks, 
     TFDS_DATA_DIR=<where ImageNette is> python -m experiments.train --config=configs/imagenette.py:cpu \
         --workdir=runs/imagenette_cpu
 
-Variant `:cpu` trains one small ResNet from scratch on the 160 px images, cropped to 96 px: 77.7 % test accuracy
-after 20 minutes of processor time, 60 % after a quarter of them (`docs/results/imagenette_cpu`). Name `targets`
-and more `mechanisms` for the rest of the path.
+Variant `:cpu` trains one small ResNet from scratch on the 160 px images, cropped to 96 px: 77.7 % test
+accuracy after 20 minutes of processor time, 60 % after a quarter of them (`docs/results/imagenette_cpu`).
+Name `targets` and more `mechanisms` for the rest of the path.
 """
 
 from configs.blueprint import blueprint
