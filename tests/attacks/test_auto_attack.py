@@ -178,10 +178,9 @@ def test_budgets_around_the_distance_decide(norm, factory, problem_with_margin):
     predict, images, labels, gaps, difference = problem_with_margin
     dual = np.abs(difference).sum(1) if norm == "linf" else np.linalg.norm(difference, axis=1)
     distances = np.where(gaps > 0, gaps / np.maximum(dual, 1e-9), np.inf).min(-1)
+    attack = compiled(lambda eps, *problem: factory(eps, 50, norm=norm)(*problem))
     for share, fooled in ((0.98, False), (1.05, True)):
-        eps = float(distances[0] * share)
-        attack = compiled(factory(eps, 50, norm=norm))
-        x = attack(jax.random.key(0), predict, images[:1], labels[:1])
+        x = attack(distances[0] * share, jax.random.key(0), predict, images[:1], labels[:1])
         assert bool(predict(x).argmax(-1)[0] != labels[0]) is fooled
 
 
