@@ -1,12 +1,14 @@
 """What adds to a finished run: snapshots, feature data, early stopping, averages, several devices."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from configs import digits
 from experiments import attack, build, collect, feature_data, train
@@ -194,11 +196,28 @@ def test_bad_settings_are_refused(fields, message):
         {"training__schedule": "step", "training__decay_epochs": (1,)},
         {"training__schedule": "constant"},
         {"training__accumulate": 2},
-        {"training__dtype": "bfloat16"},
+        {"training__remat": True},
     ],
 )
 def test_options_build(fields):
     build.validate(smoke(**fields))
+
+
+def test_mixed_precision_steps_like_float32_with_float32_weights():
+    images = jnp.asarray(np.random.default_rng(0).random((16, 8, 8, 1)), jnp.float32)
+    batch, states = train.Batch(images, jax.nn.one_hot(jnp.arange(16) % 10, 10)), []
+    for dtype in ("float32", "bfloat16"):
+        config = smoke(training__dtype=dtype, training__schedule="constant", training__learning_rate=0.01)
+        network = replace(build.surrogates(config)[0], mechanism="SAM&IR")
+        step = build.train_step(config, network, 10, 8, None)
+        start = step.init(build.initializer(build.module(network, 10), (8, 8, 1))(0), batch)
+        states.append(jax.jit(step.update)(start, jax.random.key(0), batch))
+    assert {leaf.dtype for leaf in jax.tree.leaves(states[1].params)} == {jnp.dtype("float32")}
+    moves = [ravel_pytree(jax.tree.map(jnp.subtract, s.params, start.params))[0] for s in states]
+    assert moves[0] @ moves[1] > 0.99 * jnp.linalg.norm(moves[0]) * jnp.linalg.norm(moves[1])
+    assert float(states[1].memory["metrics"]["loss"]) == pytest.approx(
+        float(states[0].memory["metrics"]["loss"]), rel=0.02
+    )
 
 
 def test_accumulated_batches_move_the_weights_every_other_step():
