@@ -37,7 +37,7 @@ def get_config(variant=""):
         c.training.nesterov = True
         c.training.augment = {"padding": 2, "flip": True}
         c.training.checkpoint_every = 1
-        c.attack.images = 500
+        c.attack.images = 300
         c.attack.eps_255 = (4, 8)
-        c.measure.sharpness_images = 1000
+        c.measure.sharpness_images = 250
     return c
