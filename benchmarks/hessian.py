@@ -338,7 +338,7 @@ def their_weights(net, tx, ty, probes: int) -> dict[str, Callable[[], Any]]:
 
 
 def weight_space(
-    variables, images: np.ndarray, labels: np.ndarray, repeats: int, probes: int = 8
+    variables, images: np.ndarray, labels: np.ndarray, repeats: int, probes: int
 ) -> dict[str, Any]:
     net = torch_model(variables)
     tx = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
@@ -365,6 +365,7 @@ def main():
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--few", type=int, default=4, help="images for the methods that take them one by one")
     parser.add_argument("--batch", type=int, default=64, help="images for the weight space")
+    parser.add_argument("--probes", type=int, default=8, help="of the traces")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
     parser.add_argument("--steps", type=int, default=500, help="of training")
@@ -383,7 +384,9 @@ def main():
         "input_space": input_space(
             variables, images[: flags.images], labels[: flags.images], flags.few, flags.repeats
         ),
-        "weight_space": weight_space(variables, images[: flags.batch], labels[: flags.batch], flags.repeats),
+        "weight_space": weight_space(
+            variables, images[: flags.batch], labels[: flags.batch], flags.repeats, flags.probes
+        ),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
