@@ -6,6 +6,12 @@ FAB begins at the clean image, so that one run says all; the others are repeated
 one run, on images that are not fooled yet (theirs) or until all of a batch are (ours), without compilation.
 
     python benchmarks/auto_attack.py [--images 500] [--steps 20] [--queries 300]
+
+Found: no attack differs by more than 0.4 points, two of the 500 images (untargeted FAB, L∞; most differ by
+0.1 or less), where seeds alone move APGD by up to 0.2 points and Square by up to 0.8. The worst case is 39.0%
+in both for L∞, and 39.2% (ours) against 39.4% for L2. Ours take 1.5 to 2 times as long for APGD, FAB-T and
+Square, untargeted FAB as long or half: shapes never change, so images that are fooled stay in the batch. The
+machine was shared with other jobs.
 """
 
 import argparse
@@ -25,10 +31,10 @@ from trained import trained_variables
 
 from transferjax import attacks
 
-NET = {"blocks": (1, 1, 1), "width": 16}
+NET = {"blocks": (1, 1), "width": 16}
 BUDGETS = {"linf": 1.0 / 255, "l2": 0.15}
 STANDARD = ("apgd_ce", "apgd_t", "fab_t", "square")
-SEEDS = {"apgd_ce": 5, "apgd_dlr": 5, "apgd_t": 3, "fab": 1, "fab_t": 1, "square": 3}
+SEEDS = {"apgd_ce": 4, "apgd_dlr": 4, "apgd_t": 2, "fab": 1, "fab_t": 1, "square": 3}
 
 
 def ours(norm, eps, steps, queries):
