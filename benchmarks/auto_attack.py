@@ -9,9 +9,9 @@ one run, on images that are not fooled yet (theirs) or until all of a batch are 
 
 Found: no attack differs by more than 0.4 points, two of the 500 images (untargeted FAB, L∞; most differ by
 0.1 or less), where seeds alone move APGD by up to 0.2 points and Square by up to 0.8. The worst case is 39.0%
-in both for L∞, and 39.2% (ours) against 39.4% for L2. Ours take 1.5 to 2 times as long for APGD, FAB-T and
-Square, untargeted FAB as long or half: shapes never change, so images that are fooled stay in the batch. The
-machine was shared with other jobs.
+in both for L∞, and 39.2% (ours) against 39.4% for L2. Ours take 1.4 to 2.1 times as long for APGD, FAB-T and
+Square, for untargeted FAB as long or half: shapes never change, so images that are fooled stay in the batch.
+The machine was shared with other jobs.
 """
 
 import argparse
