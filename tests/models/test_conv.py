@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from transferjax.models import conv as module
 from transferjax.models.conv import conv_general_dilated
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -41,6 +42,18 @@ def test_a_kernel_larger_than_its_image(x64, kernel, stride, padding):
     check_derivatives((2, 3), kernel, stride, padding)
 
 
+@pytest.mark.parametrize(("kernel", "stride", "padding"), CASES)
+def test_gradients_in_parts_of_the_batch(x64, monkeypatch, kernel, stride, padding):
+    x, w, strides = jnp.ones((8, 7, 6, 3)), jnp.ones((kernel, kernel, 3, 4)), (stride, stride)
+    _, height, width, features = conv_general_dilated(x, w, strides, padding, dimension_numbers=NHWC).shape
+    monkeypatch.setattr(module, "_CACHED", 2 * height * width * features)  # of the batch of 8, 2 at a time
+    jax.clear_caches()
+    gradient = jax.jit(jax.grad(scalar(conv_general_dilated, stride, padding), 1))
+    assert ("while" in gradient.lower(x, w).as_text()) == (height * width > kernel**2)
+    check_derivatives((7, 6), kernel, stride, padding, count=8)
+    jax.clear_caches()
+
+
 def test_second_derivatives_have_no_kernels_larger_than_their_images():
     """Such a kernel reads mostly padding: as much work as all of a feature map for each of its pixels."""
     x, w = jnp.ones((2, 16, 16, 3)), jnp.ones((3, 3, 3, 4))
@@ -52,9 +65,9 @@ def test_second_derivatives_have_no_kernels_larger_than_their_images():
     assert all(int(kernel) <= int(image) for _, image, _, _, kernel in kernels)
 
 
-def check_derivatives(size, kernel, stride, padding):
+def check_derivatives(size, kernel, stride, padding, count=2):
     rng = np.random.default_rng(0)
-    x, dx = (jnp.asarray(rng.standard_normal((2, *size, 3))) for _ in range(2))
+    x, dx = (jnp.asarray(rng.standard_normal((count, *size, 3))) for _ in range(2))
     w, dw = (jnp.asarray(rng.standard_normal((kernel, kernel, 3, 4))) for _ in range(2))
 
     def derivatives(conv):

@@ -34,6 +34,40 @@ def _extent(size: int, spacing: int) -> int:
     return (size - 1) * spacing + 1
 
 
+_CACHED = 2**18
+"""Entries of a kernel that a core keeps close; one that is larger is read from memory again and again."""
+
+
+def _in_parts(x: Array, w: Array, strides: Pair, pads: Any, spread: Pair, dilation: Pair, precision: Any):
+    """The convolution, summed over parts of its input channels where its kernel is a feature map.
+
+    Gradients w.r.t. weights are such convolutions: few places, a kernel as large as an image, and the batch
+    as channels. At 32 x 32 pixels, 64 channels and a batch of 128 parts are 5 times faster than the whole.
+    """
+    conv = partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding=pads,
+        lhs_dilation=spread,
+        rhs_dilation=dilation,
+        dimension_numbers=_NHWC,
+        precision=precision,
+    )
+    out = jax.eval_shape(conv, x, w)
+    height, width, channels, features = w.shape
+    most = _CACHED // (height * width * features)
+    part = next((n for n in range(min(most, channels), 1, -1) if channels % n == 0), channels)
+    if part == channels or height * width <= out.shape[1] * out.shape[2]:
+        return conv(x, w)
+    parts = (
+        jnp.moveaxis(x.reshape(*x.shape[:3], -1, part), 3, 0),
+        jnp.moveaxis(w.reshape(height, width, -1, part, features), 2, 0),
+    )
+    return lax.scan(lambda total, pair: (total + conv(*pair), None), jnp.zeros(out.shape, out.dtype), parts)[
+        0
+    ]
+
+
 def _lax_conv(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, spread: Pair, precision: Any):
     """`dilation` is the kernel's (lax: `rhs_dilation`), `spread` the image's (lax: `lhs_dilation`).
 
@@ -45,17 +79,16 @@ def _lax_conv(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, s
     image = [_extent(n, s) for n, s in zip(x.shape[1:3], spread, strict=True)]
     fits = all(i + low + high >= k for i, k, (low, high) in zip(image, kernel, pads, strict=True))
     if kernel[0] * kernel[1] <= image[0] * image[1] or not fits:
-        return lax.conv_general_dilated(x, w, strides, pads, spread, dilation, _NHWC, precision=precision)
+        return _in_parts(x, w, strides, pads, spread, dilation, precision)
     wider = [i - k for i, k in zip(image, kernel, strict=True)]
-    out = lax.conv_general_dilated(
+    out = _in_parts(
         lax.rev(w, (0, 1)).transpose(3, 0, 1, 2),
         lax.rev(x, (1, 2)).transpose(1, 2, 3, 0),
         strides,
         [(low + n, high + n) for (low, high), n in zip(pads, wider, strict=True)],
         dilation,
         spread,
-        _NHWC,
-        precision=precision,
+        precision,
     )
     return out.transpose(3, 1, 2, 0)
 
