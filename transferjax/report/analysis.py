@@ -134,7 +134,8 @@ def magnitude_section(results: pd.DataFrame, error: str = "half_range") -> Secti
     tables = []
     for name, title in curvatures.items():
         center, err = pivot(seeds.fillna({"tau": 0}).astype({"tau": int}), name, "mechanism", ("tau",), error)
-        center, err = (frame.sort_index(axis=1).rename(columns="τ = {}".format) for frame in (center, err))
+        center, err = (frame.sort_index(axis=1) for frame in (center, err))
+        center.columns = err.columns = pd.MultiIndex.from_tuples([("τ", str(tau)) for tau in center])
         title = f"{title[0].upper() + title[1:]} by magnitude (ST is τ = 0)"
         tables.append(Table(title, center, err, center.eq(center.min().min()), significant))
     text = "What each mechanism's magnitude τ does to the surrogate and to its transfer; the level is ST."

@@ -69,7 +69,7 @@ def metric_curves(
                 xlabel="magnitude τ" if magnitude == "tau" else magnitude, yscale="log" if log else "linear"
             )
             axis.label_outer(remove_inner_ticks=False)
-        legend_below(figure, axes[0], columns=6)
+        legend_below(figure, axes[0], columns=6 if len(names) > 1 else 4)
     return figure
 
 

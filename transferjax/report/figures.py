@@ -1,6 +1,7 @@
 """The report's figures, as functions from tidy results to matplotlib figures."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -83,22 +84,28 @@ def smoothness_similarity_plane(
             line[0].set_ylabel("gradient similarity")
         colors = mpl.cm.ScalarMappable(scale, SEQUENTIAL)
         figure.colorbar(colors, ax=flat[: len(targets)], label=f"{goal} success (%), ε = {eps_255:g}/255")
-        marks = [
-            mpl.lines.Line2D([], [], linestyle="none", color="#666666", marker=m) for m in _marks(mechanisms)
-        ]
+        marks = [mpl.lines.Line2D([], [], linestyle="none", color="#bbbbbb", **m) for m in _marks(mechanisms)]
         figure.legend(marks, list(map(str, mechanisms)), loc="outside lower center", ncols=min(6, len(marks)))
     return figure
 
 
-def _marks(mechanisms: Sequence[Hashable]) -> list[str]:
-    return [MARKERS[index % len(MARKERS)] for index in range(len(mechanisms))]
+def _marks(mechanisms: Sequence[Hashable]) -> list[dict[str, Any]]:
+    """A marker each; where there are more mechanisms than markers, they come again with a heavy edge."""
+    return [
+        {
+            "marker": MARKERS[index % len(MARKERS)],
+            "markeredgecolor": "#444444" if index < len(MARKERS) else "#d55e00",
+            "markeredgewidth": 0.5 if index < len(MARKERS) else 1.5,
+        }
+        for index in range(len(mechanisms))
+    ]
 
 
 def _scatter(
     axis: Axes, rows: pd.DataFrame, mechanisms: Sequence[Hashable], scale: mpl.colors.Normalize
 ) -> None:
     """One target's surrogates, a marker per mechanism."""
-    for mechanism, marker in zip(mechanisms, _marks(mechanisms), strict=True):
+    for mechanism, mark in zip(mechanisms, _marks(mechanisms), strict=True):
         points = rows[rows["mechanism"] == mechanism]
         axis.scatter(
             points["smoothness"],
@@ -106,10 +113,10 @@ def _scatter(
             c=100 * points["asr"],
             norm=scale,
             cmap=SEQUENTIAL,
-            marker=marker,
+            marker=mark["marker"],
             s=30,
-            edgecolor="#444444",
-            linewidth=0.5,
+            edgecolor=mark["markeredgecolor"],
+            linewidth=mark["markeredgewidth"],
         )
     axis.margins(0.12)
 
