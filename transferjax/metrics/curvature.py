@@ -64,10 +64,19 @@ def _linearized(predict: Predict, images: Array) -> tuple[Array, Matvec, Matvec]
     )
 
 
-def class_matvec(predict: Predict, images: Array) -> Matvec:
-    """Products `u -> VᵀJ JᵀV u` with vectors `[B, K-1]`: the Gauss-Newton matrix's nonzero spectrum."""
+def class_matvec(predict: Predict, images: Array) -> tuple[Matvec, Array]:
+    """Products `u -> VᵀJ JᵀV u` with vectors `[B, K-1]`: the Gauss-Newton matrix's nonzero spectrum.
+
+    And where to start: the leading eigenvector of `VᵀV`, which the Jacobian turns a little; 16 steps of power
+    iteration, without the model.
+    """
     factor, push, pull = _linearized(predict, images)
-    return lambda u: jnp.einsum("bki,bk->bi", factor, push(pull(jnp.einsum("bki,bi->bk", factor, u))))
+    start = factor[jnp.arange(len(factor)), jnp.abs(factor).sum(-1).argmax(-1)]
+    for _ in range(16):
+        start = jnp.einsum("bki,bkj,bj->bi", factor, factor, start)
+        largest = jnp.abs(start).max(-1, keepdims=True)
+        start = start / jnp.where(largest > 0, largest, 1)
+    return lambda u: jnp.einsum("bki,bk->bi", factor, push(pull(jnp.einsum("bki,bi->bk", factor, u)))), start
 
 
 def gauss_newton_matvec(predict: Predict, images: Array) -> Matvec:
@@ -182,9 +191,10 @@ def input_hessian_eigenvalues(
     if method == "exact":
         return _exact(predict, images, k, chunk)
     if method == "class_lanczos":
-        rank = jax.eval_shape(predict, images).shape[-1] - 1
-        start = _start(count, rank, images.dtype)
-        found = lanczos_eigenvalues(class_matvec(predict, images), start, min(k, rank), max(steps, k), tol)
+        matvec, start = class_matvec(predict, images)
+        rank = start.shape[1]
+        start = start if k == 1 else _start(count, rank, images.dtype)
+        found = lanczos_eigenvalues(matvec, start, min(k, rank), max(steps, k), tol)
         return jnp.pad(found.values, ((0, 0), (0, max(0, k - rank))))
     matvec, start = _matvec(predict, images, labels, part), _start(count, size, images.dtype)
     if method == "power":
