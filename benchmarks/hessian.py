@@ -25,8 +25,9 @@ eigenvalue alone takes 2 m for m products, and one more product to know that it 
 from the exact K x K matrices, how many passes the best of them needs on these images: Krylov in class space
 from the leading eigenvector of diag(p) - p pᵀ, where `class_lanczos` starts. On a net that hardly learned it
 is 4 to 6 for every image; on nets of 57 to 70 % test accuracy it was 4 to 6 for the median image and 10 for
-the worst of a hundred, and a batch waits for its worst image. Ten and three times faster than others in passes is
-therefore out of reach; what is won over them comes from fewer products, shared passes and the convolutions.
+the worst of a hundred, and a batch waits for its worst image. Ten and three times faster than others in
+passes is therefore out of reach; what is won over them comes from fewer products, shared passes and the
+convolutions.
 
     TFDS_DATA_DIR=… python benchmarks/hessian.py [--images 32] [--few 4] [--repeats 3] [--batch 64]
         [--steps 500, of training]
