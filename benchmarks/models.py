@@ -1,11 +1,12 @@
 """How fast are the five CIFAR nets? Ours against PyTorch eager, on one CPU, in one run.
 
-    python benchmarks/models.py [--nets cifar_resnet18 …] [--batch 32] [--repeats 3]
+    python benchmarks/models.py [--nets cifar_resnet18 …] [--batch 32] [--seconds 20]
 
 Images per second of the forward pass, the input gradient (evaluation mode) and a training step (SGD with
 momentum, batch statistics moving), with the same weights; PyTorch with NCHW and with channels_last tensors.
-The contenders take turns, so drifts of the machine hit all alike; medians. First the logits are compared, and
-how long ours compiles is noted (nothing comes from a cache). A last line bounds what folding batch
+The contenders take turns for `--seconds`, and the fastest round of each counts, because what else runs on
+the machine only ever adds time; how much slower the median round was is noted. First the logits are compared;
+how long ours compiles is noted too (nothing comes from a cache). A last line bounds what folding batch
 normalization into convolutions could gain: a net with biases instead. Writes `benchmarks/results/models.json`
 after each net.
 """
@@ -124,19 +125,29 @@ def theirs(name: str, images: np.ndarray, labels: np.ndarray, layout: torch.memo
     return {"forward": forward, "input gradient": gradient, "train step": train}
 
 
-def take_turns(runs: dict[str, Run], repeats: int) -> dict[str, float]:
-    """Median seconds of each run; the first round only warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(repeats + 1):
+def rounds(runs: dict[str, Run], repeats: int, seconds: float = 0.0) -> dict[str, list[float]]:
+    """Sorted seconds of each run: `repeats` rounds, and more until so many seconds have passed.
+
+    One round before only warms up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    begin = time.perf_counter()
+    while len(times[next(iter(runs))]) < repeats or time.perf_counter() - begin < seconds:
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if round_:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            times[name].append(time.perf_counter() - start)
+    return {name: sorted(values) for name, values in times.items()}
 
 
-def compare(name: str, batch: int, repeats: int) -> list[dict[str, object]]:
+def take_turns(runs: dict[str, Run], repeats: int) -> dict[str, float]:
+    """Median seconds of each run."""
+    return {name: statistics.median(times) for name, times in rounds(runs, repeats).items()}
+
+
+def compare(name: str, batch: int, seconds: float) -> list[dict[str, object]]:
     """One row for each job of one net."""
     rng = np.random.default_rng(0)
     images, labels = rng.random((batch, 32, 32, 3), np.float32), np.arange(batch) % 10
@@ -148,12 +159,20 @@ def compare(name: str, batch: int, repeats: int) -> list[dict[str, object]]:
     assert difference < 1e-4, f"{name}: logits differ by {difference} of the largest"
     rows: list[dict[str, object]] = []
     for job, run in jax_runs.items():
-        contenders = {"ours": run, "torch NCHW": nchw[job], "torch channels_last": nhwc[job]}
-        seconds = take_turns(contenders, repeats)
-        row = {key: batch / s for key, s in seconds.items()}
+        times = rounds({"ours": run, "torch NCHW": nchw[job], "torch channels_last": nhwc[job]}, 3, seconds)
+        row = {key: batch / values[0] for key, values in times.items()}
         best = max(row["torch NCHW"], row["torch channels_last"])
+        spread = {key: statistics.median(values) / values[0] for key, values in times.items()}
         rows.append(
-            {"net": name, "job": job, **row, "ratio to best": row["ours"] / best, "compile_s": compile_s[job]}
+            {
+                "net": name,
+                "job": job,
+                **row,
+                "ratio to best": row["ours"] / best,
+                "compile_s": compile_s[job],
+                "rounds": len(times["ours"]),
+                "median over fastest": spread,
+            }
         )
     return rows
 
@@ -166,18 +185,18 @@ class Bias(nn.Module):
         return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],))
 
 
-def folding(name: str, batch: int, repeats: int) -> dict[str, float]:
+def folding(name: str, batch: int, seconds: float) -> dict[str, float]:
     """Seconds with batch normalization in evaluation mode over seconds with a bias instead."""
     rng = np.random.default_rng(0)
     images, labels = rng.random((batch, 32, 32, 3), np.float32), np.arange(batch) % 10
     plain, _ = ours(name, images, labels)
     with mock.patch.object(Layers, "norm", lambda self, name: Bias(name=name)):
         folded, _ = ours(name, images, labels)
-    seconds = {
-        job: take_turns({"plain": plain[job], "folded": folded[job]}, 3 * repeats)
+    times = {
+        job: rounds({"plain": plain[job], "folded": folded[job]}, 3, seconds)
         for job in ("forward", "input gradient")
     }
-    return {job: s["plain"] / s["folded"] for job, s in seconds.items()}
+    return {job: t["plain"][0] / t["folded"][0] for job, t in times.items()}
 
 
 def device_name() -> str:
@@ -194,7 +213,7 @@ def main() -> None:
     )
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20, help="for each job of each net")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "models.json")
     flags = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -203,18 +222,16 @@ def main() -> None:
         "device": device_name(),
         "jax": jax.__version__,
         "torch": torch.__version__,
-        "settings": {"batch": flags.batch, "repeats": flags.repeats, "unit": "images/s"},
+        "load_average_before": os.getloadavg()[0],
+        "settings": {"batch": flags.batch, "seconds": flags.seconds, "unit": "images/s of the fastest round"},
     }
     rows: list[dict[str, object]] = []
     for name in flags.nets:
-        for row in compare(name, flags.batch, flags.repeats):
-            print(
-                "  ".join(f"{v:8.2f}" if isinstance(v, float) else f"{v:18s}" for v in row.values()),
-                flush=True,
-            )
+        for row in compare(name, flags.batch, flags.seconds):
+            print("  ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()), flush=True)
             rows.append(row)
         write_text(flags.out, json.dumps(report | {"results": rows}, indent=2) + "\n")
-    gain = folding("cifar_resnet18", flags.batch, flags.repeats)
+    gain = folding("cifar_resnet18", flags.batch, flags.seconds)
     print(gain)
     report |= {"results": rows, "speed-up if batch normalization were folded": gain}
     write_text(flags.out, json.dumps(report, indent=2) + "\n")
