@@ -46,7 +46,10 @@ def pairs(net, pool, n):
         "dim": (attacks.dim(**ours, rate=0.8, prob=0.7), dim),
         "vmi_fgsm": (attacks.vmi_fgsm(**ours, neighbors=n, zeta=1.5), vmi),
         "pgn": (attacks.pgn(**ours, neighbors=n), own(torch_attacks.pgn, n)),
-        "tpa": (attacks.tpa(**ours, neighbors=n, variant="official"), own(torch_attacks.tpa, n)),
+        "tpa": (
+            attacks.tpa(**ours, neighbors=n // 2, variant="official"),
+            own(torch_attacks.tpa, n // 2),
+        ),
         "admix": (attacks.admix(**ours, pool=pool), own(torch_attacks.admix)),
         "ssa": (attacks.ssa(**ours, samples=n), own(torch_attacks.ssa, n)),
     }
