@@ -24,8 +24,8 @@ the exact spectrum takes 1 + (K-1) = 10, and all of it has rank K-1. A Krylov me
 eigenvalue alone takes 2 m for m products, and one more product to know that it is done. `roofline` works out,
 from the exact K x K matrices, how many passes the best of them needs on these images: Krylov in class space
 from the leading eigenvector of diag(p) - p pᵀ, where `class_lanczos` starts. On a net that hardly learned it
-is 4 to 6 for every image; on nets of 57 to 70 % test accuracy it was 4 to 6 for the median image and 10 for
-the worst of a hundred, and a batch waits for its worst image. Ten and three times faster than others in
+is 6 for every image; on nets of 57 to 70 % test accuracy it was 4 to 6 for the median image and 10 for the
+worst of a hundred, and a batch waits for its worst image. Ten and three times faster than others in
 passes is therefore out of reach; what is won over them comes from fewer products, shared passes and the
 convolutions.
 
