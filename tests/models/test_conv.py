@@ -42,7 +42,7 @@ def test_a_kernel_larger_than_its_image(x64, kernel, stride, padding):
     check_derivatives((2, 3), kernel, stride, padding)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), CASES)
+@pytest.mark.parametrize(("kernel", "stride", "padding"), CASES[:2])
 def test_gradients_in_parts_of_the_batch(x64, monkeypatch, kernel, stride, padding):
     x, w, strides = jnp.ones((8, 7, 6, 3)), jnp.ones((kernel, kernel, 3, 4)), (stride, stride)
     _, height, width, features = conv_general_dilated(x, w, strides, padding, dimension_numbers=NHWC).shape
