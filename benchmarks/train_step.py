@@ -6,7 +6,8 @@ All contenders train the same CIFAR ResNet-18 on the same batch and take turns; 
 size all mechanisms, at others those that PyTorch has here. The least that a
 mechanism can cost, in passes through the net: ST 3 (forward, back to the weights, back to the layers), SAM 6,
 IR and JR with one projection 6 (forward, back to the images, and back through both), ER 6 (the gradient and
-its tangent), SAM&IR 12, LookSAM 3.6, AT 2 per attack step and 3.
+its tangent), SAM&IR 12, LookSAM 3.6 (a step that looks ahead takes 6, the other four 3; with few repeats only
+one kind is timed), AT 2 per attack step and 3.
 PyTorch (ST, SAM, IR; eager; NCHW and channels_last) does the same arithmetic with plain autograd.
 Writes `benchmarks/results/train_step.json`.
 """
