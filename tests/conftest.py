@@ -3,9 +3,21 @@
 import json
 import os
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# What tests cost is compilation: XLA's cheapest code generation. Flags that are set already win.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        # later versions have no other emitters, and refuse flags that they do not know
+        *(["--xla_cpu_use_fusion_emitters=false"] if version("jax").startswith("0.10.") else []),
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
 

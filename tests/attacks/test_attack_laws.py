@@ -1,7 +1,5 @@
 """What holds for every attack, in one table."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,8 +63,6 @@ TABLE = {
     "po_trip": linf(attacks.po_trip, **FEW),
     "di_ti_mi_si_pgn": linf(attacks.mi_fgsm, rules=(TI, PGN, SI, DI), **FEW),
 }
-# What these tests cost is compilation, and nobody times the result.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_attack = pytest.mark.parametrize("name", TABLE)
 
 
@@ -107,7 +103,7 @@ def test_laws(name, data, key, tiny_predict):
     Two programs of different batch size may round a gradient to another sign here and there.
     """
     images, labels = data
-    predict, attack = tiny_predict(), compiled(make(name))
+    predict, attack = tiny_predict(), jax.jit(make(name))
     x = attack(key, predict, images, labels)
 
     assert x.shape == images.shape
@@ -149,7 +145,7 @@ def test_targeted_goes_to_the_target_in_bfloat16(name, data, key, tiny_predict):
     images, labels = data
     targets = (labels + 3) % 10
     predict = tiny_predict(jnp.bfloat16)
-    x = compiled(make(name, targeted=True))(key, predict, images, targets)
+    x = jax.jit(make(name, targeted=True))(key, predict, images, targets)
     assert x.dtype == jnp.float32
     assert np.all(lengths(name, x, images) <= EPS[TABLE[name][0]] + 1e-6)
     assert mean_loss(tiny_predict(), x, targets) < mean_loss(tiny_predict(), images, targets)

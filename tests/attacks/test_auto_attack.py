@@ -1,7 +1,5 @@
 """AutoAttack's parts: exact pieces first, then the laws, on nets small enough to know the answer."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +15,6 @@ from transferjax.losses import margin
 from transferjax.random import fold_in
 
 SIDE, BATCH = 6, 4
-# What these tests cost is compilation, and nobody times the result.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def test_checkpoints_of_100_steps():
@@ -161,7 +157,7 @@ def test_fab_finds_the_distance_of_a_linear_net(norm, targets, problem_with_marg
     dual = np.abs(difference).sum(1) if norm == "linf" else np.linalg.norm(difference, axis=1)
     distances = np.where(gaps > 0, gaps / np.maximum(dual, 1e-9), np.inf).min(-1)
     eps = float(distances.max() * 1.5)
-    attack = compiled(fab(eps, 30, norm=norm, target_classes=targets, eta=1.001))
+    attack = jax.jit(fab(eps, 30, norm=norm, target_classes=targets, eta=1.001))
     x = attack(jax.random.key(0), predict, images, labels)
     assert np.all(predict(x).argmax(-1) != labels)
     d = np.asarray(x - images).reshape(BATCH, -1)
@@ -178,7 +174,7 @@ def test_budgets_around_the_distance_decide(norm, factory, problem_with_margin):
     predict, images, labels, gaps, difference = problem_with_margin
     dual = np.abs(difference).sum(1) if norm == "linf" else np.linalg.norm(difference, axis=1)
     distances = np.where(gaps > 0, gaps / np.maximum(dual, 1e-9), np.inf).min(-1)
-    attack = compiled(lambda eps, *problem: factory(eps, 50, norm=norm)(*problem))
+    attack = jax.jit(lambda eps, *problem: factory(eps, 50, norm=norm)(*problem))
     for share, fooled in ((0.98, False), (1.05, True)):
         x = attack(distances[0] * share, jax.random.key(0), predict, images[:1], labels[:1])
         assert bool(predict(x).argmax(-1)[0] != labels[0]) is fooled
@@ -210,7 +206,7 @@ def test_laws_of_auto_attack(name, tiny_predict):
     labels = predict(images).argmax(-1).at[3].set(0)
     attack = LAWS[name]()
     settings = dict(attack.settings)
-    jitted = compiled(attack)
+    jitted = jax.jit(attack)
     x = jitted(key, predict, images, labels)
     d = np.asarray(x - images, np.float64).reshape(BATCH, -1)
     length = np.linalg.norm(d, axis=-1) if settings["norm"] == "l2" else np.abs(d).max(-1)
@@ -250,5 +246,5 @@ def test_rand_averages_over_draws():
     predict = attacks.Stochastic(jax.tree_util.Partial(noisy, weights), jax.random.key(1))
     images = jax.random.uniform(jax.random.key(2), (8, 3, 3, 3))
     labels = (images.reshape(8, -1) @ weights).argmax(-1)
-    x = compiled(auto_attack(0.2, version="rand", steps=10))(jax.random.key(3), predict, images, labels)
+    x = jax.jit(auto_attack(0.2, version="rand", steps=10))(jax.random.key(3), predict, images, labels)
     assert np.mean((x.reshape(8, -1) @ weights).argmax(-1) != labels) > 0.5

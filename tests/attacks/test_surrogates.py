@@ -1,6 +1,5 @@
 """Other gradients, same nets: logits must not change, gradients must, in the way that was promised."""
 
-from functools import partial
 from itertools import count
 
 import flax.linen as nn
@@ -15,14 +14,11 @@ from transferjax.attacks.targeted import with_features
 from transferjax.models.layers import Layers
 from transferjax.models.resnet import BasicBlock, Bottleneck
 
-# What these tests cost is compilation, and nobody times the result.
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @pytest.fixture(scope="module")
 def resnet():
     module = models.build("cifar_resnet18", blocks=(1, 1), width=4)
-    variables = compiled(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     return models.predictor(module, variables)
 
 
@@ -136,7 +132,7 @@ def test_ghost_skips_are_exact(resnet, x, monkeypatch):
 def test_ghost_dropout_is_unbiased_before_nonlinearities(resnet, x):
     ghost = surrogates.ghost_dropout(resnet, jax.random.key(0), 0.1)
     same = jnp.broadcast_to(x[:1], (64, *x.shape[1:]))
-    logits = np.asarray(compiled(lambda ghost, x: ghost(x))(ghost, same))
+    logits = np.asarray(jax.jit(lambda ghost, x: ghost(x))(ghost, same))
     assert logits.std(0).min() > 1e-4
     assert np.abs(logits.mean(0) - resnet(x[:1])[0]).max() < 4 * logits.std(0).max()
 
@@ -150,7 +146,7 @@ def test_attacks_take_them_all(resnet, x):
         surrogates.ghost_skips(resnet, jax.random.key(0)),
         (resnet, surrogates.ghost_dropout(resnet, jax.random.key(0))),
     ):
-        attack = compiled(attacks.mi_fgsm(8 / 255, 3))
+        attack = jax.jit(attacks.mi_fgsm(8 / 255, 3))
         whole = attack(key, predict, x, labels)
         np.testing.assert_allclose(attack(key[1:], predict, x[1:], labels[1:]), whole[1:], atol=1e-6)
         assert float(jnp.abs(whole - x).max()) <= 8 / 255 + 1e-6
@@ -175,6 +171,6 @@ def test_features_by_path(resnet, x):
 def test_self_universality_reaches_the_target(resnet, x):
     targets = jnp.array([1, 2, 3])
     attack = attacks.self_universality(16 / 255, 5, layer="layer1.0")
-    y = compiled(attack)(jax.random.key(0), resnet, x, targets)
+    y = jax.jit(attack)(jax.random.key(0), resnet, x, targets)
     logp = lambda x: jax.nn.log_softmax(resnet(x))[jnp.arange(3), targets].mean()  # noqa: E731
     assert logp(y) > logp(x)

@@ -1,7 +1,5 @@
 """Defences: the transformation itself against an independent one, gradients, certificates."""
 
-import functools
-
 import cv2
 import jax
 import jax.numpy as jnp
@@ -14,9 +12,6 @@ from transferjax.defences.lossy import LUMINANCE, jpeg_round_trip, quality_table
 from transferjax.defences.smoothing import ABSTAIN
 from transferjax.losses import cross_entropy
 from transferjax.random import fold_in
-
-# What these tests cost is compilation, and nobody times the result.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def natural(count=4, size=(40, 30), seed=0):
@@ -180,7 +175,7 @@ def test_smoothing_averages_probabilities():
     np.testing.assert_allclose(p, stats.norm.cdf([0.4, -0.4]), atol=0.04)
 
 
-@compiled
+@jax.jit
 def loss(predict, x, labels):
     return cross_entropy(predict(x), labels).mean()
 
@@ -192,7 +187,7 @@ def test_defended_nets_are_attacked_like_any(tiny_defended):
         defences.resize_and_pad(predict, jax.random.key(0), resize_back=True),
         defences.smoothed(predict, jax.random.key(0), 0.05, 2),
     ):
-        attack = compiled(attacks.mi_fgsm(16 / 255, 2))
+        attack = jax.jit(attacks.mi_fgsm(16 / 255, 2))
         y = attack(jax.random.key(1), defended, x, labels)
         assert loss(defended, y, labels) > loss(defended, x, labels)
         keys = fold_in(jax.random.key(1), jnp.arange(len(x)))

@@ -1,7 +1,5 @@
 """Purifiers: shapes, weights from PyTorch, gradients, and that training one helps."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,6 @@ from transferjax import attacks, models
 from transferjax.defences import NRP, ComDefend, Denoiser, make_purifier_step, purified
 from transferjax.defences.purifiers import guided_loss, reconstruction_loss, self_supervised_loss
 
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SMALL = {
     "comdefend": ComDefend(widths=(4, 4, 4, 4, 4, 4, 4, 4)),
     "hgd": Denoiser(down=(4, 8, 8), up=(4, 8), depth=1),
@@ -28,7 +25,7 @@ def images():
 @pytest.mark.parametrize("name", SMALL)
 def test_images_in_images_out(name, images):
     net = SMALL[name]
-    purifier = models.predictor(net, compiled(net.init)(jax.random.key(1), images))
+    purifier = models.predictor(net, jax.jit(net.init)(jax.random.key(1), images))
     assert purifier(images).shape == images.shape
     classify = jax.tree_util.Partial(lambda x: x.mean((1, 2)))
     predict = purified(classify, purifier)
@@ -41,7 +38,7 @@ def test_images_in_images_out(name, images):
 
 def test_comdefends_code_is_binary_and_differentiable(images):
     net = SMALL["comdefend"]
-    purifier = models.predictor(net, compiled(net.init)(jax.random.key(1), images))
+    purifier = models.predictor(net, jax.jit(net.init)(jax.random.key(1), images))
     gradient = jax.grad(lambda x: purifier(x).sum())(images)
     assert float(jnp.abs(gradient).max()) > 0
 
@@ -52,7 +49,7 @@ def test_nrp_is_the_published_one(images):
     from torch.nn import functional as F
 
     net = SMALL["nrp"]
-    variables = compiled(net.init)(jax.random.key(1), images)
+    variables = jax.jit(net.init)(jax.random.key(1), images)
     weights = {name: torch.tensor(value) for name, value in models.to_torch(variables).items()}
     conv = lambda name, x: F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)  # noqa: E731
     x = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2))
@@ -71,8 +68,8 @@ def test_nrp_is_the_published_one(images):
 
 def train(net, loss, images, labels, steps=60, **options):
     step = make_purifier_step(net, loss, optax.adam(3e-3), **options)
-    state = compiled(step.init)(jax.random.key(1), images)
-    update, values = compiled(step.update), []
+    state = jax.jit(step.init)(jax.random.key(1), images)
+    update, values = jax.jit(step.update), []
     for _ in range(steps):
         state, value = update(state, jax.random.key(2), images, labels)
         values.append(float(value))
@@ -115,7 +112,7 @@ def test_the_guided_denoiser_repairs_attacked_images(fooled_by_stripes):
 def test_self_supervised_training_brings_features_closer():
     module = models.build("cifar_resnet18", blocks=(1,), width=4)
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
-    predict = models.predictor(module, compiled(module.init)(jax.random.key(1), images))
+    predict = models.predictor(module, jax.jit(module.init)(jax.random.key(1), images))
     loss = self_supervised_loss(predict, "layer1.0", 8 / 255, 2)
     _, values = train(SMALL["nrp"], loss, images, None, 40)
     assert values[-1] < 0.8 * values[0]
@@ -134,18 +131,18 @@ def test_the_critic_tells_purified_images_from_clean_ones(images):
         )
         for weight in (0.0, 1.0)
     }
-    state = first = compiled(steps[1.0].init)(jax.random.key(1), images)
+    state = first = jax.jit(steps[1.0].init)(jax.random.key(1), images)
 
     def lead(state):
         both = jnp.concatenate([images, net.apply(state.variables, images)])
         logits, _ = models.train_apply(critic, state.critic.variables, both)
         return logits[:4, 0] - logits[4:, 0]
 
-    fooled, value = compiled(steps[1.0].update)(state, jax.random.key(2), images, None)
+    fooled, value = jax.jit(steps[1.0].update)(state, jax.random.key(2), images, None)
     np.testing.assert_allclose(value, jnp.log1p(jnp.exp(lead(first))).mean(), rtol=1e-5)
     trick = lead(fooled._replace(critic=first.critic)).mean()
     assert trick < lead(first).mean()
-    update = compiled(steps[0.0].update)
+    update = jax.jit(steps[0.0].update)
     for _ in range(30):
         state, _ = update(state, jax.random.key(2), images, None)
     assert lead(state).mean() > lead(first).mean() + 1

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 def start(tmp_path_factory):
     """Starts a script on a run directory, with one device and a compilation cache that the module shares."""
     cache = tmp_path_factory.mktemp("cache")
-    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": ""}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": flags}
 
     def start(workdir, *arguments, script="blueprint"):
         command = [sys.executable, "-m", f"experiments.{script}", f"--workdir={workdir}", *arguments]

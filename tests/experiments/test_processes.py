@@ -32,7 +32,7 @@ def launch(workdir, cache, devices, *flags):
         ),
     ]
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
     }
     return subprocess.Popen(

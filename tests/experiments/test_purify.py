@@ -1,7 +1,5 @@
 """The script that trains purifiers, part by part, on digits and tiny nets."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,10 +37,8 @@ def problem():
 @pytest.mark.parametrize(
     ("kind", "steps", "least"), [("comdefend", 20, 0), ("hgd", 40, 0.2), ("nrp", 150, 0.3)]
 )
-def test_a_purifier_is_trained_and_defends(kind, steps, least, problem, monkeypatch):
+def test_a_purifier_is_trained_and_defends(kind, steps, least, problem):
     """Of ComDefend, which takes much longer to learn anything, only that it runs."""
-    quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    monkeypatch.setattr(jax, "jit", quick)  # compiling is what this costs
     predict, digits = problem
     net, loss, terms = purify.make(kind, predict, EPS, "features", 4, blocks=1)
     variables = purify.train(net, loss, digits, steps=steps, batch_size=32, learning_rate=1e-2, **terms)

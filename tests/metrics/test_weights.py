@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,17 +7,17 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from transferjax.metrics.stochastic import top_eigenvalues, trace_plus_plus
-from transferjax.metrics.weights import weight_matvec
+from transferjax.metrics.weights import weight_matvec, weight_trace
 
 KEY = jax.random.key(0)
 
 
-def apply(params, images):
-    """A small convolutional net with a smooth activation, whose Hessian has a residual."""
+def apply(params, images, activation=jax.nn.gelu):
+    """A small convolutional net; with a smooth activation, its Hessian has a residual."""
     x = jax.lax.conv_general_dilated(
         images, params["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return jax.nn.gelu(x).mean((1, 2)) @ params["head"]
+    return activation(x).mean((1, 2)) @ params["head"]
 
 
 @pytest.fixture
@@ -29,10 +31,8 @@ def problem(batch, x64):
     return params, images, labels
 
 
-@pytest.fixture
-def exact(problem):
-    """Hessian and Gauss-Newton matrix, written out."""
-    params, images, labels = problem
+def written_out(apply, params, images, labels):
+    """Hessian and Gauss-Newton matrix."""
     flat, unravel = ravel_pytree(params)
 
     def logits(w):
@@ -42,6 +42,11 @@ def exact(problem):
     jacobian, p = jax.jacrev(logits)(flat), jax.nn.softmax(logits(flat))
     middle = jnp.einsum("bk,kl->bkl", p, jnp.eye(3)) - p[:, :, None] * p[:, None, :]
     return {"hessian": hessian, "gauss_newton": jnp.einsum("bki,bkl,blj->ij", jacobian, middle, jacobian) / 8}
+
+
+@pytest.fixture
+def exact(problem):
+    return written_out(apply, *problem)
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
@@ -75,6 +80,43 @@ def test_devices_share_the_data(problem, exact):
     found = mapped(share(images), share(labels))
     expected = jnp.linalg.eigvalsh(exact["gauss_newton"])[-1]
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_the_exact_trace(chunk, problem, exact):
+    """Without labels: the Gauss-Newton part's for every net, the Hessian's for a net of ReLUs."""
+    params, images, labels = problem
+    found = weight_trace(apply, params, images, "gauss_newton", chunk=chunk)
+    np.testing.assert_allclose(found, jnp.trace(exact["gauss_newton"]), rtol=1e-12)
+    assert abs(found / jnp.trace(exact["hessian"]) - 1) > 1e-3
+
+    relu = partial(apply, activation=jax.nn.relu)
+    matrices = written_out(relu, params, images, labels)
+    assert jnp.abs(matrices["hessian"] - matrices["gauss_newton"]).max() > 1e-3  # only the diagonals agree
+    found = weight_trace(relu, params, images, chunk=chunk)
+    np.testing.assert_allclose(found, jnp.trace(matrices["hessian"]), rtol=1e-10)
+
+
+def test_the_exact_trace_over_devices(problem):
+    params, images, _ = problem
+    mapped = jax.pmap(
+        lambda images: weight_trace(apply, params, images, "gauss_newton", axis_name="devices"),
+        "devices",
+        devices=jax.devices()[:4],
+    )
+    found = mapped(images.reshape(4, 2, *images.shape[1:]))
+    np.testing.assert_allclose(found, weight_trace(apply, params, images, "gauss_newton"), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "curved",
+    [apply, lambda params, images: apply(params, images, jax.nn.relu) @ params["head"][:3]],
+    ids=["gelu", "a weight used twice"],
+)
+def test_no_exact_trace_of_a_curved_hessian(curved, problem):
+    params, images, _ = problem
+    with pytest.raises(ValueError, match="piecewise linear in every weight array by itself"):
+        weight_trace(curved, params, images)
 
 
 def test_bad_arguments(problem):

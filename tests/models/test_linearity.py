@@ -63,6 +63,20 @@ def test_nets_of_relus_are_piecewise_linear(name):
     assert models.is_piecewise_linear(models.build(name)) is True
 
 
+@pytest.mark.parametrize(("name", "linear"), [("cifar_resnet18", True), ("vit_base_patch32_224", False)])
+def test_nets_of_relus_are_piecewise_linear_in_every_weight_array(name, linear):
+    module = models.build(name)
+    variables = models.abstract_variables(module)
+    params, fixed = variables["params"], {"batch_stats": variables.get("batch_stats", {})}
+    fixed = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), fixed)
+
+    def apply(params, images):
+        return models.predictor(module, {**fixed, "params": params})(images)
+
+    images = jnp.zeros((1, module.image_size, module.image_size, 3))
+    assert models.is_piecewise_multilinear(apply, params, images) is linear
+
+
 def test_batch_normalization_in_training_mode_is_not():
     module = models.build("cifar_resnet18", width=4, blocks=(1, 1))
     variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), models.abstract_variables(module))

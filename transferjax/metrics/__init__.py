@@ -31,7 +31,7 @@ from transferjax.metrics.stochastic import (
     trace_plus_plus,
 )
 from transferjax.metrics.transfer import correct, fooled, round_to_8_bits, transfer_success
-from transferjax.metrics.weights import weight_matvec
+from transferjax.metrics.weights import weight_matvec, weight_trace
 
 __all__ = [
     "Bound",
@@ -66,5 +66,6 @@ __all__ = [
     "transfer_success",
     "transferability_bound",
     "weight_matvec",
+    "weight_trace",
     "worst_case_sharpness",
 ]

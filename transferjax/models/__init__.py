@@ -2,7 +2,7 @@
 
 from transferjax.models.files import load, read_tensors, save
 from transferjax.models.layers import Net
-from transferjax.models.linearity import is_piecewise_linear
+from transferjax.models.linearity import is_piecewise_linear, is_piecewise_multilinear
 from transferjax.models.predict import predictor, train_apply
 from transferjax.models.torch import abstract_variables, to_torch
 from transferjax.models.zoo import ZOO, build, build_for, from_torch, pretrained, replace_head
@@ -15,6 +15,7 @@ __all__ = [
     "build_for",
     "from_torch",
     "is_piecewise_linear",
+    "is_piecewise_multilinear",
     "load",
     "predictor",
     "pretrained",

@@ -1,4 +1,6 @@
-"""Is a function piecewise linear in its input? Read off its traced operations, whatever it is made of.
+"""Is a function piecewise linear in its input, or in its weights?
+
+Read off its traced operations, whatever it is made of.
 
 Every intermediate value is one of four kinds, ordered:
 
@@ -22,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.models.predict import Forward
-from transferjax.typing import Array
+from transferjax.typing import Array, PyTree
 
 
 class Kind(IntEnum):
@@ -104,6 +106,25 @@ def _of_module(module: nn.Module, shape: tuple[int, ...]) -> bool:
     jaxpr = jax.make_jaxpr(module.apply)(variables, images)
     fixed = [Kind.FIXED] * len(jax.tree.leaves(variables))
     return _kinds(jaxpr, [*fixed, Kind.LINEAR])[0] <= Kind.LINEAR
+
+
+def is_piecewise_multilinear(apply: Callable[[PyTree, Array], Array], params: PyTree, images: Array) -> bool:
+    """Are the logits piecewise linear in every single weight array, the others fixed?
+
+    True for the nets that are piecewise linear in their images, unless they use an array twice. Then
+    `∂²f/∂w_j² = 0` for every single weight w_j.
+
+    Args:
+        apply: `(params, images) -> logits`.
+        params: a pytree of arrays.
+        images: `[B, H, W, C]`.
+    """
+    jaxpr = jax.make_jaxpr(apply)(params, images)
+    leaves = len(jax.tree.leaves(params))
+    return all(
+        _kinds(jaxpr, [Kind.LINEAR if i == leaf else Kind.FIXED for i in range(leaves + 1)])[0] <= Kind.LINEAR
+        for leaf in range(leaves)
+    )
 
 
 def is_piecewise_linear(
