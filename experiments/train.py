@@ -248,11 +248,12 @@ def _at_once(asked: int, seeds: int) -> int:
 
 
 def train_all(config: ConfigDict, root: Path) -> None:
-    """Trains whatever of the config's networks is not trained yet."""
+    """Trains whatever of the config's networks is not trained yet, once the whole config is known to fit."""
     networks = [*build.targets(config), *(n for n in build.surrogates(config) if n.epoch is None)]
     todo = [n for n in networks if not (network_directory(root, n) / "metrics.csv").exists()]
     if not todo:
         return
+    build.validate(config)
     train_set, test_set = build.source(config), build.dataset(config, "test")
     kind = lambda n: (n.model, n.options, n.mechanism)  # noqa: E731
     for _, group in itertools.groupby(todo, kind):  # seeds of one kind are neighbours
