@@ -38,10 +38,25 @@ def _normalize(vector: Array) -> tuple[Array, Array]:
     return vector / jnp.where(norm > 0, norm, 1)[:, None], norm
 
 
-def _orthogonalize(vector: Array, basis: Array) -> Array:
-    """Gram-Schmidt against every row of the basis, twice: once is not enough in floating point."""
+_BLOCK = 8
+"""Basis vectors that are projected out at once."""
+
+
+def _orthogonalize(vector: Array, basis: Array, count: Array) -> Array:
+    """Gram-Schmidt against the first `count` rows of the basis, twice: once is not enough in floating point.
+
+    In blocks, so that the rows that are not there yet are not read; the loop also keeps XLA from copying a
+    basis that may be gigabytes.
+    """
+    size = basis.shape[1]
+    width = min(_BLOCK, size)
+
+    def project_out(block: Array, vector: Array) -> Array:
+        rows = jax.lax.dynamic_slice_in_dim(basis, jnp.minimum(block * width, size - width), width, 1)
+        return vector - jnp.einsum("bm,bmn->bn", jnp.einsum("bmn,bn->bm", rows, vector), rows)
+
     for _ in range(2):
-        vector = vector - jnp.einsum("bm,bmn->bn", jnp.einsum("bmn,bn->bm", basis, vector), basis)
+        vector = jax.lax.fori_loop(0, (count + width - 1) // width, project_out, vector)
     return vector
 
 
@@ -65,7 +80,7 @@ def _extend(matvec: Matvec, krylov: _Krylov) -> _Krylov:
     tridiagonal = krylov.tridiagonal.at[:, at, before].add(krylov.coupling)
     tridiagonal = tridiagonal.at[:, before, at].add(krylov.coupling)
     tridiagonal = tridiagonal.at[:, at, at].set((product * vector).sum(-1))
-    following, coupling = _normalize(_orthogonalize(product, basis))
+    following, coupling = _normalize(_orthogonalize(product, basis, at + 1))
     largest = jnp.maximum(jnp.abs(tridiagonal).max((-1, -2)), jnp.linalg.norm(product, axis=-1))
     more = coupling > 8 * jnp.finfo(vector.dtype).eps * largest
     return _Krylov(

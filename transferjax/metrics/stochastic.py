@@ -41,6 +41,7 @@ def top_eigenvalues(
     *,
     steps: int = 32,
     tol: float = 1e-3,
+    start: Array | None = None,
     dtype: jnp.dtype = jnp.float32,
 ) -> Eigenvalues:
     """The k eigenvalues `[k]` of largest magnitude by Lanczos, and the products it took.
@@ -51,9 +52,14 @@ def top_eigenvalues(
         k: how many.
         steps: the most products; keeps that many vectors of length N.
         tol: estimated relative error at which it stops, see `lanczos_eigenvalues`.
+        start: a vector `[N]` that leans towards the leading eigenvectors, such as the loss's gradient. A
+            tenth of a random one is added, so that a bad guess costs products and not the result.
     """
-    start = jax.random.normal(key, (1, size), dtype)
-    found = lanczos_eigenvalues(lambda v: matvec(v[0])[None], start, k, max(steps, k), tol)
+    first = jax.random.normal(key, (size,), dtype)
+    if start is not None:
+        length = jnp.linalg.norm(start)
+        first = start / jnp.where(length > 0, length, 1) + 0.1 * first / jnp.linalg.norm(first)
+    found = lanczos_eigenvalues(lambda v: matvec(v[0])[None], first[None], k, max(steps, k), tol)
     return Eigenvalues(found.values[0], found.products[0])
 
 
