@@ -121,10 +121,14 @@ def test_an_image_does_not_depend_on_its_batch(method, mlp, batch, x64):
     np.testing.assert_allclose(part, whole[2:4], rtol=1e-9, atol=1e-14)
 
 
-def test_chunks_do_not_matter(mlp, batch, x64):
+@pytest.mark.parametrize("cached", [0, 2**30])
+def test_chunks_do_not_matter(cached, mlp, batch, x64, monkeypatch):
+    monkeypatch.setattr("transferjax.metrics.curvature.CACHED", cached)
     predict, (images, labels) = mlp(), batch()
-    whole = eigenvalues(predict, images, labels)
-    np.testing.assert_allclose(eigenvalues(predict, images, labels, chunk=3), whole, rtol=1e-9, atol=1e-14)
+    chosen = input_hessian_eigenvalues(predict, images, labels, K, "exact")
+    np.testing.assert_allclose(
+        chosen, eigenvalues(predict, images, labels, "exact", chunk=3), rtol=1e-9, atol=1e-14
+    )
 
 
 def test_power_iteration_finds_the_top_one(mlp, batch, x64):

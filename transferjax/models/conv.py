@@ -155,7 +155,7 @@ ad.defbilinear(conv_p, _transpose_x, _transpose_w)
 batching.primitive_batchers[conv_p] = _batch
 
 
-def _runs_on_cpu() -> bool:
+def runs_on_cpu() -> bool:
     """Where the code being traced will run, as far as tracing can tell: the default device or back end.
 
     The numbers are the same either way; a wrong guess costs time, never correctness. That is why this is not
@@ -192,7 +192,7 @@ def conv_general_dilated(
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     nhwc = lhs.ndim == 4 and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
     spread, dilation = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
-    if not nhwc or feature_group_count != 1 or not _runs_on_cpu():
+    if not nhwc or feature_group_count != 1 or not runs_on_cpu():
         return lax.conv_general_dilated(
             lhs,
             rhs,
