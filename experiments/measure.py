@@ -69,7 +69,7 @@ def _sharpness(config: ConfigDict, surrogate: build.Network, train: data.Dataset
 
         chunk = min(config.measure.batch_size, len(images))
         matrix = weight_matvec(apply, variables["params"], images, labels, chunk=chunk)
-        return top_eigenvalues(jax.random.key(0), matrix.product, matrix.size, start=matrix.gradient).values
+        return top_eigenvalues(jax.random.key(0), matrix.product, matrix.size, start=matrix.start).values
 
     return top(load_variables(surrogate, root), jnp.asarray(train.images), jnp.asarray(train.labels))
 

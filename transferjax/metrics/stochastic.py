@@ -52,7 +52,7 @@ def top_eigenvalues(
         k: how many.
         steps: the most products; keeps that many vectors of length N.
         tol: estimated relative error at which it stops, see `lanczos_eigenvalues`.
-        start: a vector `[N]` that leans towards the leading eigenvectors, such as the loss's gradient. A
+        start: a vector `[N]` that leans towards the leading eigenvectors, see `WeightMatrix`. A
             tenth of a random one is added, so that a bad guess costs products and not the result.
     """
     first = jax.random.normal(key, (size,), dtype)
