@@ -54,6 +54,21 @@ def test_gradients_in_parts_of_the_batch(x64, monkeypatch, kernel, stride, paddi
     jax.clear_caches()
 
 
+@pytest.mark.parametrize("fits", [1, 2**23])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [CASES[0], CASES[5]])
+def test_few_channels_by_rows(x64, monkeypatch, kernel, stride, padding, fits):
+    """Shifted sums of all rows' outputs, the whole batch at once or image by image."""
+    monkeypatch.setattr(module, "_CHANNELS", 3)
+    monkeypatch.setattr(module, "_FITS", fits)
+    jax.clear_caches()
+    x, w = jnp.ones((2, 7, 6, 3)), jnp.ones((kernel, kernel, 3, 4))
+    text = jax.jit(scalar(conv_general_dilated, stride, padding)).lower(x, w).as_text()
+    assert f"tensor<1x{kernel}x3x{4 * kernel}xf64>" in text
+    assert ("while" in text) == (fits == 1)
+    check_derivatives((7, 6), kernel, stride, padding)
+    jax.clear_caches()
+
+
 def test_second_derivatives_have_no_kernels_larger_than_their_images():
     """Such a kernel reads mostly padding: as much work as all of a feature map for each of its pixels."""
     x, w = jnp.ones((2, 16, 16, 3)), jnp.ones((3, 3, 3, 4))

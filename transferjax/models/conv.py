@@ -38,11 +38,47 @@ _CACHED = 2**18
 """Entries of a kernel that a core keeps close; one that is larger is read from memory again and again."""
 
 
-def _in_parts(x: Array, w: Array, strides: Pair, pads: Any, spread: Pair, dilation: Pair, precision: Any):
-    """The convolution, summed over parts of its input channels where its kernel is a feature map.
+_CHANNELS = 64
+"""With more channels than these on both sides XLA's kernel runs at full speed, with fewer at half of it."""
 
-    Gradients w.r.t. weights are such convolutions: few places, a kernel as large as an image, and the batch
-    as channels. At 32 x 32 pixels, 64 channels and a batch of 128 parts are 5 times faster than the whole.
+_FITS = 2**23
+"""Entries of an intermediate result that stays in a CPU's last cache."""
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor up to `most`, at least 1."""
+    return next(n for n in range(max(1, min(most, number)), 0, -1) if number % n == 0)
+
+
+def _by_rows(conv: Any, x: Array, w: Array) -> Array:
+    """A convolution of stride 1: all rows of its kernel side by side, their outputs shifted and added.
+
+    The patches are h times smaller and serve h times as many outputs: with 64 channels 1.5 times faster, with
+    three outputs (the gradient of an image) 1.5 to 3.5 times. Large batches go through in parts.
+    """
+    height, width, channels, features = w.shape
+    rows = w.transpose(1, 2, 0, 3).reshape(1, width, channels, height * features)
+
+    def part(x: Array) -> Array:
+        out = conv(x, rows)
+        size = out.shape[1] - height + 1
+        return sum(out[:, i : i + size, :, i * features : (i + 1) * features] for i in range(height))
+
+    out = jax.eval_shape(conv, x, rows)
+    count = _divisor(len(x), _FITS * len(x) // out.size)
+    if count == len(x):
+        return part(x)
+    return jax.lax.map(part, x.reshape(-1, count, *x.shape[1:])).reshape(
+        len(x), *jax.eval_shape(part, x).shape[1:]
+    )
+
+
+def _in_parts(x: Array, w: Array, strides: Pair, pads: Any, spread: Pair, dilation: Pair, precision: Any):
+    """The convolution, in another order where XLA's kernel would be slow: by rows where channels are few.
+
+    And summed over parts of its input channels where its kernel is a feature map: gradients w.r.t. weights
+    have few places, a kernel as large as an image, and the batch as channels. At 32 x 32 pixels, 64 channels
+    and a batch of 128 parts are 5 times faster than the whole.
     """
     conv = partial(
         lax.conv_general_dilated,
@@ -55,17 +91,19 @@ def _in_parts(x: Array, w: Array, strides: Pair, pads: Any, spread: Pair, dilati
     )
     out = jax.eval_shape(conv, x, w)
     height, width, channels, features = w.shape
-    most = _CACHED // (height * width * features)
-    part = next((n for n in range(min(most, channels), 1, -1) if channels % n == 0), channels)
-    if part == channels or height * width <= out.shape[1] * out.shape[2]:
-        return conv(x, w)
-    parts = (
-        jnp.moveaxis(x.reshape(*x.shape[:3], -1, part), 3, 0),
-        jnp.moveaxis(w.reshape(height, width, -1, part, features), 2, 0),
-    )
-    return lax.scan(lambda total, pair: (total + conv(*pair), None), jnp.zeros(out.shape, out.dtype), parts)[
-        0
-    ]
+    if height * width > out.shape[1] * out.shape[2]:
+        count = _divisor(channels, _CACHED // (height * width * features))
+        if 1 < count < channels:
+            parts = (
+                jnp.moveaxis(x.reshape(*x.shape[:3], -1, count), 3, 0),
+                jnp.moveaxis(w.reshape(height, width, -1, count, features), 2, 0),
+            )
+            zero = jnp.zeros(out.shape, out.dtype)
+            return lax.scan(lambda total, pair: (total + conv(*pair), None), zero, parts)[0]
+    dense = strides == spread == dilation == (1, 1)
+    if dense and 1 < height <= 7 and min(channels, features) <= _CHANNELS <= channels:
+        return _by_rows(conv, x, w)
+    return conv(x, w)
 
 
 def _lax_conv(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, spread: Pair, precision: Any):
