@@ -30,21 +30,23 @@ from the leading eigenvector of diag(p) - p pᵀ, where `class_lanczos` starts. 
 takes 3 passes and a product with the Hessian 6, whoever makes it; the exact trace takes 2K - 1 = 19, as many
 as three probes.
 
-What it showed on two cores (`results/hessian.json`: 64 % test accuracy, 16 images, medians of two rounds,
-weight space of three; wherever a rival is named, the same images):
-- `exact` costs 101 ms per image, 8.9 forward passes, with errors below 1e-4. It is 28 times faster than eigsh
-  as the official code runs it, and 19 times with the graph kept. `class_lanczos` is level with it (94 ms).
-- Power iteration: 6.0 times slower image by image and 4.8 times batched with its own rule, whose errors reach
-  1.2e-3; 5.5 and 5.2 times until the error is right. Ten times is out of reach: the best Krylov
-  method needs 6 passes on each of these images, 61 ms at the pullbacks' 10.2 ms, and that would be 8 times.
-- matfree takes 1.8 times as long (2.2 in processor time), told beforehand that four products will do. With
-  our convolutions it takes 0.83 of `exact`'s time: the products are as good as ours, the advantage is knowing
-  when to stop. Three times would be 61 ms, the same limit.
-- Weight space, top: 3 products to our 1e-3 (true error 5e-4); PyHessian takes 1.83 times as long with its own
-  rule (error 1.02e-3) and 2.02 times to the tolerance. The number of products is 3 on these images and 4 on
-  the next 32.
-- Trace: PyHessian's rule stops after 22 probes, 23 % off, and takes 3.1 times as long as the exact trace;
-  8 probes of Hutchinson's cost 1.1 (theirs) and 1.2 (ours) times as much and have a standard error of 22 %.
+What it showed on two cores (`results/hessian.json`: 64 % test accuracy, 16 images, 8 of them for the methods
+that go image by image, medians of two rounds):
+- `exact` costs 97 ms per image, 10.8 forward passes, with errors below 1e-4. It is 26 times faster than eigsh
+  as the official code runs it, and 21 times with the graph kept. `lanczos` and `class_lanczos`, which stop at
+  the tolerance, cost 83 and 85 ms.
+- Power iteration takes 6.8 times as long image by image and 5.3 times batched with its own rule, whose errors
+  reach 1.2e-3; 5.9 and 5.6 times until the error is right. Ten times is out of reach: the best Krylov method
+  needs 6 passes on each of these images, 54 ms at 9.0 ms each: 9.5 times faster than the batched iteration,
+  before it has looked at its error.
+- matfree takes 1.8 times as long, told beforehand that four products will do; 2.2 times as long as our
+  Lanczos, which is not told. With our convolutions it takes 0.72 of `exact`'s time and 0.85
+  of Lanczos's: what is left is knowing when to stop. Three times would be 60 ms, 6.7 passes.
+- Weight space, top: 3 products to our 1e-3 (true error 5e-4); PyHessian takes 1.7 times as long with its own
+  rule (error 1.02e-3), 1.8 times to the tolerance, and 1.8 and 2.0 times in another run. It is 3 products on
+  these images and 4 on the next 32.
+- Trace: PyHessian's rule stops after 22 probes, 23 % off, and takes 3.2 times as long as the exact trace;
+  8 probes of Hutchinson's cost 1.2 (theirs) and 1.3 (ours) times as much and have a standard error of 22 %.
 
     TFDS_DATA_DIR=… python benchmarks/hessian.py [--images 16] [--few 16] [--repeats 2] [--batch 32]
         [--probes 8] [--steps 1000, of training] [--spaces input weight]

@@ -28,7 +28,7 @@ costs two passes a step, takes 10 to 30 steps, and needs no K image-sized rows i
 
 CACHED = 2**18
 """Entries of images that go through a network at once and leave its feature maps in a CPU's cache: 85 images
-of CIFAR-10. All nine pullbacks of a batch of 16 or 32 take a third longer than a few at a time."""
+of CIFAR-10. All nine pullbacks of a batch of 16 together take up to a quarter longer than a few at a time."""
 
 
 def softmax_factor(logits: Array) -> Array:
