@@ -66,6 +66,7 @@ def test_few_channels_by_rows(x64, monkeypatch, kernel, stride, padding, fits):
     assert f"tensor<1x{kernel}x3x{4 * kernel}xf64>" in text
     assert ("while" in text) == (fits == 1)
     check_derivatives((7, 6), kernel, stride, padding)
+    assert conv_general_dilated(x[:0], w, (1, 1), padding, dimension_numbers=NHWC).shape[0] == 0
     jax.clear_caches()
 
 

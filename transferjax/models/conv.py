@@ -64,9 +64,9 @@ def _by_rows(conv: Any, x: Array, w: Array) -> Array:
         size = out.shape[1] - height + 1
         return sum(out[:, i : i + size, :, i * features : (i + 1) * features] for i in range(height))
 
-    out = jax.eval_shape(conv, x, rows)
-    count = _divisor(len(x), _FITS * len(x) // out.size)
-    if count == len(x):
+    most = max(1, _FITS * len(x) // max(1, jax.eval_shape(conv, x, rows).size))
+    count = _divisor(len(x), most)
+    if len(x) <= most or 2 * count < most:  # too many parts cost more than they bring
         return part(x)
     return jax.lax.map(part, x.reshape(-1, count, *x.shape[1:])).reshape(
         len(x), *jax.eval_shape(part, x).shape[1:]
