@@ -6,8 +6,8 @@ samples, the same on both sides. Ours draw per image, theirs per batch where the
 should agree anyway. Standard errors are over seeds.
 
 What it showed (`results/transfer.json`: 5 neighbors or samples, 200 images): five of the six agree within 1.7
-standard errors. SSA's mean is 1.2 points below the peer's, 2.95 standard errors over five seeds; the two do
-the same on paper, and whether that is chance is not settled.
+standard errors. SSA's mean is 1.2 points below the peer's, 3.0 standard errors over eight seeds: small, but
+hardly chance, and not explained.
 
     python benchmarks/transfer.py [--images 200] [--seeds 5] [--neighbors 20]
 """
