@@ -13,7 +13,7 @@ level with channels_last, is not reached. The profile: all take the same passes 
 and one by one, at batch 32, these cost 8.0 ms per image forward and 8.3 back in XLA (155 GFLOP/s with 64
 channels, 185 with 128, 75 to 145 with stride 2, 100 on the last 4 x 4 pixels) and 5.6 and 5.7 in PyTorch's
 oneDNN (215, 225, 150 to 200, 160). They are all of the 16 ms that a step takes. Before convolutions of few
-channels went by rows (`transferjax.models.conv`), ours had 0.69 to 0.89 and 0.56 to 0.74.
+channels went by rows (`transferjax.models.conv`), ours had 0.69 to 0.89 and 0.56 to 0.74 (one round).
 
     python benchmarks/attacks.py [--batches 32 128] [--repeats 3]
 """

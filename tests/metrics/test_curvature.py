@@ -186,5 +186,7 @@ def test_bad_arguments(mlp, batch):
         input_hessian_eigenvalues(smooth, images, labels, part="fisher")
     with pytest.raises(ValueError, match="k must be from 1 to 32"):
         input_hessian_eigenvalues(smooth, images, labels, k=33)
+    with pytest.raises(ValueError, match=r"chunk must be at least 1 .* got 0"):
+        input_hessian_eigenvalues(smooth, images, labels, chunk=0)
     with pytest.raises(ValueError, match="one eigenvalue"):
         input_hessian_eigenvalues(smooth, images, labels, k=2, method="power")

@@ -79,5 +79,7 @@ def test_bad_arguments():
         trace(KEY, lambda v: v, 3, samples=1)
     with pytest.raises(ValueError, match="use trace"):
         trace_plus_plus(KEY, lambda v: v, 3, samples=5)
+    with pytest.raises(ValueError, match=r"one vector \[3\].*shape \(1,\)"):
+        top_eigenvalues(KEY, lambda v: v, 3, start=jnp.ones(1))
     with pytest.raises(ValueError, match="width"):
         spectral_density(None, jnp.ones(2), 0.0)

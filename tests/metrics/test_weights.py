@@ -132,3 +132,5 @@ def test_bad_arguments(problem):
         weight_matvec(apply, *problem, "fisher")
     with pytest.raises(ValueError, match="chunk must divide the 8 examples"):
         weight_matvec(apply, *problem, chunk=3)
+    with pytest.raises(ValueError, match=r"chunk must be at least 1 .* got 0"):
+        weight_trace(apply, *problem[:2], "gauss_newton", chunk=0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from transferjax.metrics.gradients import confident_cross_entropy
 from transferjax.metrics.lanczos import Matvec, lanczos_eigenvalues, power_eigenvalue
 from transferjax.models import is_piecewise_linear
-from transferjax.models.conv import runs_on_cpu
+from transferjax.models.conv import largest_divisor, runs_on_cpu
 from transferjax.typing import Array, Predict
 
 METHODS = ("auto", "exact", "class_lanczos", "lanczos", "power")
@@ -24,7 +24,6 @@ PARTS = ("hessian", "gauss_newton", "residual")
 EXACT_CLASSES = 64
 """Up to so many classes `auto` writes out the K x K matrix. It costs K - 1 pullbacks; Lanczos in class space
 costs two passes a step, takes 10 to 30 steps, and needs no K image-sized rows in memory."""
-
 
 CACHED = 2**18
 """Entries of images that go through a network at once and leave its feature maps in a CPU's cache: 85 images
@@ -50,8 +49,7 @@ def softmax_factor(logits: Array) -> Array:
 
 def _fast_chunk(pullbacks: int, images: Array) -> int:
     """All at once, or on CPUs the most that divide them and stay in the cache."""
-    most = max(1, CACHED // images.size) if runs_on_cpu() else pullbacks
-    return max(n for n in range(1, pullbacks + 1) if pullbacks % n == 0 and n <= most)
+    return largest_divisor(pullbacks, CACHED // max(1, images.size)) if runs_on_cpu() else pullbacks
 
 
 def _exact(predict: Predict, images: Array, k: int, chunk: int | None) -> Array:
@@ -188,8 +186,8 @@ def input_hessian_eigenvalues(
         Signed eigenvalues `[B, k]`, largest magnitude first.
 
     Raises:
-        ValueError: an unknown method or part, a k out of range, or a method that needs a piecewise-linear
-            model for one that is not.
+        ValueError: an unknown method or part, a k or chunk out of range, or a method that needs a
+            piecewise-linear model for one that is not.
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 4. The official code
     runs SciPy's `eigsh(k=1, which="LA")` on double-backpropagation products, one image at a time, each
@@ -198,6 +196,10 @@ def input_hessian_eigenvalues(
     count, size = len(images), images[0].size
     if not 1 <= k <= size:
         raise ValueError(f"k must be from 1 to {size} (the pixels of an image); got {k}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(
+            f"chunk must be at least 1 pullback at a time, or None for what is fastest; got {chunk}"
+        )
     method = _choose(predict, images, method, part)
     if method == "power" and k != 1:
         raise ValueError(f"power iteration finds one eigenvalue; got k={k}: use method='lanczos'")

@@ -52,9 +52,14 @@ def top_eigenvalues(
         k: how many.
         steps: the most products; keeps that many vectors of length N.
         tol: estimated relative error at which it stops, see `lanczos_eigenvalues`.
-        start: a vector `[N]` that leans towards the leading eigenvectors, see `WeightMatrix`. A
-            tenth of a random one is added, so that a bad guess costs products and not the result.
+        start: a vector `[N]` that leans towards the leading eigenvectors, see `WeightMatrix`. A tenth of a
+            random one is added, so that a bad guess costs products and not the result.
+
+    Raises:
+        ValueError: a start of another shape than `[N]`.
     """
+    if start is not None and start.shape != (size,):
+        raise ValueError(f"start must be one vector [{size}], a row of the matrix; got shape {start.shape}")
     first = jax.random.normal(key, (size,), dtype)
     if start is not None:
         length = jnp.linalg.norm(start)

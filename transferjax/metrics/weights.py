@@ -89,7 +89,7 @@ def weight_matvec(
         ValueError: an unknown kind, or a chunk that does not divide the data.
     """
     _check(kind)
-    if chunk is not None and len(images) % chunk:
+    if chunk is not None and (chunk < 1 or len(images) % chunk):
         raise ValueError(f"chunk must divide the {len(images)} examples; got {chunk}")
     weights, unravel = ravel_pytree(params)
     make = _hessian if kind == "hessian" else _gauss_newton
@@ -146,10 +146,12 @@ def weight_trace(
         axis_name: the mapped axis of devices that hold equal shares of the data.
 
     Raises:
-        ValueError: an unknown kind, or the Hessian of a net that is not known to be piecewise linear in every
-            weight array.
+        ValueError: an unknown kind, a chunk below 1, or the Hessian of a net that is not known to be
+            piecewise linear in every weight array.
     """
     _check(kind)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1 pullback at a time, or None for all; got {chunk}")
     if kind == "hessian" and not is_piecewise_multilinear(apply, params, images):
         raise ValueError(
             "the exact trace of the Hessian needs a model that is piecewise linear in every weight array by "

@@ -11,6 +11,9 @@ layout: a primitive that is closed under differentiation, so derivatives of any 
     y = conv(x, w)                 x as [B, H, W, I], w as [h, w, I, O], y as [B, H', W', O]
     cotangent of x                 conv(ȳ, w flipped, with I and O exchanged)
     cotangent of w                 conv(x as [I, H, W, B], ȳ as [H', W', B, O]) as [I, h, w, O]
+
+Where that kernel itself is slow, the same sums are taken in another order: with few channels by the kernel's
+rows, with a kernel as large as a feature map in parts of its channels.
 """
 
 from collections.abc import Sequence
@@ -37,7 +40,6 @@ def _extent(size: int, spacing: int) -> int:
 _CACHED = 2**18
 """Entries of a kernel that a core keeps close; one that is larger is read from memory again and again."""
 
-
 _CHANNELS = 64
 """With more channels than these on both sides XLA's kernel runs at full speed, with fewer at half of it."""
 
@@ -45,8 +47,8 @@ _FITS = 2**23
 """Entries of an intermediate result that stays in a CPU's last cache."""
 
 
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor up to `most`, at least 1."""
+def largest_divisor(number: int, most: int) -> int:
+    """Of those up to `most`; at least 1."""
     return next(n for n in range(max(1, min(most, number)), 0, -1) if number % n == 0)
 
 
@@ -65,20 +67,30 @@ def _by_rows(conv: Any, x: Array, w: Array) -> Array:
         return sum(out[:, i : i + size, :, i * features : (i + 1) * features] for i in range(height))
 
     most = max(1, _FITS * len(x) // max(1, jax.eval_shape(conv, x, rows).size))
-    count = _divisor(len(x), most)
+    count = largest_divisor(len(x), most)
     if len(x) <= most or 2 * count < most:  # too many parts cost more than they bring
         return part(x)
-    return jax.lax.map(part, x.reshape(-1, count, *x.shape[1:])).reshape(
-        len(x), *jax.eval_shape(part, x).shape[1:]
+    out = lax.map(part, x.reshape(-1, count, *x.shape[1:]))
+    return out.reshape(len(x), *out.shape[2:])
+
+
+def _by_channels(conv: Any, x: Array, w: Array, count: int) -> Array:
+    """A convolution as a sum over its input channels, `count` of them at a time."""
+    parts = (
+        jnp.moveaxis(x.reshape(*x.shape[:3], -1, count), 3, 0),
+        jnp.moveaxis(w.reshape(*w.shape[:2], -1, count, w.shape[3]), 2, 0),
     )
+    out = jax.eval_shape(conv, x, w)
+    zero = jnp.zeros(out.shape, out.dtype)
+    return lax.scan(lambda total, pair: (total + conv(*pair), None), zero, parts)[0]
 
 
-def _in_parts(x: Array, w: Array, strides: Pair, pads: Any, spread: Pair, dilation: Pair, precision: Any):
+def _fast_conv(x: Array, w: Array, strides: Pair, pads: Any, spread: Pair, dilation: Pair, precision: Any):
     """The convolution, in another order where XLA's kernel would be slow: by rows where channels are few.
 
-    And summed over parts of its input channels where its kernel is a feature map: gradients w.r.t. weights
-    have few places, a kernel as large as an image, and the batch as channels. At 32 x 32 pixels, 64 channels
-    and a batch of 128 parts are 5 times faster than the whole.
+    And by channels where its kernel is a feature map: gradients w.r.t. weights have few places, a kernel as
+    large as an image, and the batch as channels. At 32 x 32 pixels, 64 channels and a batch of 128 that is 5
+    times faster than the whole.
     """
     conv = partial(
         lax.conv_general_dilated,
@@ -89,17 +101,11 @@ def _in_parts(x: Array, w: Array, strides: Pair, pads: Any, spread: Pair, dilati
         dimension_numbers=_NHWC,
         precision=precision,
     )
-    out = jax.eval_shape(conv, x, w)
     height, width, channels, features = w.shape
-    if height * width > out.shape[1] * out.shape[2]:
-        count = _divisor(channels, _CACHED // (height * width * features))
-        if 1 < count < channels:
-            parts = (
-                jnp.moveaxis(x.reshape(*x.shape[:3], -1, count), 3, 0),
-                jnp.moveaxis(w.reshape(height, width, -1, count, features), 2, 0),
-            )
-            zero = jnp.zeros(out.shape, out.dtype)
-            return lax.scan(lambda total, pair: (total + conv(*pair), None), zero, parts)[0]
+    _, out_height, out_width, _ = jax.eval_shape(conv, x, w).shape
+    count = largest_divisor(channels, _CACHED // max(1, height * width * features))
+    if height * width > out_height * out_width and 1 < count < channels:
+        return _by_channels(conv, x, w, count)
     dense = strides == spread == dilation == (1, 1)
     if dense and 1 < height <= 7 and min(channels, features) <= _CHANNELS <= channels:
         return _by_rows(conv, x, w)
@@ -117,9 +123,9 @@ def _lax_conv(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, s
     image = [_extent(n, s) for n, s in zip(x.shape[1:3], spread, strict=True)]
     fits = all(i + low + high >= k for i, k, (low, high) in zip(image, kernel, pads, strict=True))
     if kernel[0] * kernel[1] <= image[0] * image[1] or not fits:
-        return _in_parts(x, w, strides, pads, spread, dilation, precision)
+        return _fast_conv(x, w, strides, pads, spread, dilation, precision)
     wider = [i - k for i, k in zip(image, kernel, strict=True)]
-    out = _in_parts(
+    out = _fast_conv(
         lax.rev(w, (0, 1)).transpose(3, 0, 1, 2),
         lax.rev(x, (1, 2)).transpose(1, 2, 3, 0),
         strides,
