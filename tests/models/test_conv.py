@@ -1,6 +1,7 @@
 """The CPU convolution: equal to lax to every order, and in the fast layout inside a loop."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +55,40 @@ def test_gradients_in_parts_of_the_batch(x64, monkeypatch, kernel, stride, paddi
     jax.clear_caches()
 
 
+@pytest.mark.parametrize("rows", [8, 100])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [*CASES[:3], CASES[4]])
+def test_many_channels_by_taps(x64, monkeypatch, kernel, stride, padding, rows):
+    """Sums of matrix products, image by image or the whole batch at once."""
+    for name, value in (("_CHANNELS", 1), ("_WIDE", 1), ("_ROWS", rows)):
+        monkeypatch.setattr(module, name, value)
+    jax.clear_caches()
+    x, w = jnp.ones((2, 7, 6, 3)), jnp.ones((kernel, kernel, 3, 4))
+    text = jax.jit(scalar(conv_general_dilated, stride, padding)).lower(x, w).as_text()
+    assert "dot_general" in text
+    assert "convolution" not in text
+    assert ("while" in text) == (rows == 8 and kernel > 1)
+    check_derivatives((7, 6), kernel, stride, padding)
+    assert conv_general_dilated(x[:0], w, (1, 1), padding, dimension_numbers=NHWC).shape[0] == 0
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("pads", [(1, 2), (0, 0), (-1, 3), (4, 0)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3), (4, 2)])
+@pytest.mark.parametrize("spread", [(1, 1), (2, 3), (4, 6)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
+def test_matrix_products_equal_lax(x64, strides, spread, dilation, pads):
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 5, 8, 3)), rng.standard_normal((2, 3, 3, 4))
+    how = {"padding": (pads, pads[::-1]), "lhs_dilation": spread, "rhs_dilation": dilation}
+    conv = partial(lax.conv_general_dilated, dimension_numbers=NHWC, precision=None, **how)
+    strided = partial(conv, window_strides=strides)
+    np.testing.assert_allclose(module._by_taps(strided, x, w), strided(x, w), rtol=1e-12, atol=1e-12)
+    alone = partial(conv, window_strides=(99, 99))
+    np.testing.assert_allclose(module._at_one_place(alone, x, w), alone(x, w), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("fits", [1, 2**23])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [CASES[0], CASES[5]])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [CASES[0], (4, 1, "SAME")])
 def test_few_channels_by_rows(x64, monkeypatch, kernel, stride, padding, fits):
     """Shifted sums of all rows' outputs, the whole batch at once or image by image."""
     monkeypatch.setattr(module, "_CHANNELS", 3)
