@@ -6,14 +6,15 @@ passes (forward and back) that all contenders share, so a few steps or neighbors
 attack's own number: `measured` of `passes`. Weights do not matter to the speed, so they are random; labels
 are what the net says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
 
-What it showed on two cores (`results/attacks.json`, medians of two rounds): against the best peer in its
-default layout ours has 0.86 to 0.96 of the speed at batch 32 and 0.96 to 1.20 at batch 128; against the best
-in channels_last 0.77 to 0.91 and 0.73 to 0.96. VMI-FGSM is ahead of both, 1.5 to 2.1 times. So the goal,
-level with channels_last, is not reached. The profile: all take the same passes through the same convolutions,
-and one by one, at batch 32, these cost 8.0 ms per image forward and 8.3 back in XLA (155 GFLOP/s with 64
-channels, 185 with 128, 75 to 145 with stride 2, 100 on the last 4 x 4 pixels) and 5.6 and 5.7 in PyTorch's
-oneDNN (215, 225, 150 to 200, 160). They are all of the 16 ms that a step takes. Before convolutions of few
-channels went by rows (`transferjax.models.conv`), ours had 0.69 to 0.89 and 0.56 to 0.74 (one round).
+What it showed on two cores (`results/attacks.json`, medians of three rounds): against the best peer in its
+default layout ours has 0.70 to 1.01 of the speed at batch 32 and 0.88 to 1.23 at batch 128; against the best
+in channels_last 0.65 to 0.92 and 0.72 to 1.15. VMI-FGSM is ahead of both, 1.7 to 2.0 times. So the goal,
+level with channels_last, is not reached. The profile: all take the same passes through the same convolutions.
+One by one at batch 32, these run in XLA at 155 GFLOP/s with 64 channels (by rows), 185 with 128, 210 with 256
+and 235 with 512 (by taps, see `transferjax.models.conv`), and 90 to 180 with stride 2; in PyTorch's oneDNN at
+215, 225, 160 on the last 4 x 4 pixels, and 150 to 200 with stride 2. That adds up to 6.4 ms per image forward
+in XLA and 5.6 in oneDNN, but the whole net takes 7.9: normalization, activations and sums are loops of their
+own over feature maps that have left the cache.
 
     python benchmarks/attacks.py [--batches 32 128] [--repeats 3]
 """

@@ -32,21 +32,21 @@ as three probes.
 
 What it showed on two cores (`results/hessian.json`: 64 % test accuracy, 16 images, 8 of them for the methods
 that go image by image, medians of two rounds):
-- `exact` costs 97 ms per image, 10.8 forward passes, with errors below 1e-4. It is 26 times faster than eigsh
-  as the official code runs it, and 21 times with the graph kept. `lanczos` and `class_lanczos`, which stop at
-  the tolerance, cost 83 and 85 ms.
-- Power iteration takes 6.8 times as long image by image and 5.3 times batched with its own rule, whose errors
-  reach 1.2e-3; 5.9 and 5.6 times until the error is right. Ten times is out of reach: the best Krylov method
-  needs 6 passes on each of these images, 54 ms at 9.0 ms each: 9.5 times faster than the batched iteration,
-  before it has looked at its error.
-- matfree takes 1.8 times as long, told beforehand that four products will do; 2.2 times as long as our
-  Lanczos, which is not told. With our convolutions it takes 0.72 of `exact`'s time and 0.85
-  of Lanczos's: what is left is knowing when to stop. Three times would be 60 ms, 6.7 passes.
-- Weight space, top: 3 products to our 1e-3 (true error 5e-4); PyHessian takes 1.7 times as long with its own
-  rule (error 1.02e-3), 1.8 times to the tolerance, and 1.8 and 2.0 times in another run. It is 3 products on
-  these images and 4 on the next 32.
-- Trace: PyHessian's rule stops after 22 probes, 23 % off, and takes 3.2 times as long as the exact trace;
-  8 probes of Hutchinson's cost 1.2 (theirs) and 1.3 (ours) times as much and have a standard error of 22 %.
+- `exact` costs 93 ms per image, 8.5 forward passes, with errors below 1e-5. It is 44 times faster than eigsh
+  as the official code runs it, and 26 times with the graph kept. `lanczos` and `class_lanczos`, which stop at
+  the tolerance, cost 92 and 91 ms. In an earlier run, on a quieter machine, 77 ms, 78 and 68, and 36 and 31
+  times.
+- Power iteration takes 9.6 times as long image by image and 6.2 times batched with its own rule, whose errors
+  reach 1.2e-3 (8.8 and 6.2 in the earlier run); 7.0 and 5.9 times until the error is right. Ten times the
+  batched iteration is out of reach: the best Krylov method needs 6 passes on each of these images, 65 ms: 8.8
+  times faster, before it has looked at its error.
+- matfree takes 2.3 times as long (2.5 in the earlier run, 2.9 times `class_lanczos`), told beforehand that
+  four products will do. With our convolutions it takes 0.97 of `exact`'s time: what is left is knowing when
+  to stop. Three times would be 70 ms, 6.5 passes.
+- Weight space, top: 3 products to our 1e-3 (true error 5e-4); PyHessian takes 2.05 times as long with its own
+  rule (error 1.03e-3), 2.2 times to the tolerance. It is 3 products on these images and 4 on the next 32.
+- Trace: PyHessian's rule stops after 22 probes, 23 % off, and takes 3.2 times as long as the exact trace; 8
+  probes of Hutchinson's cost 1.25 (theirs) and 1.2 (ours) times as much and have a standard error of 22 %.
 
     TFDS_DATA_DIR=… python benchmarks/hessian.py [--images 16] [--few 16] [--repeats 2] [--batch 32]
         [--probes 8] [--steps 1000, of training]
@@ -329,7 +329,7 @@ def our_weights(variables, x, y, probes: int) -> dict[str, Callable[[], Any]]:
 
     def top(params, x, y, tol):
         product, size, start = matrix(params, x, y)
-        return top_eigenvalues(key, product, size, start=start, steps=24, tol=tol)
+        return top_eigenvalues(key, product, size, start=start, steps=12, tol=tol)
 
     def values(found) -> list[float]:
         return [float(found.values[0]), int(found.products)]

@@ -9,7 +9,9 @@ What it showed (`results/transfer.json`: 5 neighbors or samples, 200 images): fi
 standard errors. SSA's mean is 1.2 points below the peer's, 3.0 standard errors over eight seeds: small, but
 hardly chance, and not explained.
 
-    python benchmarks/transfer.py [--images 200] [--seeds 5] [--neighbors 20]
+    python benchmarks/transfer.py [--images 200] [--seeds 5] [--neighbors 20] [--attacks dim ssa …]
+
+Rows say how many images and neighbors they are of; attacks that were not asked for keep theirs.
 """
 
 import argparse
@@ -85,8 +87,11 @@ def main():
     images, labels = test_images(arguments.images)
     wrong = jax.jit(lambda target, x: (target(x).argmax(-1) != labels).mean())
     fooled = lambda x: round(100 * float(wrong(target, x)), 2)  # noqa: E731
-    result = {"environment": environment(), **vars(arguments), "eps": EPS, "step_size": STEP, "steps": STEPS}
-    result |= {"clean_error_of_target": fooled(images), "attacks": {}}
+    path = RESULTS / "transfer.json"
+    rows = json.loads(path.read_text())["attacks"] if path.exists() else {}
+    result = {"environment": environment(), "eps": EPS, "step_size": STEP, "steps": STEPS, "attacks": rows}
+    of = {name: getattr(arguments, name) for name in ("images", "neighbors", "train_steps")}
+    of["clean_error_of_target"] = fooled(images)
     for name, (ours, theirs) in pairs(net, images, arguments.neighbors).items():
         if arguments.attacks and name not in arguments.attacks:
             continue
@@ -98,10 +103,10 @@ def main():
             torch.manual_seed(seed)
             y = theirs(to_torch(images), torch.tensor(labels, dtype=torch.long))
             rates["peer"].append(fooled(to_numpy(y)))
-        row = result["attacks"][name] = summary(rates)
-        print(name, row, f"{time.perf_counter() - begin:.0f} s", flush=True)
+        rows[name] = of | summary(rates)
+        print(name, rows[name], f"{time.perf_counter() - begin:.0f} s", flush=True)
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "transfer.json").write_text(json.dumps(result, indent=2) + "\n")
+        path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

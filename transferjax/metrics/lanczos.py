@@ -79,7 +79,7 @@ def _extend(matvec: Matvec, krylov: _Krylov) -> _Krylov:
     product = matvec(vector)
     tridiagonal = krylov.tridiagonal.at[:, at, before].add(krylov.coupling)
     tridiagonal = tridiagonal.at[:, before, at].add(krylov.coupling)
-    tridiagonal = tridiagonal.at[:, at, at].set((product * vector).sum(-1))
+    tridiagonal = tridiagonal.at[:, at, at].set(jnp.vecdot(product, vector))
     following, coupling = _normalize(_orthogonalize(product, basis, at + 1))
     largest = jnp.maximum(jnp.abs(tridiagonal).max((-1, -2)), jnp.linalg.norm(product, axis=-1))
     more = coupling > 8 * jnp.finfo(vector.dtype).eps * largest
@@ -162,7 +162,7 @@ def power_eigenvalue(matvec: Matvec, start: Array, steps: int, tol: float) -> Ei
     def advance(state: Any) -> Any:
         vector, value, done, products, step = state
         product = matvec(vector)
-        new = (product * vector).sum(-1)
+        new = jnp.vecdot(product, vector)
         still = jnp.abs(new - value) <= tol * jnp.abs(new)
         vector = jnp.where(done[:, None], vector, _normalize(product)[0])
         return vector, jnp.where(done, value, new), done | (still & (step > 0)), products + ~done, step + 1
