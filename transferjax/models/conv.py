@@ -122,8 +122,8 @@ def _by_taps(conv: Any, x: Array, w: Array) -> Array:
         total = jnp.zeros((len(x), *places, w.shape[3]), wide)
         for (i, j), tap in taps.items():
             (to_rows, rows), (to_columns, columns) = meeting(0, i), meeting(1, j)
-            product = lax.dot_general(
-                x[:, rows, columns], tap, (((3,), (0,)), ((), ())), how["precision"], wide
+            product = jnp.tensordot(
+                x[:, rows, columns], tap, 1, precision=how["precision"], preferred_element_type=wide
             )
             edges = [
                 (to.start, size - to.stop, to.step - 1)
@@ -150,8 +150,7 @@ def _at_one_place(conv: Any, x: Array, w: Array) -> Array:
 
     (taps, rows), (more_taps, columns) = meeting(0), meeting(1)
     x, w = x[:, rows, columns].transpose(3, 1, 2, 0), w[taps, more_taps].transpose(2, 0, 1, 3)
-    axes = ((0, 1, 2), (0, 1, 2)), ((), ())
-    return lax.dot_general(x, w, axes, how["precision"])[:, None, None]
+    return jnp.tensordot(x, w, ((0, 1, 2), (0, 1, 2)), precision=how["precision"])[:, None, None]
 
 
 def _by_channels(conv: Any, x: Array, w: Array) -> Array:
