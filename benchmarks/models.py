@@ -10,11 +10,10 @@ how long ours compiles is noted too (nothing comes from a cache). A last line bo
 normalization into convolutions could gain: a net with biases instead. Writes `benchmarks/results/models.json`
 after each net.
 
-On two CPU cores PyTorch is faster everywhere: ours has 0.54 to 0.76 of the better layout's images/s forward,
-0.54 to 0.59 for the input gradient and 0.36 to 0.68 for a training step (ResNet-50 and DenseNet are last).
-XLA's convolutions (Eigen) reach less of the machine than oneDNN's, and their gradients w.r.t. weights least:
-in ResNet-18 these double the time of the input gradient, where the arithmetic grows by half. Batch statistics
-are 4 % of that step, and folding the normalization would gain nothing.
+On two CPU cores PyTorch is mostly faster: ours has 0.65 to 1.08 of the better layout's images/s forward
+(ahead on ResNet-50), 0.58 to 0.75 for the input gradient and 0.39 to 0.68 for a training step (DenseNet and
+ResNet-50 are last). XLA's convolutions (Eigen) reach less of the machine than oneDNN's, and their gradients
+w.r.t. weights least. Folding the normalization would gain nothing measurable (1.02 and 1.03).
 """
 
 import argparse
