@@ -11,7 +11,7 @@ eight seeds was 1.2 points below the peer's, 3.0 standard errors: that was chanc
 
     python benchmarks/transfer.py [--images 200] [--seeds 5] [--neighbors 20] [--attacks dim ssa …]
 
-Rows say how many images and neighbors they are of; attacks that were not asked for keep theirs.
+Rows say where they ran, and of how many images and neighbors they are; attacks not asked for keep theirs.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from peers import RESULTS, both, environment, test_images, to_numpy, to_torch
 from trained import predictor, trained_variables
 
 from transferjax import attacks
+from transferjax.files import write_text
 
 SURROGATE, TARGET = {"blocks": (1, 1), "width": 16}, {"blocks": (1, 1, 1), "width": 16}
 EPS, STEPS = 6 / 255, 10
@@ -89,8 +90,10 @@ def main():
     fooled = lambda x: round(100 * float(wrong(target, x)), 2)  # noqa: E731
     path = RESULTS / "transfer.json"
     rows = json.loads(path.read_text())["attacks"] if path.exists() else {}
-    result = {"environment": environment(), "eps": EPS, "step_size": STEP, "steps": STEPS, "attacks": rows}
-    of = {name: getattr(arguments, name) for name in ("images", "neighbors", "train_steps")}
+    result = {"eps": EPS, "step_size": STEP, "steps": STEPS, "attacks": rows}
+    of = {"environment": environment()} | {
+        name: getattr(arguments, name) for name in ("images", "neighbors", "train_steps")
+    }
     of["clean_error_of_target"] = fooled(images)
     for name, (ours, theirs) in pairs(net, images, arguments.neighbors).items():
         if arguments.attacks and name not in arguments.attacks:
@@ -105,8 +108,7 @@ def main():
             rates["peer"].append(fooled(to_numpy(y)))
         rows[name] = of | summary(rates)
         print(name, rows[name], f"{time.perf_counter() - begin:.0f} s", flush=True)
-        RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        write_text(path, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
