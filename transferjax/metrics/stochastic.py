@@ -118,7 +118,7 @@ def trace_plus_plus(
     low = (basis * jax.lax.map(matvec, basis.T).T).sum()
     probes = _signs(probe_key, third, size, dtype)
     probes = probes - (probes @ basis) @ basis.T
-    rest = _estimate((probes * jax.lax.map(matvec, probes)).sum(-1))
+    rest = _estimate(jnp.vecdot(probes, jax.lax.map(matvec, probes)))
     return Estimate(low + rest.value, rest.error)
 
 
