@@ -13,8 +13,8 @@ level with channels_last, is not reached. The profile: all take the same passes 
 One by one at batch 32, these run in XLA at 155 GFLOP/s with 64 channels (by rows), 185 with 128, 210 with 256
 and 235 with 512 (by taps, see `transferjax.models.conv`), and 90 to 180 with stride 2; in PyTorch's oneDNN at
 215, 225, 160 on the last 4 x 4 pixels, and 150 to 200 with stride 2. That adds up to 6.4 ms per image forward
-in XLA and 5.6 in oneDNN, but the whole net takes 7.9: normalization, activations and sums are loops of their
-own over feature maps that have left the cache.
+in XLA and 5.6 in oneDNN, but the whole net takes 7.9; the rest, normalization, activations and sums, was not
+profiled one by one.
 
     python benchmarks/attacks.py [--batches 32 128] [--repeats 3]
 """
