@@ -6,7 +6,7 @@ from jax.tree_util import Partial
 
 from transferjax import models
 from transferjax.metrics import input_hessian_eigenvalues
-from transferjax.metrics.curvature import softmax_factor
+from transferjax.metrics.class_space import softmax_factor
 
 compiled = jax.jit(input_hessian_eigenvalues, static_argnames=("k", "method", "part", "chunk", "steps"))
 K = 6  # two more than the rank of a piecewise-linear net's Hessian with five classes
@@ -55,6 +55,8 @@ def test_parts_of_a_smooth_net_against_the_full_ones(mlp, batch, full_hessians, 
         for method in methods:
             found = eigenvalues(predict, images, labels, method, part=part)
             np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-14)
+    leading = eigenvalues(predict, images, labels, "leading", k=1, part="gauss_newton", tol=0.0)
+    np.testing.assert_allclose(leading, by_magnitude(gauss_newton)[:, :1], rtol=1e-8)
 
 
 def test_many_classes_take_lanczos_in_class_space(mlp, batch, x64):
@@ -93,13 +95,14 @@ def test_softmax_factor(scale, x64):
     np.testing.assert_allclose(factor @ factor.swapaxes(1, 2), expected, atol=1e-15)
 
 
-def test_float32_is_accurate_for_sure_predictions(mlp, batch):
+@pytest.mark.parametrize("method", ["exact", "leading"])
+def test_float32_is_accurate_for_sure_predictions(method, mlp, batch):
     """1 - p is far below float32's resolution here; the factor keeps its relative precision."""
     predict, (images, labels) = mlp(scale=200.0), batch()
-    single = eigenvalues(predict, images, labels)[:, 0]
+    single = eigenvalues(predict, images, labels, method, k=1)[:, 0]
     with jax.enable_x64(True):
         predict, images = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (predict, images))
-        double = np.asarray(eigenvalues(predict, images, labels)[:, 0])
+        double = np.asarray(eigenvalues(predict, images, labels, "exact", k=1)[:, 0])
     assert 1e-30 < double.min() < 1e-6 * double.max()
     np.testing.assert_allclose(single, double, rtol=1e-3)
 
@@ -113,21 +116,70 @@ def test_label_independence_and_psd(mlp, batch, x64):
         assert (found[:, :4] > 0).all()
 
 
-@pytest.mark.parametrize("method", ["exact", "lanczos"])
-def test_an_image_does_not_depend_on_its_batch(method, mlp, batch, x64):
+@pytest.mark.parametrize(("method", "k"), [("exact", K), ("lanczos", K), ("leading", 1)])
+def test_an_image_does_not_depend_on_its_batch(method, k, mlp, batch, x64):
     predict, (images, labels) = mlp(), batch()
-    whole = eigenvalues(predict, images, labels, method)
-    part = eigenvalues(predict, images[2:4], labels[2:4], method)
+    tol = {"leading": 1e-3}.get(method, 1e-8)
+    whole = eigenvalues(predict, images, labels, method, k=k, tol=tol)
+    part = eigenvalues(predict, images[2:4], labels[2:4], method, k=k, tol=tol)
     np.testing.assert_allclose(part, whole[2:4], rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("cached", [0, 2**30])
 def test_chunks_do_not_matter(cached, mlp, batch, x64, monkeypatch):
-    monkeypatch.setattr("transferjax.metrics.curvature.CACHED", cached)
+    monkeypatch.setattr("transferjax.metrics.class_space.CACHED", cached)
     predict, (images, labels) = mlp(), batch()
     chosen = input_hessian_eigenvalues(predict, images, labels, K, "exact")
     np.testing.assert_allclose(
         chosen, eigenvalues(predict, images, labels, "exact", chunk=3), rtol=1e-9, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 12])
+def test_leading_is_exact_with_every_direction(classes, mlp, batch, x64):
+    """Rank 1 and 2 need no residual; with tol=0 the others go on to the last direction."""
+    predict, (images, labels) = mlp(classes=classes), batch(9, classes)
+    exact = eigenvalues(predict, images, labels, "exact", k=1)
+    found = eigenvalues(predict, images, labels, "leading", k=1, tol=0.0)
+    np.testing.assert_allclose(found, exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+@pytest.mark.parametrize("classes", [12, 40])
+def test_leading_is_within_the_tolerance(classes, scale, mlp, batch):
+    """A Ritz value, so never above; with the last layer known or not. The bounds rest on one estimate."""
+    images, labels = batch(64, classes)
+    predict = mlp(classes=classes, scale=scale)
+    hidden = Partial(lambda images: predict(images))  # whose weights nobody sees
+    exact = eigenvalues(predict, images, labels, "exact", k=1)
+    for net in (predict, hidden):
+        for tol in (1e-2, 1e-4):
+            error = 1 - eigenvalues(net, images, labels, "leading", k=1, tol=tol) / exact
+            assert error.min() > -1e-5
+            assert (error <= tol).mean() > 0.98
+            assert (error > tol / 1000).any()  # it did stop early
+
+
+def test_leading_stops_after_so_many_directions(mlp, batch, x64):
+    predict, (images, labels) = mlp(classes=12), batch(9, 12)
+    exact = eigenvalues(predict, images, labels, "exact", k=1)
+    found = [eigenvalues(predict, images, labels, "leading", k=1, steps=s, tol=0.0) for s in (1, 2, 4, 8, 11)]
+    errors = [float((1 - values / exact).max()) for values in found]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1e-2
+    assert errors[-1] < 1e-12
+
+
+def test_leading_of_a_certain_prediction_is_zero(mlp, batch):
+    """The probabilities of the others underflow, there is no curvature and nothing is divided by it."""
+    images, labels = batch()
+    np.testing.assert_array_equal(eigenvalues(mlp(scale=1e4), images, labels, "leading", k=1), 0)
+
+
+def test_auto_takes_leading_for_one_eigenvalue(mlp, batch):
+    predict, (images, labels) = mlp(), batch()
+    np.testing.assert_array_equal(
+        eigenvalues(predict, images, labels, k=1), eigenvalues(predict, images, labels, "leading", k=1)
     )
 
 
@@ -139,14 +191,19 @@ def test_power_iteration_finds_the_top_one(mlp, batch, x64):
 
 
 @pytest.mark.parametrize(
-    ("name", "method"),
-    [("cifar_resnet18", "exact"), ("cifar_resnet18", "lanczos"), ("cifar_resnet50", "exact")],
+    ("name", "method", "k"),
+    [
+        ("cifar_resnet18", "exact", 3),
+        ("cifar_resnet18", "leading", 1),
+        ("cifar_resnet18", "lanczos", 3),
+        ("cifar_resnet50", "exact", 3),
+    ],
 )
-def test_reference_nets(name, method, golden):
+def test_reference_nets(name, method, k, golden):
     weights, images, reference = golden(name)
     predict = models.predictor(models.build(name), models.from_torch(name, weights))
-    found = eigenvalues(predict, jnp.asarray(images), jnp.array([3, 7]), method, k=3, tol=1e-3)
-    np.testing.assert_allclose(found, reference["input_hessian_top3"], rtol=1e-3)
+    found = eigenvalues(predict, jnp.asarray(images), jnp.array([3, 7]), method, k=k, tol=1e-3)
+    np.testing.assert_allclose(found, reference["input_hessian_top3"][:, :k], rtol=1e-3)
 
 
 FAMILIES = {
@@ -188,5 +245,6 @@ def test_bad_arguments(mlp, batch):
         input_hessian_eigenvalues(smooth, images, labels, k=33)
     with pytest.raises(ValueError, match=r"chunk must be at least 1 .* got 0"):
         input_hessian_eigenvalues(smooth, images, labels, chunk=0)
-    with pytest.raises(ValueError, match="one eigenvalue"):
-        input_hessian_eigenvalues(smooth, images, labels, k=2, method="power")
+    for net, method in ((smooth, "power"), (mlp(), "leading")):
+        with pytest.raises(ValueError, match=f"method='{method}' finds one eigenvalue; got k=2"):
+            input_hessian_eigenvalues(net, images, labels, k=2, method=method)

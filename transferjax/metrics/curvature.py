@@ -3,8 +3,8 @@
 The cross-entropy's Hessian in the logits is `A = diag(p) - p pᵀ = V Vᵀ` with V of K-1 columns. Where the
 model f is piecewise linear in x, the chain rule leaves nothing else: `H = Jᵀ A J`, positive semi-definite, of
 rank at most K-1 and independent of the label. Its nonzero eigenvalues are those of `(VᵀJ)(VᵀJ)ᵀ`: K-1
-pullbacks of one forward pass and no iteration at all. Other nets add a residual `Σ_k (p - y)_k ∇²f_k`, and
-need Lanczos.
+pullbacks of one forward pass and no iteration at all; for the largest alone a few of them will do
+(`leading_eigenvalue`). Other nets add a residual `Σ_k (p - y)_k ∇²f_k`, and need Lanczos.
 """
 
 from collections.abc import Callable
@@ -12,87 +12,29 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from transferjax.metrics.class_space import (
+    class_matvec,
+    exact_eigenvalues,
+    leading_eigenvalue,
+    linearized,
+)
 from transferjax.metrics.gradients import confident_cross_entropy
 from transferjax.metrics.lanczos import Matvec, lanczos_eigenvalues, power_eigenvalue
 from transferjax.models import is_piecewise_linear
-from transferjax.models.conv import largest_divisor, runs_on_cpu
 from transferjax.typing import Array, Predict
 
-METHODS = ("auto", "exact", "class_lanczos", "lanczos", "power")
+METHODS = ("auto", "leading", "exact", "class_lanczos", "lanczos", "power")
 PARTS = ("hessian", "gauss_newton", "residual")
 
-EXACT_CLASSES = 64
-"""Up to so many classes `auto` writes out the K x K matrix. It costs K - 1 pullbacks; Lanczos in class space
-costs two passes a step, takes 10 to 30 steps, and needs no K image-sized rows in memory."""
-
-CACHED = 2**18
-"""Entries of images that go through a network at once and leave its feature maps in a CPU's cache: 85 images
-of CIFAR-10. All nine pullbacks of a batch of 16 together take up to a quarter longer than a few at a time."""
-
-
-def softmax_factor(logits: Array) -> Array:
-    """V `[B, K, K-1]` with `V Vᵀ = diag(p) - p pᵀ`, to full relative precision even for sure predictions.
-
-    With `s = √p`, `diag(p) - p pᵀ = diag(s) (I - s sᵀ) diag(s)`; the projector's range is spanned by the
-    columns, all but the j-th, of the Householder reflection `I - v vᵀ / (1 + s_j)`, `v = s + e_j`. The
-    largest s_j makes every entry free of cancellation.
-    """
-    classes = logits.shape[-1]
-    root = jnp.exp(jax.nn.log_softmax(logits) / 2)
-    pivot = root.argmax(-1)
-    at_pivot = jax.nn.one_hot(pivot, classes, dtype=root.dtype)
-    columns = (pivot[:, None] + 1 + jnp.arange(classes - 1)) % classes
-    scaled = jnp.take_along_axis(root, columns, -1) / (1 + root.max(-1, keepdims=True))
-    chosen = jax.nn.one_hot(columns, classes, dtype=root.dtype, axis=1)
-    return root[..., None] * (chosen - (root + at_pivot)[..., None] * scaled[:, None, :])
-
-
-def _fast_chunk(pullbacks: int, images: Array) -> int:
-    """All at once, or on CPUs the most that divide them and stay in the cache."""
-    return largest_divisor(pullbacks, CACHED // max(1, images.size)) if runs_on_cpu() else pullbacks
-
-
-def _exact(predict: Predict, images: Array, k: int, chunk: int | None) -> Array:
-    """Eigenvalues of `(VᵀJ)(VᵀJ)ᵀ`, written out from K - 1 pullbacks of one forward pass."""
-    logits, pullback = jax.vjp(predict, images)
-    cotangents = jnp.moveaxis(softmax_factor(logits), -1, 0)
-    chunk = chunk or _fast_chunk(len(cotangents), images)
-    rows = jax.lax.map(lambda v: pullback(v)[0], cotangents, batch_size=chunk)
-    rows = rows.reshape(*rows.shape[:2], -1)
-    values = jnp.linalg.eigvalsh(jnp.einsum("ibn,jbn->bij", rows, rows))[:, ::-1]
-    return jnp.pad(values, ((0, 0), (0, max(0, k - values.shape[1]))))[:, :k]
-
-
-def _linearized(predict: Predict, images: Array) -> tuple[Array, Matvec, Matvec]:
-    """V, `d x -> J d x` and `d z -> Jᵀ d z` for flat images; the forward pass is made once."""
-    logits, push = jax.linearize(predict, images)
-    pull = jax.linear_transpose(push, images)
-    flat = (images.shape[0], -1)
-    return (
-        softmax_factor(logits),
-        lambda v: push(v.reshape(images.shape)),
-        lambda c: pull(c)[0].reshape(flat),
-    )
-
-
-def class_matvec(predict: Predict, images: Array) -> tuple[Matvec, Array]:
-    """Products `u -> VᵀJ JᵀV u` with vectors `[B, K-1]`: the Gauss-Newton matrix's nonzero spectrum.
-
-    And where to start: the leading eigenvector of `VᵀV`, which the Jacobian turns a little; 16 steps of power
-    iteration, without the model.
-    """
-    factor, push, pull = _linearized(predict, images)
-    start = factor[jnp.arange(len(factor)), jnp.abs(factor).sum(-1).argmax(-1)]
-    for _ in range(16):
-        start = jnp.einsum("bki,bkj,bj->bi", factor, factor, start)
-        largest = jnp.abs(start).max(-1, keepdims=True)
-        start = start / jnp.where(largest > 0, largest, 1)
-    return lambda u: jnp.einsum("bki,bk->bi", factor, push(pull(jnp.einsum("bki,bi->bk", factor, u)))), start
+FEW_CLASSES = 64
+"""Up to so many classes `auto` takes `leading` for one eigenvalue and `exact`, K - 1 pullbacks, for more.
+Lanczos in class space costs two passes a step, takes 10 to 30 steps, and needs no K image-sized rows in
+memory."""
 
 
 def gauss_newton_matvec(predict: Predict, images: Array) -> Matvec:
     """Products `v -> JᵀV VᵀJ v` with flat images `[B, N]`."""
-    factor, push, pull = _linearized(predict, images)
+    factor, push, pull = linearized(predict, images)
     return lambda v: pull(jnp.einsum("bki,bli,bl->bk", factor, factor, push(v)))
 
 
@@ -122,7 +64,7 @@ def _start(count: int, size: int, dtype: jnp.dtype) -> Array:
     return jnp.broadcast_to(jax.random.normal(jax.random.key(0), (size,), dtype), (count, size))
 
 
-def _choose(predict: Predict, images: Array, method: str, part: str) -> str:
+def _choose(predict: Predict, images: Array, k: int, method: str, part: str) -> str:
     """The method that `auto` stands for, and whether the asked one applies."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}; got {method!r}")
@@ -135,7 +77,9 @@ def _choose(predict: Predict, images: Array, method: str, part: str) -> str:
         if not factored:
             return "lanczos"
         classes = jax.eval_shape(predict, images).shape[-1]
-        return "exact" if classes <= EXACT_CLASSES else "class_lanczos"
+        if classes > FEW_CLASSES:
+            return "class_lanczos"
+        return "leading" if k == 1 else "exact"
     if not factored:
         raise ValueError(
             f"method={method!r} needs a model that is piecewise linear in its images (convolution, ReLU, "
@@ -173,14 +117,14 @@ def input_hessian_eigenvalues(
         images: `[B, H, W, C]` in [0, 1], in which the derivatives are taken.
         labels: classes `[B]`. They do not matter where the model is piecewise linear.
         k: how many eigenvalues.
-        method: for piecewise-linear models and the Gauss-Newton part, `"exact"` (K-1 pullbacks) or
-            `"class_lanczos"` (Lanczos on that K-1 x K-1 matrix without writing it out); for every model
-            `"lanczos"` on Hessian-vector products, and `"power"` (k = 1, for comparison). `"auto"` takes the
-            first that applies and is cheapest.
+        method: for piecewise-linear models and the Gauss-Newton part, `"leading"` (k = 1: a few pullbacks and
+            tangents, as many as the image needs), `"exact"` (K-1 pullbacks) or `"class_lanczos"` (Lanczos on
+            that K-1 x K-1 matrix without writing it out); for every model `"lanczos"` on Hessian-vector
+            products, and `"power"` (k = 1, for comparison). `"auto"` takes the cheapest that applies.
         part: `"hessian"`, its `"gauss_newton"` part JᵀAJ or its `"residual"` R (zero if piecewise linear).
         chunk: exact: how many of the K-1 pullbacks run at once; None for what is fastest. Bounds memory.
-        steps: Lanczos and power: the most products per image.
-        tol: Lanczos and power: an image stops when its estimated relative error is this.
+        steps: all but exact: the most products per image.
+        tol: all but exact: an image stops when its estimated relative error is this.
 
     Returns:
         Signed eigenvalues `[B, k]`, largest magnitude first.
@@ -200,11 +144,13 @@ def input_hessian_eigenvalues(
         raise ValueError(
             f"chunk must be at least 1 pullback at a time, or None for what is fastest; got {chunk}"
         )
-    method = _choose(predict, images, method, part)
-    if method == "power" and k != 1:
-        raise ValueError(f"power iteration finds one eigenvalue; got k={k}: use method='lanczos'")
+    method = _choose(predict, images, k, method, part)
+    if method in ("leading", "power") and k != 1:
+        raise ValueError(f"method={method!r} finds one eigenvalue; got k={k}: use method='auto' or 'lanczos'")
+    if method == "leading":
+        return leading_eigenvalue(predict, images, steps, tol)[:, None]
     if method == "exact":
-        return _exact(predict, images, k, chunk)
+        return exact_eigenvalues(predict, images, k, chunk)
     if method == "class_lanczos":
         matvec, start = class_matvec(predict, images)
         rank = start.shape[1]

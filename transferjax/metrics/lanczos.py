@@ -33,7 +33,7 @@ class _Krylov(NamedTuple):
     step: Array
 
 
-def _normalize(vector: Array) -> tuple[Array, Array]:
+def normalize(vector: Array) -> tuple[Array, Array]:
     norm = jnp.linalg.norm(vector, axis=-1)
     return vector / jnp.where(norm > 0, norm, 1)[:, None], norm
 
@@ -42,7 +42,7 @@ _BLOCK = 8
 """Basis vectors that are projected out at once."""
 
 
-def _orthogonalize(vector: Array, basis: Array, count: Array) -> Array:
+def orthogonalize(vector: Array, basis: Array, count: Array) -> Array:
     """Gram-Schmidt against the first `count` rows of the basis, twice: once is not enough in floating point.
 
     In blocks, so that the rows that are not there yet are not read; the loop also keeps XLA from copying a
@@ -66,7 +66,7 @@ def _begin(start: Array, steps: int) -> _Krylov:
     return _Krylov(
         basis=jnp.zeros_like(start, shape=(count, steps, size)),
         tridiagonal=jnp.zeros_like(start, shape=(count, steps, steps)),
-        vector=_normalize(start)[0],
+        vector=normalize(start)[0],
         coupling=zeros,
         step=jnp.int32(0),
     )
@@ -80,12 +80,17 @@ def _extend(matvec: Matvec, krylov: _Krylov) -> _Krylov:
     tridiagonal = krylov.tridiagonal.at[:, at, before].add(krylov.coupling)
     tridiagonal = tridiagonal.at[:, before, at].add(krylov.coupling)
     tridiagonal = tridiagonal.at[:, at, at].set(jnp.vecdot(product, vector))
-    following, coupling = _normalize(_orthogonalize(product, basis, at + 1))
+    following, coupling = normalize(orthogonalize(product, basis, at + 1))
     largest = jnp.maximum(jnp.abs(tridiagonal).max((-1, -2)), jnp.linalg.norm(product, axis=-1))
     more = coupling > 8 * jnp.finfo(vector.dtype).eps * largest
     return _Krylov(
         basis, tridiagonal, jnp.where(more[:, None], following, 0), jnp.where(more, coupling, 0), at + 1
     )
+
+
+def ritz_error(residual: Array, gap: Array) -> Array:
+    """`min(r, r²/gap)`, how far a Ritz value is from an eigenvalue (Parlett 1998, Theorem 11.7.1)."""
+    return residual * jnp.minimum(1, residual / jnp.where(gap > 0, gap, residual + (residual == 0)))
 
 
 def _ritz(krylov: _Krylov, k: int) -> tuple[Array, Array]:
@@ -99,8 +104,7 @@ def _ritz(krylov: _Krylov, k: int) -> tuple[Array, Array]:
     residual = krylov.coupling[:, None] * jnp.abs(jnp.take(vectors, krylov.step - 1, axis=1))
     distances = jnp.abs(values[:, :, None] - values[:, None, :])
     gap = jnp.where(jnp.eye(values.shape[-1], dtype=bool), jnp.inf, distances).min(-1)
-    error = residual * jnp.minimum(1, residual / jnp.where(gap > 0, gap, residual + (residual == 0)))
-    return jnp.take_along_axis(values, order, -1), jnp.take_along_axis(error, order, -1)
+    return jnp.take_along_axis(values, order, -1), jnp.take_along_axis(ritz_error(residual, gap), order, -1)
 
 
 def lanczos_tridiagonal(matvec: Matvec, start: Array, steps: int) -> Array:
@@ -164,10 +168,10 @@ def power_eigenvalue(matvec: Matvec, start: Array, steps: int, tol: float) -> Ei
         product = matvec(vector)
         new = jnp.vecdot(product, vector)
         still = jnp.abs(new - value) <= tol * jnp.abs(new)
-        vector = jnp.where(done[:, None], vector, _normalize(product)[0])
+        vector = jnp.where(done[:, None], vector, normalize(product)[0])
         return vector, jnp.where(done, value, new), done | (still & (step > 0)), products + ~done, step + 1
 
-    vector, _ = _normalize(start)
+    vector, _ = normalize(start)
     zeros = jnp.zeros_like(start, shape=start.shape[:1])
     state = (vector, zeros, zeros > 0, zeros.astype(jnp.int32), jnp.int32(0))
     _, value, _, products, _ = jax.lax.while_loop(lambda s: (s[4] < steps) & ~s[2].all(), advance, state)

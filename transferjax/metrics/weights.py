@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from transferjax.metrics.curvature import softmax_factor
+from transferjax.metrics.class_space import softmax_factor
 from transferjax.metrics.gradients import confident_cross_entropy
 from transferjax.metrics.stochastic import Product
 from transferjax.models import is_piecewise_multilinear
