@@ -144,8 +144,7 @@ def test_leading_is_exact_with_every_direction(classes, mlp, batch, x64):
     np.testing.assert_allclose(found, exact, rtol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0])
-@pytest.mark.parametrize("classes", [12, 40])
+@pytest.mark.parametrize(("classes", "scale"), [(12, 1.0), (40, 5.0)])
 def test_leading_is_within_the_tolerance(classes, scale, mlp, batch):
     """A Ritz value, so never above; with the last layer known or not. The bounds rest on one estimate."""
     images, labels = batch(64, classes)
@@ -163,7 +162,7 @@ def test_leading_is_within_the_tolerance(classes, scale, mlp, batch):
 def test_leading_stops_after_so_many_directions(mlp, batch, x64):
     predict, (images, labels) = mlp(classes=12), batch(9, 12)
     exact = eigenvalues(predict, images, labels, "exact", k=1)
-    found = [eigenvalues(predict, images, labels, "leading", k=1, steps=s, tol=0.0) for s in (1, 2, 4, 8, 11)]
+    found = [eigenvalues(predict, images, labels, "leading", k=1, steps=s, tol=0.0) for s in (1, 3, 6, 11)]
     errors = [float((1 - values / exact).max()) for values in found]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 1e-2
@@ -174,13 +173,6 @@ def test_leading_of_a_certain_prediction_is_zero(mlp, batch):
     """The probabilities of the others underflow, there is no curvature and nothing is divided by it."""
     images, labels = batch()
     np.testing.assert_array_equal(eigenvalues(mlp(scale=1e4), images, labels, "leading", k=1), 0)
-
-
-def test_auto_takes_leading_for_one_eigenvalue(mlp, batch):
-    predict, (images, labels) = mlp(), batch()
-    np.testing.assert_array_equal(
-        eigenvalues(predict, images, labels, k=1), eigenvalues(predict, images, labels, "leading", k=1)
-    )
 
 
 def test_power_iteration_finds_the_top_one(mlp, batch, x64):

@@ -130,7 +130,8 @@ def test_no_exact_trace_of_a_curved_hessian(curved, problem):
 def test_bad_arguments(problem):
     with pytest.raises(ValueError, match="kind must be one of"):
         weight_matvec(apply, *problem, "fisher")
-    with pytest.raises(ValueError, match="chunk must divide the 8 examples"):
-        weight_matvec(apply, *problem, chunk=3)
+    for chunk in (0, 3):
+        with pytest.raises(ValueError, match=f"chunk must divide the 8 examples; got {chunk}"):
+            weight_matvec(apply, *problem, chunk=chunk)
     with pytest.raises(ValueError, match=r"chunk must be at least 1 .* got 0"):
         weight_trace(apply, *problem[:2], "gauss_newton", chunk=0)
