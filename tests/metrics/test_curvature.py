@@ -6,7 +6,7 @@ from jax.tree_util import Partial
 
 from transferjax import models
 from transferjax.metrics import input_hessian_eigenvalues
-from transferjax.metrics.class_space import softmax_factor
+from transferjax.metrics.class_space import last_layer_root, softmax_factor
 
 compiled = jax.jit(input_hessian_eigenvalues, static_argnames=("k", "method", "part", "chunk", "steps"))
 K = 6  # two more than the rank of a piecewise-linear net's Hessian with five classes
@@ -157,6 +157,16 @@ def test_leading_is_within_the_tolerance(classes, scale, mlp, batch):
             assert error.min() > -1e-5
             assert (error <= tol).mean() > 0.98
             assert (error > tol / 1000).any()  # it did stop early
+
+
+def test_the_last_layer_is_found_where_it_can_be_told(mlp, x64):
+    predict = mlp(classes=12)
+    kernel = predict.args[0][-1][0]
+    root = last_layer_root(predict, 12)
+    np.testing.assert_allclose(root.T @ root, kernel.T @ kernel, rtol=1e-12, atol=1e-12)
+    two, none = (mlp(classes=16), 16), (predict, 7)  # the hidden layer before has 16 units as well
+    for net, classes in (two, none):
+        np.testing.assert_array_equal(last_layer_root(net, classes), np.eye(classes))
 
 
 def test_leading_stops_after_so_many_directions(mlp, batch, x64):

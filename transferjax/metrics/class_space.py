@@ -146,7 +146,7 @@ def _bounds(known: Array, span: _Span) -> _Bounds:
     return _Bounds(values[:, -1], gap, upper, vectors[:, :, -1], others[:, :, -1])
 
 
-def _last_layer(predict: Predict, classes: int) -> Array:
+def last_layer_root(predict: Predict, classes: int) -> Array:
     """R with `RᵀR = WWᵀ`, W the weights `[K, F]` of the last layer: the only leaf that is a kernel `[F, K]`.
 
     The identity where there is none or more than one: what is built on it is slower then, not wrong.
@@ -163,7 +163,7 @@ class _ClassSpace:
         largest = jnp.abs(factor).max((1, 2), keepdims=True)
         self.factor = factor / jnp.where(largest > 0, largest, 1)
         self.scale = largest.ravel() ** 2
-        self.known = jnp.einsum("fk,bki->bfi", _last_layer(predict, factor.shape[1]), self.factor)
+        self.known = jnp.einsum("fk,bki->bfi", last_layer_root(predict, factor.shape[1]), self.factor)
 
     def pulled(self, direction: Array) -> Array:
         return self.pull(jnp.einsum("bki,bi->bk", self.factor, direction))

@@ -34,6 +34,7 @@ class _Krylov(NamedTuple):
 
 
 def normalize(vector: Array) -> tuple[Array, Array]:
+    """Vectors of norm one, or zero where they are zero, and their norms."""
     norm = jnp.linalg.norm(vector, axis=-1)
     return vector / jnp.where(norm > 0, norm, 1)[:, None], norm
 
