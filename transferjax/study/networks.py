@@ -1,0 +1,232 @@
+"""Networks: from a spec to one compiled train step, and through the one host loop to weights."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from transferjax import data, models, parallel, training
+from transferjax.averaging import averaged_params, recompute_batch_stats
+from transferjax.fit import History, fit
+from transferjax.losses import one_hot
+from transferjax.objective import objective
+from transferjax.study import registry
+from transferjax.study.resolve import Context, flat
+from transferjax.study.specs import Network, Pretrained, Training
+from transferjax.training import TrainState, TrainStep
+from transferjax.typing import Array, Batch, Key, PyTree
+
+
+def warmup_cosine(peak: float, warmup_epochs: float = 0.0, *, updates_per_epoch: float, epochs: float) -> Any:
+    """From 0 to `peak` in `warmup_epochs`, then down to 0 by a cosine."""
+    warmup, steps = round(warmup_epochs * updates_per_epoch), round(epochs * updates_per_epoch)
+    return training.warmup_cosine(peak, warmup=warmup, steps=steps)
+
+
+def step_decay(
+    peak: float, at: tuple[float, ...] = (100.0, 150.0), factor: float = 0.1, *, updates_per_epoch: float
+) -> Any:
+    """`peak`, multiplied by `factor` after each epoch of `at`."""
+    return training.step_decay(peak, at=[round(epoch * updates_per_epoch) for epoch in at], factor=factor)
+
+
+def constant(peak: float) -> Any:
+    """`peak` throughout, as LGV collects."""
+    return peak
+
+
+def sgd(
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    *,
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+    """`training.sgd`."""
+    return training.sgd(learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+
+def adam(
+    b1: float = 0.9, b2: float = 0.999, *, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """`optax.adam`."""
+    return optax.adam(learning_rate, b1, b2)
+
+
+def optimizer(t: Training, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer on its schedule; `accumulate` batches are one update."""
+    per_epoch = steps_per_epoch / t.accumulate
+    rate = registry.make(registry.SCHEDULES, t.schedule, updates_per_epoch=per_epoch, epochs=t.epochs)
+    made = registry.make(registry.OPTIMIZERS, t.optimizer, learning_rate=rate)
+    return optax.MultiSteps(made, t.accumulate).gradient_transformation() if t.accumulate > 1 else made
+
+
+def module_of(spec: Network | Pretrained, num_classes: int, **options: Any) -> models.Net:
+    """The Flax module of a network."""
+    return models.build(spec.model.name, num_classes, **spec.model.arguments, **options)
+
+
+def train_step(
+    spec: Network, num_classes: int, steps_per_epoch: int, axis_name: str | None = None
+) -> TrainStep:
+    """The one train step with the mechanism's parts in its slots."""
+    t = spec.training
+    net = module_of(spec, num_classes, axis_name=axis_name, dtype=getattr(jnp, t.dtype))
+    filled: dict[str, tuple] = dict.fromkeys(registry.SLOTS, ())
+    for part in spec.parts:
+        filled[registry.PARTS.row(part.name).slot] += (
+            registry.make(
+                registry.PARTS,
+                part,
+                axis_name=axis_name,
+                steps_per_epoch=steps_per_epoch,
+                total_steps=round(t.epochs * steps_per_epoch),
+            ),
+        )
+    augment = (registry.make(registry.AUGMENTS, t.augment),) if t.augment else ()
+
+    def forward(variables: PyTree, keys: Key, images: Array) -> tuple[Array, PyTree]:
+        key = jnp.ravel(keys)[0]  # dropout draws for the batch as a whole
+        return models.train_apply(net, variables, images, spec.mean, spec.std, key)
+
+    return training.make_train_step(
+        objective(training.rematerialized(forward) if t.remat else forward, penalties=filled["penalties"]),
+        optax.chain(optimizer(t, steps_per_epoch), *filled["averages"]),
+        predictor=partial(models.predictor, net, mean=spec.mean, std=spec.std),
+        transforms=(*augment, *filled["transforms"]),
+        rules=filled["rules"],
+        axis_name=axis_name,
+    )
+
+
+class Trainer:
+    """What trains one network from any seed and start, compiled once."""
+
+    def __init__(self, spec: Network, source: data.Source):
+        self.spec, self.source, self.place = spec, source, parallel.placement()
+        self.net = module_of(spec, source.num_classes)
+        self.step = train_step(spec, source.num_classes, self.steps_per_epoch, self.place.axis_name)
+        self.update = self.place.compile(
+            lambda state, key, examples: self.step.update(state, key, self._batch(examples))
+        )
+        self._init = jax.jit(lambda key: self.net.init(key, jnp.zeros((1, *source.image_shape))))
+        self._batch_stats = jax.jit(self._stats_of)
+
+    def initial(self, seed: int) -> PyTree:
+        """Random weights."""
+        # Per-parameter draws dominate a small run's compile time; the older lowering takes a third of it.
+        with jax.threefry_partitionable(False):
+            return self._init(jax.random.key(seed))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return data.steps_per_epoch(len(self.source), self.spec.training.batch_size)
+
+    def step_of(self, epoch: float | None) -> int:
+        """The training step that ends an epoch, fractions too."""
+        return max(1, round((self.spec.training.epochs if epoch is None else epoch) * self.steps_per_epoch))
+
+    def _batch(self, examples: data.Examples) -> Batch:
+        return Batch(data.to_float(examples.images), one_hot(examples.labels, self.source.num_classes))
+
+    def batches(self, seed: int, start: int) -> Iterator[data.Examples]:
+        batch_size = self.spec.training.batch_size
+        return data.train_batches(
+            self.source, batch_size, seed=seed, start_step=start, put=self.place.put_batch
+        )
+
+    def fresh(self, variables: PyTree) -> TrainState:
+        """The state before the first step."""
+        first = self.place.get_state(next(self.batches(0, 0)))
+        return self.step.init(variables, self._batch(first))
+
+    def _stats_of(self, variables: PyTree, images: Array) -> PyTree:
+        images = data.to_float(images.reshape(-1, *self.source.image_shape))  # sharded ones have a device axis
+        return models.train_apply(
+            self.net, variables, images, self.spec.mean, self.spec.std, jax.random.key(0)
+        )[1]
+
+    def variables(self, state: TrainState) -> PyTree:
+        """The weights, or their average where the mechanism averages, with batch statistics of its own."""
+        average = averaged_params(state.opt_state)
+        if average is None:
+            return state.variables
+        batches = self.batches(0, 0)
+        images = (next(batches).images for _ in range(self.steps_per_epoch))
+        stats = recompute_batch_stats(
+            lambda old, x: self._batch_stats({"params": average, "batch_stats": old}, x),
+            state.memory["batch_stats"],
+            images,
+        )
+        return {"params": average, "batch_stats": stats}
+
+
+def started(context: Context, spec: Network, net: models.Net, fresh: PyTree) -> PyTree:
+    """What training begins with: random weights, or those of `start` (with a new head for other classes)."""
+    if spec.start is None:
+        return fresh
+    if isinstance(spec.start, Pretrained):
+        return models.pretrained(net, context.tensors(spec.start), fresh)
+    variables = context.variables(spec.start)
+    shapes, wanted = (jax.tree.map(jnp.shape, v["params"]) for v in (variables, fresh))
+    if shapes != wanted:
+        raise ValueError(f"weights of {spec.start.model.name} do not fit {spec.model.name}: another shape")
+    # Copies: a train step reuses the memory of the state that it is given.
+    return jax.tree.map(jnp.array, {name: variables.get(name, {}) for name in fresh})
+
+
+def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tuple[Network, dict[str, Any]]]:
+    """Members are one training stopped at several epochs; each is yielded when its epoch is over."""
+    spec = members[0]
+    program = spec.replace(seed=0, start=None, epoch=None)
+    trainer: Trainer = context.cached(
+        ("trainer", program.key), lambda: Trainer(program, context.source(spec.data))
+    )
+    place, key = trainer.place, jax.random.fold_in(jax.random.key(spec.seed), 1)
+    initial = started(context, spec, trainer.net, trainer.initial(spec.seed))
+    due: dict[int, list[Network]] = {}
+    for member in members:
+        due.setdefault(trainer.step_of(member.epoch), []).append(member)
+
+    def update(state: TrainState, examples: data.Examples) -> tuple[TrainState, dict[str, Array]]:
+        state = trainer.update(state, key, examples)
+        return state, state.memory["metrics"]
+
+    stops = fit(
+        update,
+        trainer.fresh(initial),
+        lambda start: trainer.batches(spec.seed, start),
+        stops=tuple(due),
+        steps_per_epoch=trainer.steps_per_epoch,
+        directory=context.store.scratch(spec.replace(epoch=None).key),
+        save_epochs=context.checkpoint_epochs,
+        watch=context.watch(max(due), spec.training.batch_size),
+        to_host=place.get_state,
+        to_device=place.put_state,
+    )
+    for stop in stops:
+        arrays = flat(trainer.variables(stop.state)) | _history(stop.history)
+        for member in due[stop.step]:
+            yield member, {"arrays": arrays, "steps": stop.trained}
+
+
+def _history(history: History) -> dict[str, np.ndarray]:
+    names = sorted({name for row in history for name in row})
+    return {f"history/{name}": np.array([row[name] for row in history], np.float32) for name in names}
+
+
+def check(spec: Network) -> None:
+    """Builds a network's train step without computing anything.
+
+    Raises:
+        ValueError: options, sizes or weights that do not fit.
+    """
+    steps = 1000
+    step = train_step(spec, 10, steps)
+    del step
+    net = module_of(spec, 10)
+    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, net.image_size, net.image_size, len(spec.mean))))

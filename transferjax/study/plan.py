@@ -1,0 +1,98 @@
+"""What a study needs, what of it is there, and in which groups the rest is made.
+
+A plan is made of specs and of what the store holds; it computes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+
+from transferjax.study.specs import Adversarial, Measure, Network, Spec, Verdicts, needs
+from transferjax.study.store import Store
+
+
+@dataclass
+class Group:
+    """Results that one task makes, and the groups whose results it reads."""
+
+    key: str
+    members: list[Spec] = field(default_factory=list)
+    after: set[str] = field(default_factory=set)
+
+    @property
+    def kind(self) -> str:
+        return type(self.members[0]).__name__
+
+
+@dataclass
+class Plan:
+    """Results by key, whole, and groups of those that are missing, inputs first."""
+
+    found: dict[str, Spec]
+    missing: dict[str, Spec]
+    groups: list[Group]
+
+    def counts(self, specs: Mapping[str, Spec]) -> dict[str, int]:
+        return dict(sorted(Counter(type(spec).__name__ for spec in specs.values()).items()))
+
+
+def group_key(spec: Spec) -> str:
+    """Specs of one group share a compiled program, and are made together.
+
+    All epochs of one training; all budgets of surrogates x attack x goal; all images for one target; all
+    pairs of a measure of pairs, for which each network's gradients are computed once.
+    """
+    if isinstance(spec, Network):
+        return spec.replace(epoch=None).key
+    if isinstance(spec, Adversarial):
+        return spec.replace(eps=0.0).key
+    if isinstance(spec, Verdicts):
+        return f"verdicts-{spec.target.key}"
+    if isinstance(spec, Measure) and len(spec.of) > 1:
+        return f"pairs-{spec.call.key}-{spec.data.key}"
+    return spec.key
+
+
+def make_plan(demand: Iterable[Spec], store: Store) -> Plan:
+    """The closure of a demand: what is found stands for all that went into it.
+
+    Args:
+        demand: stored kinds (`specs.STORED`).
+        store: what is there.
+    """
+    found: dict[str, Spec] = {}
+    missing: dict[str, Spec] = {}
+    todo = list(demand)[::-1]
+    while todo:
+        spec = todo.pop()
+        if spec.key in found or spec.key in missing:
+            continue
+        if store.has(spec):
+            found[spec.key] = spec
+            continue
+        missing[spec.key] = spec
+        todo += reversed(list(needs(spec)))
+    return Plan(found, missing, _groups(missing))
+
+
+def _groups(missing: Mapping[str, Spec]) -> list[Group]:
+    groups: dict[str, Group] = {}
+    for spec in missing.values():
+        groups.setdefault(group_key(spec), Group(group_key(spec))).members.append(spec)
+    for group in groups.values():
+        inputs = [child for spec in group.members for child in needs(spec) if child.key in missing]
+        group.after = {group_key(child) for child in inputs} - {group.key}
+    order = TopologicalSorter({group.key: group.after for group in groups.values()}).static_order()
+    place = {key: number for number, key in enumerate(order)}
+    return sorted(groups.values(), key=lambda group: place[group.key])
+
+
+def work(spec: Spec, size: Callable[[Spec], int]) -> float:
+    """What one result costs, in images through a network: only ratios within a kind mean anything."""
+    if isinstance(spec, Adversarial):
+        return size(spec.data) * float(spec.attack.arguments.get("steps", 10))
+    if isinstance(spec, Verdicts):
+        return size(spec.images.data if isinstance(spec.images, Adversarial) else spec.images)
+    training = getattr(spec, "training", None)
+    return size(spec.data) * (training.epochs if training else 1.0)  # type: ignore[attr-defined]

@@ -1,0 +1,213 @@
+"""What a study can name: tables of name -> row. Nothing passes for an attack or a mechanism by accident.
+
+A row's `version` rises when its *definition* changes, defaults included: results of other versions are other
+results. (`tests/study/test_pins.py` fails when defaults move and the version does not.) Adding a row: one
+line here, and one in the pins.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from transferjax.study.specs import Call, Mistakes, nearest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One name of a table.
+
+    Args:
+        place: "module:attribute" of the factory, or "module:attribute[key]".
+        version: of its definition.
+        free: options that change no result, such as `chunk`.
+        slot: which slot of training a part fills.
+        column: what reports call the quantity.
+    """
+
+    place: str
+    version: int = 1
+    free: tuple[str, ...] = ()
+    slot: str = ""
+    column: str = ""
+
+    @property
+    def factory(self) -> Callable[..., Any]:
+        """The function itself; its module is imported now."""
+        module, _, attribute = self.place.partition(":")
+        name, _, key = attribute.partition("[")
+        found = getattr(import_module(module), name)
+        return found[key.rstrip("]")] if key else found
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by name; `offered` parameters are filled by the engine from the spec around a call."""
+
+    what: str
+    rows: Callable[[], Mapping[str, Row]]
+    offered: frozenset[str] = frozenset()
+
+    def row(self, name: str) -> Row:
+        """The row of that name.
+
+        Raises:
+            Mistakes: unknown, with the nearest names.
+        """
+        rows = self.rows()
+        if name not in rows:
+            raise Mistakes([f"unknown {self.what} {name!r}; {nearest(name, rows)}"])
+        return rows[name]
+
+    def options(self, name: str) -> dict[str, inspect.Parameter]:
+        """The parameters of a row that a study may set."""
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return {
+            p.name: p
+            for p in inspect.signature(self.row(name).factory).parameters.values()
+            if p.name not in self.offered and p.kind not in several
+        }
+
+
+def _rows(module: str, names: str, **options: Any) -> dict[str, Row]:
+    return {name: Row(f"{module}:{name}", **options) for name in names.split()}
+
+
+def _table(what: str, rows: Mapping[str, Row], offered: str = "") -> Table:
+    return Table(what, lambda: rows, frozenset(offered.split()))
+
+
+@cache
+def _models() -> dict[str, Row]:
+    from transferjax.models.zoo import ZOO
+
+    return {name: Row(f"transferjax.models.zoo:ZOO[{name}]") for name in ZOO}
+
+
+ATTACKS = _table(
+    "attack",
+    _rows(
+        "transferjax.attacks",
+        "fgsm bim pgd mi_fgsm ni_fgsm pi_fgsm dim tim sim si_ni_fgsm admix ssa bsr emi_fgsm vmi_fgsm vni_fgsm "
+        "gra pgn gnp rap tpa logit po_trip self_universality svre cwa lgv apgd apgd_t fab square auto_attack noise",
+        free=("chunk",),
+    ),
+    "eps norm targeted pool",
+)
+PARTS = _table(
+    "mechanism part",
+    {
+        **_rows("transferjax.augment", "mixup cutmix cutout label_smoothing adversarial", slot="transforms"),
+        **_rows("transferjax.penalties", "input_gradient jacobian", slot="penalties"),
+        **_rows("transferjax.rules", "sam asam gsam agsam look_sam er", slot="rules"),
+        **_rows("transferjax.averaging", "swa ema", slot="averages"),
+    },
+    "axis_name total_steps steps_per_epoch",
+)
+SLOTS = ("transforms", "penalties", "rules", "averages")
+MODELS = Table("model", _models, frozenset("num_classes axis_name dtype parent name".split()))
+AUGMENTS = _table("augmentation", _rows("transferjax.augment", "crop_flip"))
+SCHEDULES = _table(
+    "schedule",
+    _rows("transferjax.study.networks", "warmup_cosine step_decay constant"),
+    "updates_per_epoch epochs",
+)
+OPTIMIZERS = _table("optimizer", _rows("transferjax.study.networks", "sgd adam"), "learning_rate")
+PREPROCESSING = _table("preprocessing", _rows("transferjax.study.resolve", "normalize"), "predict")
+MEASURES = _table(
+    "measure",
+    {
+        "smoothness": Row("transferjax.study.measures:smoothness", column="input-Hessian λ₁"),
+        "similarity": Row("transferjax.study.measures:similarity", column="gradient similarity"),
+        "gradient_norm": Row("transferjax.study.measures:gradient_norm", column="‖∇ₓ ℓ‖₂"),
+        "weight_eigenvalue": Row("transferjax.study.measures:weight_eigenvalue", column="weight-Hessian λ₁"),
+        "weight_trace": Row("transferjax.study.measures:weight_trace", column="weight-Hessian trace"),
+    },
+    "context spec specs",
+)
+APPLY = _table(
+    "predict wrapper",
+    {
+        **_rows("transferjax.defences", "bit_depth jpeg feature_distillation resize_and_pad random_affine"),
+        **_rows("transferjax.defences", "smoothed purified"),
+        **_rows("transferjax.attacks.surrogates", "skip_gradient linear_backprop ghost_skips ghost_dropout"),
+        **_rows("transferjax.attacks.ensembles", "mean_logits mean_probabilities"),
+        **_rows("transferjax.models", "select_classes"),
+        **_rows("transferjax.study.resolve", "resized"),
+    },
+    "predict purifier key",
+)
+DERIVED = _table("derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec")
+PURIFIERS = _table("purifier", _rows("transferjax.study.purifiers", "comdefend hgd nrp"), "predict")
+PIECES = _table(
+    "piece",
+    {
+        **_rows("transferjax.attacks.gradients", "through average probe mix lookahead variance_tuning relevance"),
+        **_rows("transferjax.attacks.gradients", "enhanced_momentum reverse_perturbation uniform_noise"),
+        **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle"),
+        **_rows("transferjax.attacks.ensembles", "one_member"),
+        **_rows("transferjax.attacks.updates", "smooth sign"),
+        **_rows("transferjax.attacks.projections", "l2_nearest"),
+    },
+)
+"""What stands in an attack's options: rules, inputs, ensembles, projections."""
+
+
+def bind(table: Table, call: Call) -> Call:
+    """The call as it enters keys: its row's version, options checked, defaults left out, free ones apart.
+
+    Raises:
+        Mistakes: an unknown name or option, with the nearest.
+    """
+    row, known = table.row(call.name), table.options(call.name)
+    options, free, wrong = {}, {}, []
+    for name, value in call.arguments.items():
+        if name not in known:
+            mine = "; the engine gives it, from the study around" if name in table.offered else ""
+            wrong.append(f"{table.what} {call.name!r} has no option {name!r}{mine}; {nearest(name, known)}")
+            continue
+        value = _typed(_bind_pieces(value), known[name])
+        if name in row.free:
+            free[name] = value
+        elif type(value) is not type(known[name].default) or value != known[name].default:
+            options[name] = value
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in call.arguments]
+    wrong += [f"{table.what} {call.name!r} needs the option {name!r}" for name in missing]
+    if wrong:
+        raise Mistakes(wrong)
+    return Call(name=call.name, options=options, free=free, version=row.version)
+
+
+def _bind_pieces(value: Any) -> Any:
+    if isinstance(value, Call):
+        return bind(PIECES, value)
+    return tuple(map(_bind_pieces, value)) if isinstance(value, tuple) else value
+
+
+def _typed(value: Any, parameter: inspect.Parameter) -> Any:
+    """An integer where a number with decimals is meant is that number: 1 and 1.0 are one spec."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        wants = str(parameter.annotation)
+        if isinstance(parameter.default, float) or ("float" in wants and "int" not in wants):
+            return float(value)
+    return value
+
+
+def accepts(table: Table, call: Call, name: str) -> bool:
+    """Whether a row's factory has that parameter."""
+    return name in inspect.signature(table.row(call.name).factory).parameters
+
+
+def make(table: Table, call: Call, *predicts: Any, **offered: Any) -> Any:
+    """`factory(*predicts, **options)`, and of `offered` what the factory has a parameter for."""
+    extra = {name: value for name, value in offered.items() if accepts(table, call, name)}
+    arguments = {name: _made(value) for name, value in call.arguments.items()}
+    return table.row(call.name).factory(*predicts, **arguments, **extra)
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, Call):
+        return make(PIECES, value)
+    return tuple(map(_made, value)) if isinstance(value, tuple) else value

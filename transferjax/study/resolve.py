@@ -1,0 +1,333 @@
+"""From a spec to what the library works with: data, weights, predicts; least recently used out, by bytes."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferjax import data, models, parallel
+from transferjax.study import registry, specs
+from transferjax.study.specs import (
+    Adversarial,
+    Apply,
+    Data,
+    Derived,
+    Goal,
+    Mistakes,
+    Network,
+    Pretrained,
+    Purifier,
+    Service,
+    Spec,
+)
+from transferjax.study.store import Store
+from transferjax.typing import Array, Predict, PyTree
+
+
+class Progress(Protocol):
+    """Is told what runs: (what, done, of how many, key figures)."""
+
+    def __call__(self, text: str, done: float, total: float, /, **figures: float) -> None: ...
+
+
+def silent(text: str, done: float, total: float, /, **figures: float) -> None:
+    """Nobody looks."""
+
+
+@dataclass
+class Context:
+    """Everything that making a result reads; what it holds is a cache and nothing else.
+
+    Args:
+        store: where results are.
+        batch_size: of evaluation and attacks.
+        checkpoint_epochs: epochs between checkpoints of a training.
+        keep_bytes: how much of data, weights and images stays in memory.
+        progress: is told what runs.
+    """
+
+    store: Store
+    batch_size: int = 128
+    checkpoint_epochs: int = 10
+    keep_bytes: int = 2 << 30
+    progress: Progress = silent
+    _cache: OrderedDict[Any, tuple[Any, int]] = field(default_factory=OrderedDict)
+
+    def cached(self, key: Any, make: Callable[[], Any], size: int | None = None) -> Any:
+        """What `make` returns, remembered; the least recently used go when there are too many bytes."""
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key][0]
+        value = make()
+        self._cache[key] = value, _bytes(value) if size is None else size
+        while sum(size for _, size in self._cache.values()) > self.keep_bytes and len(self._cache) > 1:
+            self._cache.popitem(last=False)
+        return value
+
+    def forget(self) -> None:
+        """What was made of a result that turned out to be damaged."""
+        self._cache.clear()
+
+    def arrays(self, spec: Spec) -> dict[str, np.ndarray]:
+        """A stored result."""
+        return self.cached(("arrays", spec.key), lambda: self.store.get(spec))
+
+    def source(self, spec: Data | Derived) -> data.Source:
+        """What to train on; with the option `scale`, random crops that are decoded on the way."""
+        if isinstance(spec, Derived):
+            return self.dataset(spec)
+        return self.cached(("source", *_place(spec)), lambda: _checked(spec))
+
+    def dataset(self, spec: Data | Derived | Adversarial) -> data.Dataset:
+        """Images and labels in memory."""
+        if isinstance(spec, Adversarial):
+            clean = self.dataset(spec.data)
+            return data.Dataset(self.arrays(spec)["images"], clean.labels, clean.class_names, clean.name)
+        if isinstance(spec, Derived):
+            made = self.arrays(spec)
+            return data.Dataset(made["images"], made["labels"], self.dataset(spec.data).class_names, spec.call.name)
+        found = self.source(spec)
+        return found.to_dataset() if isinstance(found, data.ImageStream) else found
+
+    def variables(self, spec: Network | Purifier | Pretrained) -> PyTree:
+        """The weights of a network, on the device."""
+        if isinstance(spec, Pretrained):
+            net = models.build_for(spec.model.name, self.tensors(spec), **spec.model.arguments)
+            variables = models.from_torch(net, self.tensors(spec))
+        else:
+            variables = nested(self.arrays(spec))
+        return jax.tree.map(jnp.asarray, variables)
+
+    def tensors(self, spec: Pretrained) -> Any:
+        """What a file of weights holds.
+
+        Raises:
+            ValueError: it is not the file whose sha256 the study named.
+        """
+        if sha256(spec.file) != spec.sha256:
+            raise ValueError(f"{spec.file} is another file than the study named (sha256 {spec.sha256[:12]}…)")
+        return models.read_tensors(spec.file)
+
+    def num_classes(self, spec: Spec) -> int:
+        """How many logits a network of the study has."""
+        if isinstance(spec, Network):
+            return self.source(spec.data).num_classes
+        raise TypeError(f"{type(spec).__name__} says no number of classes")
+
+    def predict(self, spec: Spec) -> Predict:
+        """A network in evaluation mode, whatever kind of network it is."""
+        return self.cached(("predict", spec.key), lambda: self._predict(spec))
+
+    def _predict(self, spec: Spec) -> Predict:
+        from transferjax.study.networks import module_of
+
+        if isinstance(spec, Network):
+            net = module_of(spec, self.num_classes(spec))
+            return models.predictor(net, self.variables(spec), spec.mean, spec.std)
+        if isinstance(spec, Pretrained):
+            net = models.build_for(spec.model.name, self.tensors(spec), **spec.model.arguments)
+            plain = partial(models.predictor, net, self.variables(spec))
+            predict = registry.make(registry.PREPROCESSING, spec.preprocessing, plain)
+            return models.select_classes(predict, spec.label_map) if spec.label_map else predict
+        if isinstance(spec, Purifier):
+            from transferjax.study.purifiers import net_of
+
+            return models.predictor(net_of(spec), self.variables(spec))
+        if isinstance(spec, Apply):
+            return registry.make(registry.APPLY, spec.call, *map(self.predict, spec.of), key=jax.random.key(0))
+        raise ValueError(f"{getattr(spec, 'name', spec)!r} has no weights: a service answers, and nothing else")
+
+    def mapped(self, function: Callable[..., Array]) -> Callable[..., Array]:
+        """`function(examples, shared) -> [B]`, compiled for one device or split over all of this process."""
+        devices = jax.local_device_count()
+        if devices == 1:
+            return jax.jit(function)
+        split = jax.pmap(function, in_axes=(0, None))
+
+        def over_all(examples: data.Examples, shared: PyTree) -> PyTree:
+            parts = jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), examples)
+            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), split(parts, shared))
+
+        return over_all
+
+    def each(self, function: Callable[..., Any], images: data.Dataset, shared: PyTree, text: str) -> Any:
+        """What a `mapped` function says of every example: arrays `[N, …]`, without the padding."""
+        devices = jax.local_device_count()
+        batch_size = -(-min(self.batch_size, max(len(images), 1)) // devices) * devices
+        parts, put = [], (jax.device_put if devices == 1 else lambda batch: batch)
+        for batch in data.eval_batches(images, batch_size, put=put):
+            parts.append(jax.device_get(function(batch, shared)))
+            self.progress(text, min(len(parts) * batch_size, len(images)), len(images))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
+
+    def watch(self, last: int, batch_size: int, text: str = "train") -> Callable[[int, dict[str, float]], None]:
+        """Progress of a training of `last` steps."""
+        return lambda step, metrics: self.progress(text, step * batch_size, last * batch_size, **metrics)
+
+
+def load(spec: Data) -> data.Source:
+    """The data by name."""
+    options = dict(spec.options)
+    read = data.source if "scale" in options else data.load
+    try:
+        found = read(spec.name, spec.split, **options)
+        return found.subset(spec.count, seed=spec.order_seed) if spec.count else found
+    except TypeError as error:
+        raise ValueError(f"data {spec.name!r}: {error}") from error
+
+
+def _checked(spec: Data) -> data.Source:
+    if spec.content and content_now(spec) != spec.content:
+        raise ValueError(f"data {spec.name!r} ({spec.split}) is not what the study was planned with any more")
+    return load(spec)
+
+
+def content_of(source: data.Source, spec: Data) -> str:
+    """The hash of what is decoded: pixels, labels and their number; of a stream the encoded images and crops."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _content(source, spec):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(source: data.Source, spec: Data) -> Iterator[Any]:
+    yield f"{source.num_classes} {len(source)} {source.image_shape}".encode()
+    yield np.ascontiguousarray(source.labels).data
+    if isinstance(source, data.ImageStream):
+        yield repr(spec.options).encode()
+        rows: Iterable[int] = range(len(source)) if source.rows is None else source.rows.tolist()
+        for row in rows:
+            yield source.encoded[row]
+    else:
+        for start in range(0, len(source), 4096):  # memory-mapped: a part at a time
+            yield np.ascontiguousarray(source.images[start : start + 4096]).data  # type: ignore[attr-defined]
+
+
+def sha256(file: str | Path) -> str:
+    """Of a file's bytes.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _place(spec: Data) -> tuple:
+    return spec.name, spec.split, spec.options, spec.count, spec.order_seed
+
+
+def _bytes(value: Any) -> int:
+    leaves = [leaf for leaf in jax.tree.leaves(value) if hasattr(leaf, "nbytes")]
+    images = getattr(value, "images", None)
+    return sum(leaf.nbytes for leaf in leaves) + (images.nbytes if images is not None else 0)
+
+
+def flat(tree: PyTree) -> dict[str, np.ndarray]:
+    """A tree of arrays as `{"params/layer1.0/…": array}`, of the host."""
+    return jax.tree.map(np.asarray, flax.traverse_util.flatten_dict(jax.device_get(tree), sep="/"))
+
+
+def nested(arrays: dict[str, np.ndarray]) -> PyTree:
+    """The variables of `flat`; what does not belong to them, such as the history, stays out."""
+    kept = {name: a for name, a in arrays.items() if name.split("/")[0] in ("params", "batch_stats")}
+    return flax.traverse_util.unflatten_dict(kept, sep="/")
+
+
+def normalize(
+    predict: Callable[..., Predict], mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)
+) -> Predict:
+    """The network sees `(images - mean) / std`."""
+    return predict(mean=mean, std=std)
+
+
+def resized(predict: Predict, size: int, method: str = "bilinear") -> Predict:
+    """The network sees images of another size, antialiased; differentiable, budgets stay in the image's pixels."""
+    return jax.tree_util.Partial(_Resized(size, method), predict)
+
+
+@dataclass(frozen=True)
+class _Resized:
+    size: int
+    method: str
+
+    def __call__(self, predict: Predict, x: Array) -> Array:
+        return predict(jax.image.resize(x, (x.shape[0], self.size, self.size, x.shape[3]), self.method))
+
+
+def classes_of(context: Context, goal: Goal, images: Data | Derived) -> np.ndarray:
+    """What an attack is given `[N]`: labels, or the goal's classes."""
+    dataset = context.dataset(images)
+    labels, count = np.asarray(dataset.labels), dataset.num_classes
+    if goal.aim == "untargeted":
+        return labels
+    if goal.aim == "next":
+        return (labels + 1) % count
+    if goal.aim == "random":
+        drawn = np.random.Generator(np.random.Philox(goal.seed)).integers(0, count - 1, len(labels))
+        return (drawn + (drawn >= labels)).astype(np.int32)
+    if goal.aim == "file":
+        return _from_file(goal, len(labels), count)
+    predict = context.predict(goal.of) if goal.of else None
+    logits = context.each(_logits(context), dataset, predict, "least likely classes")
+    logits[np.arange(len(labels)), labels] = np.inf  # never the label
+    return logits.argmin(-1).astype(np.int32)
+
+
+def _logits(context: Context) -> Callable[..., Any]:
+    return context.cached(
+        "logits", lambda: context.mapped(lambda examples, predict: predict(data.to_float(examples.images))), 0
+    )
+
+
+def _from_file(goal: Goal, count: int, classes: int) -> np.ndarray:
+    if sha256(goal.file) != goal.sha256:
+        raise ValueError(f"{goal.file} is another file than the study named")
+    found = np.load(goal.file, allow_pickle=False)
+    if found.shape != (count,) or found.dtype.kind not in "iu":
+        raise ValueError(f"{goal.file}: expected {count} integer classes; got {found.dtype} {found.shape}")
+    if found.min() < 0 or found.max() >= classes:
+        raise ValueError(f"{goal.file}: classes {found.min()} … {found.max()}, but the data has {classes}")
+    return found.astype(np.int32)
+
+
+def pin(spec: Spec) -> Spec:
+    """The spec with the content of its data and the hashes of its files filled in.
+
+    Raises:
+        Mistakes: data or files that are not there, one line each.
+    """
+    wrong: list[str] = []
+
+    def one(inner: Spec) -> Spec:
+        try:
+            if isinstance(inner, Data) and not inner.content:
+                return inner.replace(content=content_now(inner))
+            if isinstance(inner, Pretrained | Goal) and inner.file and not inner.sha256:
+                return inner.replace(sha256=sha256(inner.file))
+        except (ValueError, FileNotFoundError, TypeError) as error:
+            wrong.append(str(error))
+        return inner
+
+    pinned = specs.rebuild(spec, one)
+    if wrong:
+        raise Mistakes(wrong)
+    return pinned
+
+
+_CONTENTS: dict[tuple, str] = {}
+
+
+def content_now(spec: Data) -> str:
+    """The content of data as they are on disk; hashed once in a process."""
+    if _place(spec) not in _CONTENTS:
+        _CONTENTS[_place(spec)] = content_of(load(spec), spec)
+    return _CONTENTS[_place(spec)]

@@ -1,0 +1,177 @@
+"""Who makes the groups of a plan: this process, or the workers of a Dask cluster.
+
+A failed task takes its dependents out, the rest goes on. Two runs on one store share the work: a group that
+another one makes is left to it. What turns out to be damaged is named, forgotten and made again.
+"""
+
+import importlib.metadata
+import os
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+from filelock import Timeout
+
+from transferjax.study.make import make
+from transferjax.study.plan import Group, Plan, make_plan
+from transferjax.study.resolve import Context
+from transferjax.study.specs import Spec, needs
+from transferjax.study.store import Corrupt, Store
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
+WAIT = 0.2  # seconds between looks at what another run makes
+
+
+@dataclass
+class Outcome:
+    """What became of a demand, by key; `failed` has a message for each, and `blocked` what waited for them."""
+
+    found: dict[str, Spec] = field(default_factory=dict)
+    made: dict[str, Spec] = field(default_factory=dict)
+    failed: dict[str, tuple[Spec, str]] = field(default_factory=dict)
+    blocked: dict[str, Spec] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Done:
+    """What one group came to: keys that were made and that were there, messages of failures, what was damaged."""
+
+    made: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
+    damaged: tuple[str, str, str] | None = None
+
+
+class Executor(Protocol):
+    """Makes the groups of a plan, each after those that it needs; yields as they end."""
+
+    def __call__(self, groups: Sequence[Group], /) -> Iterator[tuple[Group, Done]]: ...
+
+
+def run(
+    demand: Iterable[Spec],
+    store: Store,
+    execute: Executor,
+    say: Callable[[str], None] = print,
+    begin: Callable[[Plan], None] = lambda plan: None,
+) -> Outcome:
+    """Makes what a demand lacks.
+
+    Args:
+        demand: stored kinds.
+        store: where results are and go.
+        execute: `Local(context)` or `Cluster(…)`.
+        say: is told of what was damaged.
+        begin: is told the plan, for a progress bar.
+    """
+    demand, outcome = list(demand), Outcome()
+    while True:
+        plan = make_plan(demand, store)
+        outcome.found |= {key: spec for key, spec in plan.found.items() if key not in outcome.made}
+        begin(plan)
+        damaged = None
+        for group, done in execute(plan.groups):
+            members = {spec.key: spec for spec in group.members}
+            outcome.made |= {key: members[key] for key in done.made}
+            outcome.found |= {key: members[key] for key in done.found}
+            outcome.failed |= {key: (members[key], why) for key, why in done.failed.items()}
+            outcome.blocked |= {key: members[key] for key in done.blocked}
+            if done.damaged is not None:
+                damaged = done.damaged
+                break
+        if damaged is None:
+            return outcome
+        _again(store, outcome, damaged, say)
+        outcome.blocked.clear()
+
+
+def _again(store: Store, outcome: Outcome, damaged: tuple[str, str, str], say: Callable[[str], None]) -> None:
+    kind, key, why = damaged
+    if key in outcome.damaged:
+        raise OSError(f"{why}, again after it was made anew: does the disk keep what is written?")
+    say(f"{why}: it is made again")
+    outcome.damaged.append(key)
+    store.discard(kind, key)
+    outcome.found.pop(key, None)
+
+
+def make_group(context: Context, group: Group) -> Done:
+    """Makes what is missing of one group; the caller holds its lock."""
+    done, store = Done(), context.store
+    here = [spec for spec in group.members if store.has(spec)]
+    done.found = [spec.key for spec in here]
+    rest = [spec for spec in group.members if spec not in here]
+    ready = [spec for spec in rest if all(map(store.has, needs(spec)))]
+    done.blocked = [spec.key for spec in rest if spec not in ready]
+    try:
+        for spec, result in make(context, ready) if ready else ():
+            arrays = result["arrays"]
+            said = {name: value for name, value in result.items() if name != "arrays"}
+            store.put(spec, arrays, {**said, **provenance()})
+            done.made.append(spec.key)
+    except Corrupt as error:
+        context.forget()
+        done.damaged = error.kind, error.key, str(error)
+    except Exception as error:
+        if os.environ.get("TRANSFERJAX_TRACEBACK"):
+            traceback.print_exc()
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        done.failed = {spec.key: said for spec in ready if spec.key not in done.made}
+    return done
+
+
+class Local:
+    """This process, one group after another."""
+
+    def __init__(self, context: Context):
+        self.context = context
+
+    def __call__(self, groups: Sequence[Group]) -> Iterator[tuple[Group, Done]]:
+        """Groups in order; one that another run holds is left to it, and looked at again later."""
+        waiting, ended = list(groups), set[str]()
+        names = {group.key for group in groups}
+        while waiting:
+            ready = [group for group in waiting if not (group.after & names) - ended]
+            taken = next(filter(None, map(self._try, ready)), None)
+            if taken is None:
+                time.sleep(WAIT)
+                continue
+            group, done = taken
+            waiting.remove(group)
+            ended.add(group.key)
+            yield group, done
+
+    def _try(self, group: Group) -> tuple[Group, Done] | None:
+        lock = self.context.store.lock(group.key)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        try:
+            return group, make_group(self.context, group)
+        finally:
+            lock.release()
+
+
+@cache
+def provenance() -> Mapping[str, Any]:
+    """What a reader needs to have the same bits: versions, device, cores, commit."""
+    device = jax.devices()[0]
+    command = ["git", "describe", "--always", "--dirty"]
+    here = Path(__file__).parent
+    git = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return {
+        "commit": git.stdout.strip() or "unknown",
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
