@@ -15,8 +15,8 @@ from transferjax.fit import History, fit
 from transferjax.losses import one_hot
 from transferjax.objective import objective
 from transferjax.study import registry
-from transferjax.study.resolve import Context, flat
-from transferjax.study.specs import Network, Pretrained, Training
+from transferjax.study.resolve import Context, facts, flat
+from transferjax.study.specs import Data, Network, Pretrained, Training
 from transferjax.training import TrainState, TrainStep
 from transferjax.typing import Array, Batch, Key, PyTree
 
@@ -220,13 +220,15 @@ def _history(history: History) -> dict[str, np.ndarray]:
 
 
 def check(spec: Network) -> None:
-    """Builds a network's train step without computing anything.
+    """Builds a network and its train step without computing anything.
 
     Raises:
         ValueError: options, sizes or weights that do not fit.
     """
-    steps = 1000
-    step = train_step(spec, 10, steps)
-    del step
-    net = module_of(spec, 10)
-    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, net.image_size, net.image_size, len(spec.mean))))
+    known = facts(spec.data)
+    steps = data.steps_per_epoch(known.count, spec.training.batch_size)
+    train_step(spec, known.num_classes, steps)
+    if spec.training.augment is not None and isinstance(spec.data, Data) and "scale" in dict(spec.data.options):
+        raise ValueError("the data come as random crops, flipped half of the time already: no `augment` then")
+    net = module_of(spec, known.num_classes)
+    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *known.image_shape)))

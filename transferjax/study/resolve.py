@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax
 import jax
@@ -119,7 +119,7 @@ class Context:
     def num_classes(self, spec: Spec) -> int:
         """How many logits a network of the study has."""
         if isinstance(spec, Network):
-            return self.source(spec.data).num_classes
+            return facts(spec.data).num_classes
         raise TypeError(f"{type(spec).__name__} says no number of classes")
 
     def predict(self, spec: Spec) -> Predict:
@@ -185,7 +185,7 @@ def load(spec: Data) -> data.Source:
 
 
 def _checked(spec: Data) -> data.Source:
-    if spec.content and content_now(spec) != spec.content:
+    if spec.content and facts(spec).content != spec.content:
         raise ValueError(f"data {spec.name!r} ({spec.split}) is not what the study was planned with any more")
     return load(spec)
 
@@ -310,7 +310,7 @@ def pin(spec: Spec) -> Spec:
     def one(inner: Spec) -> Spec:
         try:
             if isinstance(inner, Data) and not inner.content:
-                return inner.replace(content=content_now(inner))
+                return inner.replace(content=facts(inner).content)
             if isinstance(inner, Pretrained | Goal) and inner.file and not inner.sha256:
                 return inner.replace(sha256=sha256(inner.file))
         except (ValueError, FileNotFoundError, TypeError) as error:
@@ -323,11 +323,24 @@ def pin(spec: Spec) -> Spec:
     return pinned
 
 
-_CONTENTS: dict[tuple, str] = {}
+class Facts(NamedTuple):
+    """What a study knows of data before it reads them again."""
+
+    content: str
+    count: int
+    num_classes: int
+    image_shape: tuple[int, int, int]
 
 
-def content_now(spec: Data) -> str:
-    """The content of data as they are on disk; hashed once in a process."""
-    if _place(spec) not in _CONTENTS:
-        _CONTENTS[_place(spec)] = content_of(load(spec), spec)
-    return _CONTENTS[_place(spec)]
+_FACTS: dict[tuple, Facts] = {}
+
+
+def facts(spec: Data | Derived) -> Facts:
+    """Of data as they are on disk; hashed once in a process."""
+    if isinstance(spec, Derived):
+        return facts(spec.data)
+    if _place(spec) not in _FACTS:
+        source = load(spec)
+        content = content_of(source, spec)
+        _FACTS[_place(spec)] = Facts(content, len(source), source.num_classes, source.image_shape)
+    return _FACTS[_place(spec)]
