@@ -166,7 +166,7 @@ class _Record:
         tested = trainer.evaluate(state.variables)
         row = row | {f"test_{name}": value for name, value in tested.items()}
         self.history = [*self.history, row]
-        checkpoint.save(self.manager, state, self.history, tested)
+        checkpoint.save(self.manager, int(state.step), state, self.history)
         if tensorboard:
             _tensorboard(self.directory, row)
 

@@ -1,7 +1,7 @@
-"""Checkpoints with Orbax: atomic, asynchronous, the newest and the best kept.
+"""Checkpoints with Orbax: atomic, asynchronous, the newest kept.
 
-A checkpoint holds the whole `TrainState` and a JSON `meta` (the training history). A killed save leaves a
-temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
+A checkpoint holds a state, any pytree of arrays, and a JSON `meta` (the training history). A killed save
+leaves a temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,46 +14,37 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from transferjax.training import TrainState
 from transferjax.typing import PyTree
 
 
 @contextmanager
 def open_checkpoints(
-    directory: str | Path, *, best: str = "accuracy", newest: int = 1, keep: Sequence[int] = ()
+    directory: str | Path, *, newest: int = 1, keep: Sequence[int] = ()
 ) -> Iterator[ocp.CheckpointManager]:
     """A checkpoint manager for one training run; leaving the block waits for pending saves.
 
     Args:
         directory: made if absent.
-        best: the metric whose largest value marks the best checkpoint.
         newest: how many of the newest to keep.
-        keep: steps to keep for good, besides the newest and the best.
+        keep: steps to keep for good, besides the newest.
     """
-    # `best_fn` with `max_to_keep` would drop the newest checkpoint, and with it the way to resume.
-    preserve = policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(newest),
-            policies.BestN(get_metric_fn=lambda metrics: metrics[best], n=1),
-            policies.CustomSteps(list(keep)),
-        ]
-    )
+    preserve = policies.AnyPreservationPolicy([policies.LatestN(newest), policies.CustomSteps(list(keep))])
     options = ocp.CheckpointManagerOptions(preservation_policy=preserve)
     with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
         yield manager
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, meta: PyTree, metrics: dict[str, float]) -> None:
-    """Saves `state` under its step, in the background; `meta` is anything JSON holds."""
+def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree) -> None:
+    """Saves the state after `step` steps, in the background; `meta` is anything JSON holds."""
     # Arrays of the host: of several processes, which hold the same state, the first one writes.
     host = jax.device_get(state)
     items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
-    manager.save(int(state.step), args=items, metrics=metrics, force=True)
+    manager.save(step, args=items, force=True)
 
 
 def restore(
-    manager: ocp.CheckpointManager, template: TrainState, step: int | None = None
-) -> tuple[TrainState, PyTree] | None:
+    manager: ocp.CheckpointManager, template: PyTree, step: int | None = None
+) -> tuple[PyTree, PyTree] | None:
     """A state and its meta, or None where there is none; checkpoints after it are forgotten.
 
     Args:
