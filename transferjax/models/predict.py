@@ -45,6 +45,28 @@ def predictor(module: nn.Module, variables: PyTree, mean: Statistics = 0.0, std:
     return jax.tree_util.Partial(Forward(module), variables, as_array(mean), as_array(std))
 
 
+@dataclass(frozen=True)
+class _SelectClasses:
+    classes: tuple[int, ...]
+
+    def __call__(self, predict: Predict, x: Array) -> Array:
+        logits = predict(x)
+        if max(self.classes) >= logits.shape[-1]:  # an index beyond the end would be the last one, silently
+            raise ValueError(f"class {max(self.classes)} of a net with {logits.shape[-1]} logits")
+        return logits[:, jnp.array(self.classes)]
+
+
+def select_classes(predict: Predict, classes: Sequence[int]) -> Predict:
+    """The logits of some classes, in that order: a net of many classes beside nets of few.
+
+    Raises:
+        ValueError: no class, or a negative one; a number that is too large shows at the first call.
+    """
+    if not classes or min(classes) < 0:
+        raise ValueError(f"classes must be numbers of logits, from 0 on; got {classes}")
+    return jax.tree_util.Partial(_SelectClasses(tuple(classes)), predict)
+
+
 def train_apply(
     module: nn.Module,
     variables: PyTree,

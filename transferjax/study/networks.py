@@ -209,12 +209,13 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
         to_device=place.put_state,
     )
     for stop in stops:
-        arrays = flat(trainer.variables(stop.state)) | _history(stop.history)
+        arrays = flat(trainer.variables(stop.state)) | history_arrays(stop.history)
         for member in due[stop.step]:
             yield member, {"arrays": arrays, "steps": stop.trained}
 
 
-def _history(history: History) -> dict[str, np.ndarray]:
+def history_arrays(history: History) -> dict[str, np.ndarray]:
+    """The metrics of every epoch, as they are stored beside weights."""
     names = sorted({name for row in history for name in row})
     return {f"history/{name}": np.array([row[name] for row in history], np.float32) for name in names}
 

@@ -140,7 +140,7 @@ APPLY = _table(
     "predict purifier key",
 )
 DERIVED = _table("derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec")
-PURIFIERS = _table("purifier", _rows("transferjax.study.purifiers", "comdefend hgd nrp"), "predict")
+PURIFIERS = _table("purifier", _rows("transferjax.study.purifiers", "comdefend hgd nrp"))
 PIECES = _table(
     "piece",
     {
