@@ -322,6 +322,11 @@ def frame_of(rows: list[Row], get: Callable[[Spec], Arrays], has: Callable[[Spec
     )
 
 
+def scalars(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that hold one value a row."""
+    return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
+
+
 def draw(study: Study, view: View, frame: pd.DataFrame) -> list[Section]:
     """The sections of one view."""
     return VIEWS[view.kind].draw(frame, study, **view.options)
