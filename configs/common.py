@@ -145,3 +145,17 @@ def main_block(mechanisms, targets, *, data, eps_255, smoothness=None, similarit
         "measures": measures,
     }
     return ("main", {**block, **more})
+
+
+def variant(text, **defaults):
+    """`:name,key=value` after a config's file: the defaults with what the text says.
+
+    `variant("seeds=3", seeds=1)` is `{"seeds": 3}`; a name alone is a switch, `variant("smoke", smoke=False)`.
+    """
+    found = dict(defaults)
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults:
+            raise ValueError(f"unknown variant {name!r}: use {', '.join(defaults)}")
+        found[name] = type(defaults[name])(value or True)
+    return found
