@@ -86,7 +86,7 @@ def train(
 
 def accuracies(predict: Predict, purifier: Predict, images: Any, labels: Any, eps: float) -> dict[str, float]:
     """On clean images, and on images attacked without knowing of the purifier or through it."""
-    defended, attack = purified(predict, purifier), jax.jit(attacks.bim(eps, 10))
+    defended, attack = purified(predict, purifier), jax.jit(attacks.bim(eps, 10, step_size=eps / 4))
     right = jax.jit(lambda predict, x: (predict(x).argmax(-1) == labels).mean())
     attacked = attack(jax.random.key(0), predict, images, labels)
     through = attack(jax.random.key(0), defended, images, labels)
