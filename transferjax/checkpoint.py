@@ -15,7 +15,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from transferjax.training import TrainState
+from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
+
+__all__ = ["load_tree", "load_variables", "open_checkpoints", "restore", "save", "save_tree"]
 
 
 @contextmanager
@@ -92,24 +95,6 @@ def load_variables(directory: str | Path, step: int | None = None) -> dict[str, 
             raise FileNotFoundError(
                 f"no checkpoint of step {step} in {directory} (found steps {steps}): {hint}"
             )
-        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+    state = load_tree(Path(directory) / str(step) / "state")
     variables = {"params": state["params"], "batch_stats": state["memory"]["batch_stats"]}
     return jax.tree.map(jnp.asarray, variables)
-
-
-def save_tree(path: str | Path, tree: PyTree) -> None:
-    """Saves any pytree of arrays to a new directory, atomically."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(path).absolute(), tree)
-
-
-def load_tree(path: str | Path) -> PyTree:
-    """What `save_tree` saved; containers come back as dictionaries and lists.
-
-    Raises:
-        FileNotFoundError: nothing is there.
-    """
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"nothing was saved in {path}")
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(Path(path).absolute())
