@@ -84,7 +84,10 @@ def cases(steps: int, n: int) -> dict[str, Case]:
         ),
         "pgn_10x20": Case(attacks.pgn(**single), plain(torch_attacks.pgn, n), 2 * n, 10 * 40),
         "tpa_10x10": Case(
-            attacks.tpa(variant="official", **single), plain(torch_attacks.tpa, n), 1 + 2 * n, 10 * 21
+            attacks.tpa(radius=0.05, beta=EPS, random_start=False, **single),
+            plain(torch_attacks.tpa, n),
+            1 + 2 * n,
+            10 * 21,
         ),
         "apgd_ce_100": Case(  # a pass at the start, and a forward pass that says who is right
             attacks.apgd(EPS, steps, until_success=False),

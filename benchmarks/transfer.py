@@ -54,7 +54,7 @@ def pairs(net, pool, n):
         "vmi_fgsm": (attacks.vmi_fgsm(**ours, neighbors=n, zeta=1.5), vmi),
         "pgn": (attacks.pgn(**ours, neighbors=n), own(torch_attacks.pgn, n)),
         "tpa": (
-            attacks.tpa(**ours, neighbors=n // 2, variant="official"),
+            attacks.tpa(**ours, neighbors=n // 2, radius=0.05, beta=EPS, random_start=False),
             own(torch_attacks.tpa, n // 2),
         ),
         "admix": (attacks.admix(**ours, pool=pool), own(torch_attacks.admix)),

@@ -1,23 +1,19 @@
-"""The blueprint on ImageNette: the S&P 2024 paper's second data set, ten classes of ImageNet.
+"""ImageNette: the S&P 2024 paper's second data set, ten classes of ImageNet.
 
     python -m transferjax.data.prepare imagenette/320px-v2
     python -m transferjax.models.convert resnet50.pth weights/resnet50.safetensors --model=resnet50
-    python -m experiments.blueprint --config=configs/imagenette.py --workdir=runs/imagenette
+    python -m experiments.study --config=configs/imagenette.py --store=runs/store
 
 ResNet-50 surrogates and four targets at 224 px, fine-tuned from ImageNet weights, one file per network in
 `weights/` (PyTorch's own files serve as well): `resnet50`, `vgg16_bn`, `densenet121`, `mobilenetv2_100` and
 `legacy_xception`, as timm names them. Magnitudes are Table 11's; the rest of the training is what the paper's
 code does when nothing else is asked for. It wants an accelerator: 52 networks, 200 epochs each.
 
-    TFDS_DATA_DIR=<where ImageNette is> python -m experiments.train --config=configs/imagenette.py:cpu \
-        --workdir=runs/imagenette_cpu
-
 Variant `:cpu` trains one small ResNet from scratch on the 160 px images, cropped to 96 px: 77.7 % test
 accuracy after 20 minutes of processor time, 60 % after a quarter of them (`docs/results/imagenette_cpu`).
-Name `targets` and more `mechanisms` for the rest of the path.
 """
 
-from configs.blueprint import blueprint
+from configs import common
 
 MECHANISMS = (
     *("ST", "MU_1", "MU_5", "CM_1", "CM_5", "CO_1", "CO_5", "LS_1", "LS_5"),
@@ -29,44 +25,67 @@ TARGETS = {
     "MobileNetV2": "mobilenetv2_100",
     "Xception": "legacy_xception",
 }
+PGD = ("PGD", "pgd", {"steps": 50, "step_size": 2 / 255, "random_start": False})
 
 
-def _network(model, **options):
-    return {"model": model, "options": options, "weights": f"weights/{model}.safetensors"}
+def fine_tuned(model):
+    """A training of that net that begins with its file of weights."""
+    return {"kind": "Pretrained", "model": common.call(model), "file": f"weights/{model}.safetensors"}
 
 
 def get_config(variant=""):
     """Table 3's mechanisms and targets; `cpu`: one network, trained from scratch."""
-    c = blueprint(*(MECHANISMS if not variant else ("ST",)), dataset="imagenette")
-    with c.unlocked():
-        c.title = "ImageNette"
-        c.data.name = "imagenette/320px-v2"
-        c.data.options = {"size": 224}
-        c.data.crops = {"scale": (0.08, 1.0)}
-        c.network.mean, c.network.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-        c.training.augment = {"padding": 0, "flip": False}
-        c.surrogate = _network("resnet50")
-        c.targets = {name: _network(model) for name, model in TARGETS.items()}
-        c.training.weight_decay = 1e-4
-        c.attack.options.steps = 50
-        c.attack.images = 500
-        c.attack.batch_size = 50
-        c.measure.batch_size = 20
-        if variant == "cpu":
-            c.title = "ImageNette on two CPU cores"
-            c.seeds = (0,)
-            c.data.name = "imagenette/160px-v2"
-            c.data.options = {"size": 96}
-            c.data.crops = {"scale": (0.35, 1.0)}
-            c.surrogate = {"model": "resnet18", "options": {"width": 24}, "weights": ""}
-            c.targets = {}
-            c.training.epochs = 12
-            c.training.warmup_epochs = 1.0
-            c.training.batch_size = 64
-            c.training.learning_rate = 0.05
-            c.training.weight_decay = 5e-4
-            c.training.nesterov = True
-            c.training.checkpoint_every = 1
-        elif variant:
-            raise ValueError(f"unknown variant {variant!r}: use cpu, or none")
-    return c
+    if variant == "cpu":
+        return cpu()
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}: use cpu, or none")
+    shared = {
+        "data": common.data("imagenette/320px-v2", "train", size=224, scale=(0.08, 1.0)),
+        "training": common.training(weight_decay=1e-4, padding=0, flip=False),
+        **common.IMAGENET,
+    }
+    images = common.data("imagenette/320px-v2", count=500, size=224)
+    surrogate = {"start": fine_tuned("resnet50"), **shared}
+    return common.study(
+        "ImageNette",
+        networks=(
+            *common.surrogates(MECHANISMS, range(3), "resnet50", {}, dataset="imagenette", **surrogate),
+            *(
+                (name, {}, common.network(model, {}, seed=100, start=fine_tuned(model), **shared))
+                for name, model in TARGETS.items()
+            ),
+        ),
+        attacks=(PGD,),
+        blocks=(
+            common.main_block(
+                MECHANISMS,
+                TARGETS,
+                eps_255=(4, 8, 16),
+                data=images,
+                accuracy=common.data("imagenette/320px-v2", size=224),
+                smoothness={**images, "count": 100},
+                similarity={**images, "count": 1000},
+            ),
+        ),
+        batch_size=50,
+    )
+
+
+def cpu():
+    """One small network from scratch: how far two cores go."""
+    training = common.training(
+        12, batch_size=64, peak=0.05, warmup_epochs=1.0, nesterov=True, padding=0, flip=False
+    )
+    source = common.data("imagenette/160px-v2", "train", size=96, scale=(0.35, 1.0))
+    net = common.network("resnet18", {"width": 24}, data=source, training=training, **common.IMAGENET)
+    return common.study(
+        "ImageNette on two CPU cores",
+        networks=(("ST", {"mechanism": "ST", "seed": 0}, net),),
+        blocks=(
+            ("main", {"surrogates": ("ST",), "accuracy": common.data("imagenette/160px-v2", size=96)}),
+        ),
+        attacks=(),
+        views=(("training", "training", {"block": "main"}), ("accuracy", "accuracy", {"block": "main"})),
+        batch_size=50,
+        checkpoint_epochs=1,
+    )

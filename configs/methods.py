@@ -1,29 +1,28 @@
-"""Every way to train a surrogate, one row each: what fills the slots of the one train step.
+"""Every way to train a surrogate: which parts fill the slots of the one train step.
 
-A row is a tuple of (slot, name, hyper-parameters); rows add up, so "SAM&IR" is the row of SAM and the row of
-IR, and "WASAM" is "SAM&SWA". No row at all is standard training, ST. Magnitudes τ ("IR_5") are those of
+A part is a name of the registry with its options; mechanisms add up, so "SAM&IR" has the parts of SAM and of
+IR, and "WASAM" is "SAM&SWA". No part at all is standard training, ST. Magnitudes τ ("IR_5") are those of
 Table 11 of Zhang et al., "Why Does Little Robustness Help?", S&P 2024; a mechanism without one has the
 magnitude of Tables 2 and 3, with the official scaling.
 """
 
-TRANSFORMS, PENALTIES, RULES, AVERAGES = "transforms", "penalties", "rules", "averages"
 DATASETS = ("cifar10", "imagenette")
 
 _P = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SMOOTHING = (0.1, 0.2, 0.3, 0.4, 0.5)
 _EPS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-# mechanism: (slot, name, the hyper-parameter that grows with τ, its values for each data set)
+# mechanism: (name, the hyper-parameter that grows with τ, its values for each data set)
 _MAGNITUDES = {
-    "MU": (TRANSFORMS, "mixup", "prob", _P, _P),
-    "CM": (TRANSFORMS, "cutmix", "prob", _P, _P),
-    "CO": (TRANSFORMS, "cutout", "size", (8, 12, 16, 20, 24), (80, 100, 120, 140, 160)),
-    "LS": (TRANSFORMS, "label_smoothing", "prob", _SMOOTHING, _SMOOTHING),
-    "AT": (TRANSFORMS, "adversarial", "eps", _EPS, (0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 5.0)),
-    "IR": (PENALTIES, "input_gradient", "weight", (0.1, 0.3, 0.5, 0.7, 1), (0.1, 0.5, 1, 1.5, 2)),
-    "JR": (PENALTIES, "jacobian", "weight", (1e-5, 1e-4, 0.01, 0.05, 0.1), (0.001, 0.01, 0.1, 0.5, 1)),
-    "ER": (RULES, "er", "weight", (0.001, 0.005, 0.01, 0.05, 0.1), (0.05, 0.3, 0.5, 0.7, 1)),
-    "SAM": (RULES, "sam", "rho", (0.01, 0.05, 0.1, 0.15, 0.2), (0.2, 0.5, 1, 2, 3)),
+    "MU": ("mixup", "prob", _P, _P),
+    "CM": ("cutmix", "prob", _P, _P),
+    "CO": ("cutout", "size", (8, 12, 16, 20, 24), (80, 100, 120, 140, 160)),
+    "LS": ("label_smoothing", "prob", _SMOOTHING, _SMOOTHING),
+    "AT": ("adversarial", "eps", _EPS, (0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 5.0)),
+    "IR": ("input_gradient", "weight", (0.1, 0.3, 0.5, 0.7, 1), (0.1, 0.5, 1, 1.5, 2)),
+    "JR": ("jacobian", "weight", (1e-5, 1e-4, 0.01, 0.05, 0.1), (0.001, 0.01, 0.1, 0.5, 1)),
+    "ER": ("er", "weight", (0.001, 0.005, 0.01, 0.05, 0.1), (0.05, 0.3, 0.5, 0.7, 1)),
+    "SAM": ("sam", "rho", (0.01, 0.05, 0.1, 0.15, 0.2), (0.2, 0.5, 1, 2, 3)),
 }
 # τ of the mechanisms that Tables 2 and 3 show at one magnitude only, for each data set.
 _TABLES = {"AT": (2, 5), "IR": (3, 3), "JR": (2, 3), "ER": (4, 1), "SAM": (3, 1)}
@@ -31,44 +30,43 @@ _TABLES = {"AT": (2, 5), "IR": (3, 3), "JR": (2, 3), "ER": (4, 1), "SAM": (3, 1)
 _FIXED = {"MU": {"rounds": 2}, "CM": {"rounds": 2}}
 # Beyond Table 11: the sharpness minimizers of Gubri et al., 2023 (l-SAM is SAM with a large ρ), and averages.
 _OTHERS = {
-    "l-SAM": ((RULES, "sam", {"rho": 0.3}),),
-    "ASAM": ((RULES, "asam", {"rho": 1.0}),),
-    "GSAM": ((RULES, "gsam", {"rho": 0.1, "alpha": 0.15}),),
-    "AGSAM": ((RULES, "agsam", {"rho": 1.0, "alpha": 0.15}),),
-    "LookSAM": ((RULES, "look_sam", {"rho": 0.1}),),
-    "SWA": ((AVERAGES, "swa", {}),),
-    "EMA": ((AVERAGES, "ema", {"decay": 0.999}),),
-    "WASAM": ((RULES, "sam", {"rho": 0.1}), (AVERAGES, "swa", {})),
+    "l-SAM": (("sam", {"rho": 0.3}),),
+    "ASAM": (("asam", {"rho": 1.0}),),
+    "GSAM": (("gsam", {"rho": 0.1, "alpha": 0.15}),),
+    "AGSAM": (("agsam", {"rho": 1.0, "alpha": 0.15}),),
+    "LookSAM": (("look_sam", {"rho": 0.1}),),
+    "SWA": (("swa", {}),),
+    "EMA": (("ema", {"decay": 0.999}),),
+    "WASAM": (("sam", {"rho": 0.1}), ("swa", {})),
 }
 MECHANISMS = ("ST", *_MAGNITUDES, *_OTHERS)
 
 
 def _part(name, magnitude, dataset):
-    """The rows of one mechanism."""
+    """The parts of one mechanism."""
     if name == "ST":
         return ()
     if name in _OTHERS:
         return _OTHERS[name]
     if name not in _MAGNITUDES:
         raise ValueError(f"unknown mechanism {name!r}: expected one of {', '.join(MECHANISMS)}")
-    slot, factory, parameter, *values = _MAGNITUDES[name]
+    factory, parameter, *values = _MAGNITUDES[name]
     place = DATASETS.index(dataset)
     if not magnitude and name not in _TABLES:
         raise ValueError(f"{name}: Tables 2 and 3 have several magnitudes; name one, such as {name}_1")
     tau = int(magnitude or _TABLES[name][place])
     if not 1 <= tau <= len(values[place]):
         raise ValueError(f"{name}_{tau}: magnitudes go from 1 to {len(values[place])}")
-    return ((slot, factory, {parameter: values[place][tau - 1]} | _FIXED.get(name, {})),)
+    return ((factory, {parameter: values[place][tau - 1]} | _FIXED.get(name, {})),)
 
 
 def method(mechanism, dataset="cifar10"):
-    """The rows of a mechanism: "ST", "SAM", "IR_5" (τ = 5), "SAM&IR", "SAM_1&JR"."""
+    """The parts of a mechanism: "ST", "SAM", "IR_5" (τ = 5), "SAM&IR", "SAM_1&JR"."""
     if dataset not in DATASETS:
         raise ValueError(f"dataset={dataset!r}: Table 11 has {', '.join(DATASETS)}")
-    parts = (part.partition("_") for part in mechanism.split("&"))
-    return tuple(row for name, _, magnitude in parts for row in _part(name, magnitude, dataset))
-
-
-def methods(*mechanisms, dataset="cifar10"):
-    """`{mechanism: rows}` for a config's `methods`."""
-    return {mechanism: method(mechanism, dataset) for mechanism in mechanisms}
+    mechanisms = (part.partition("_") for part in mechanism.split("&"))
+    return tuple(
+        {"name": part, "options": options}
+        for name, _, magnitude in mechanisms
+        for part, options in _part(name, magnitude, dataset)
+    )

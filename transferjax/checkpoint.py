@@ -1,10 +1,10 @@
-"""Checkpoints with Orbax: atomic, asynchronous, the newest kept.
+"""Checkpoints of a training with Orbax: atomic, asynchronous, the newest kept.
 
-A checkpoint holds a state, any pytree of arrays, and a JSON `meta` (the training history). A killed save
+A checkpoint holds a whole state, any pytree of arrays, and a JSON `meta` (the training history). A killed save
 leaves a temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,27 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
+
+__all__ = ["load_tree", "load_variables", "open_checkpoints", "restore", "save", "save_tree"]
 
 
 @contextmanager
-def open_checkpoints(
-    directory: str | Path, *, newest: int = 1, keep: Sequence[int] = ()
-) -> Iterator[ocp.CheckpointManager]:
+def open_checkpoints(directory: str | Path, *, newest: int = 1) -> Iterator[ocp.CheckpointManager]:
     """A checkpoint manager for one training run; leaving the block waits for pending saves.
 
     Args:
         directory: made if absent.
         newest: how many of the newest to keep.
-        keep: steps to keep for good, besides the newest.
     """
-    preserve = policies.AnyPreservationPolicy([policies.LatestN(newest), policies.CustomSteps(list(keep))])
-    options = ocp.CheckpointManagerOptions(preservation_policy=preserve)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policies.LatestN(newest))
     with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
         yield manager
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree) -> None:
-    """Saves the state after `step` steps, in the background; `meta` is anything JSON holds."""
+    """Saves `state` under its step, in the background; `meta` is anything JSON holds."""
     # Arrays of the host: of several processes, which hold the same state, the first one writes.
     host = jax.device_get(state)
     items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
@@ -44,7 +43,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree)
 
 def restore(
     manager: ocp.CheckpointManager, template: PyTree, step: int | None = None
-) -> tuple[PyTree, PyTree] | None:
+) -> tuple[Any, PyTree] | None:
     """A state and its meta, or None where there is none; checkpoints after it are forgotten.
 
     Args:
@@ -73,7 +72,7 @@ def load_variables(directory: str | Path, step: int | None = None) -> dict[str, 
     Raises:
         FileNotFoundError: no checkpoint there, or none of that step.
     """
-    hint = "train the network first (python -m experiments.train)"
+    hint = "train the network first"
     if not Path(directory).is_dir():
         raise FileNotFoundError(f"no checkpoints in {directory}: {hint}")
     with open_checkpoints(directory) as manager:
@@ -83,24 +82,6 @@ def load_variables(directory: str | Path, step: int | None = None) -> dict[str, 
             raise FileNotFoundError(
                 f"no checkpoint of step {step} in {directory} (found steps {steps}): {hint}"
             )
-        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+    state = load_tree(Path(directory) / str(step) / "state")
     variables = {"params": state["params"], "batch_stats": state["memory"]["batch_stats"]}
     return jax.tree.map(jnp.asarray, variables)
-
-
-def save_tree(path: str | Path, tree: PyTree) -> None:
-    """Saves any pytree of arrays to a new directory, atomically."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(path).absolute(), tree)
-
-
-def load_tree(path: str | Path) -> PyTree:
-    """What `save_tree` saved; containers come back as dictionaries and lists.
-
-    Raises:
-        FileNotFoundError: nothing is there.
-    """
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"nothing was saved in {path}")
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(Path(path).absolute())

@@ -1,10 +1,22 @@
-"""Files that are whole or absent: written beside their place, and moved there when they are complete."""
+"""Files that are whole or absent: written beside their place, and moved there when they are complete.
+
+And which of those that lie about are nobody's data.
+"""
 
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DROPPINGS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir",
+                       "system volume information", "lost+found"})  # fmt: skip
+"""What operating systems leave in folders, in lower case."""
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of that name is no data: `.ipynb_checkpoints`, `._0.png`, `Thumbs.db`."""
+    return name.startswith(".") or name.lower() in DROPPINGS
 
 
 @contextmanager

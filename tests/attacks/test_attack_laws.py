@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transferjax import attacks, losses
-from transferjax.attacks import gradients, inputs, projections, updates
+from transferjax.attacks import ensembles, gradients, inputs, projections, updates
 from transferjax.attacks.gradients import average, probe, uniform_noise
 from transferjax.random import fold_in
 from transferjax.rules import chain
@@ -58,7 +58,7 @@ TABLE = {
     "pgn": linf(attacks.pgn, neighbors=2, **FEW),
     "rap": linf(attacks.rap, radius=0.02, inner_step=0.01, inner_steps=2, late_start=1, **FEW),
     "tpa": linf(attacks.tpa, neighbors=2, **FEW),
-    "tpa_official": linf(attacks.tpa, neighbors=2, variant="official", **FEW),
+    "tpa_paper": linf(attacks.tpa, neighbors=2, variant="paper", random_start=False, **FEW),
     "logit": linf(attacks.logit, kernel_size=3, **FEW),
     "po_trip": linf(attacks.po_trip, **FEW),
     "di_ti_mi_si_pgn": linf(attacks.mi_fgsm, rules=(TI, PGN, SI, DI), **FEW),
@@ -160,11 +160,22 @@ def test_a_single_key_is_folded_per_example(data, tiny_predict):
 
 
 def test_a_recipe_is_a_value():
+    """It prints what differs from the defaults; all spellings of the same values are the same attack."""
     attack = attacks.pgd(0.25, steps=3)
-    assert repr(attack).startswith("pgd(eps=0.25, steps=3, step_size=None, norm='linf', random_start=True")
-    assert attack == attacks.pgd(0.25, 3)
-    assert hash(attack) == hash(attacks.pgd(0.25, 3))
-    assert attack != attacks.pgd(0.25, 4)
+    assert repr(attack) == "pgd(eps=0.25, steps=3)"
+    assert repr(attacks.admix(0.25, pool=POOL, targeted=True)).startswith("admix(eps=0.25, pool=ArrayDigest")
+    spellings = (
+        attacks.pgd(0.25, 3),
+        attacks.pgd(eps=np.float32(0.25), steps=np.int64(3), norm="linf", random_start=True),
+        attacks.pgd(jnp.float32(0.25), 3, loss=losses.cross_entropy, rules=[]),
+        attacks.pgd(0.25, 3, ensemble=ensembles.mean_losses, targeted=False),
+    )
+    for same in spellings:
+        assert attack == same
+        assert hash(attack) == hash(same)
+        assert repr(attack) == repr(same)
+    for other in (attacks.pgd(0.25, 4), attacks.pgd(0.25, 3, targeted=True), attacks.bim(0.25, 3)):
+        assert attack != other
 
 
 @pytest.mark.parametrize(

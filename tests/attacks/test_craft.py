@@ -66,6 +66,15 @@ def test_files_hold_what_was_made(format, dataset, predict, tmp_path):
     np.testing.assert_array_equal(again.images, made.images)
 
 
+def test_a_damaged_file_is_named_by_its_path(dataset, predict, tmp_path):
+    craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format="png")
+    path = tmp_path / "images" / "000003.png"
+    for content in (path.read_bytes()[:50], b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} is damaged"):
+            Crafted.load(tmp_path)
+
+
 class Stop(Exception):
     pass
 

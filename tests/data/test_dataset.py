@@ -150,6 +150,15 @@ class TestSaved:
         with pytest.raises(FileNotFoundError, match=r"no split 'train' .*\['robust'\]"):
             load(str(tmp_path), "train")
 
+    def test_what_a_killed_write_leaves_is_no_split(self, tmp_path):
+        save(small(), tmp_path / "half", "train")
+        (tmp_path / "half" / "train").rename(tmp_path / "half" / ".train.abc.tmp")
+        with pytest.raises(FileNotFoundError, match="is not a folder"):
+            load(str(tmp_path / "half"), "train")
+        save(small(), tmp_path / "half", "robust")
+        with pytest.raises(FileNotFoundError, match=r"it has \['robust'\]"):
+            load(str(tmp_path / "half"), "train")
+
     @pytest.mark.parametrize("damage", ["cut", "swap", "garbage", "format", "label"])
     def test_damage_is_noticed(self, tmp_path, damage):
         save(small(), tmp_path, "train")

@@ -73,6 +73,14 @@ def test_imagenette_keeps_its_jpegs_and_mixes_the_classes(tiny_imagenette, home)
         assert len(set(labels[:10])) > 3
 
 
+def test_what_macos_adds_to_an_archive_is_no_image(tiny_imagenette, home, tmp_path, write_tar):
+    _, contents = tiny_imagenette
+    extra = {path.rsplit("/", 1)[0] + "/._" + path.rsplit("/", 1)[1]: b"Mac OS X" for path in contents}
+    extra["imagenette2-160/train/.ipynb_checkpoints/a.JPEG"] = b"no class"
+    prepare("imagenette/160px-v2", archive=write_tar(tmp_path / "mac.tgz", contents | extra), data_dir=home)
+    assert len(load("imagenette/160px-v2", "train", data_dir=home, size=4)) == 30
+
+
 def test_downloads_the_archive_once_and_clears_up(official, server, home, cache, monkeypatch, capsys):
     server.plan = [("drop", 5000)]
     monkeypatch.setenv("TFDS_DATA_DIR", str(home))

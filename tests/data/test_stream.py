@@ -173,6 +173,66 @@ class TestFolder:
         with pytest.raises(FileNotFoundError, match=r"no images in .*empty"):
             data.image_folder(tmp_path / "empty")
 
+    def test_hidden_names_are_not_there_at_any_level(self, folder, pictures):
+        """Editors' and systems' folders made classes, whose labels moved all others; their files failed."""
+        before = data.image_folder(folder, "train", size=8)
+        train = folder / "train"
+        for name in (".ipynb_checkpoints", ".git", "__MACOSX", "$RECYCLE.BIN", "@eaDir"):
+            (train / name).mkdir()
+            (train / name / "0.png").write_bytes(b"no class")
+            (train / "cat" / name).mkdir()
+            (train / "cat" / name / "0.png").write_bytes(b"no image")
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".hidden.jpg"):
+            (train / name).write_bytes(b"no folder")
+            (train / "dog" / name).write_bytes(b"no image")
+        after = data.image_folder(folder, "train", size=8)
+        same((after.labels, after.to_dataset().images), (before.labels, before.to_dataset().images))
+        assert (after.class_names, after.fingerprint) == (CLASSES, before.fingerprint)
+
+    def test_a_hidden_folder_above_is_the_users_choice(self, folder, tmp_path):
+        folder.rename(tmp_path / ".pets")
+        assert len(data.load(str(tmp_path / ".pets"), "train", size=8)) == 11
+
+    def test_links_are_followed_but_not_in_circles(self, folder, tmp_path):
+        train, more = folder / "train", tmp_path / "more"
+        before = data.image_folder(folder, "train").labels
+        (train / "loop").symlink_to(train)
+        (train / "above").symlink_to(tmp_path)
+        (train / "dog" / "self").symlink_to(train / "dog")
+        (train / "dog" / "up").symlink_to(train)
+        (train / "dog" / "nowhere").symlink_to(train / "dog" / "nowhere")
+        np.testing.assert_array_equal(data.image_folder(folder, "train").labels, before)
+        more.mkdir()
+        (train / "cat" / "00.png").rename(more / "00.png")
+        (more / "back").symlink_to(train / "cat")
+        (more / "root").symlink_to(train)
+        (train / "cat" / "more").symlink_to(more)
+        np.testing.assert_array_equal(data.image_folder(folder, "train").labels, before)
+        (train / "cow").symlink_to(more)
+        np.testing.assert_array_equal(np.bincount(data.image_folder(folder, "train").labels), [6, 6, 5])
+
+    @pytest.mark.parametrize("content", [b"", b"GIF89a no image", b"half"])
+    def test_a_damaged_file_is_named_by_its_path(self, folder, pictures, content):
+        path = folder / "train" / "dog" / "03.png"
+        path.write_bytes(encode(pictures[3])[:60] if content == b"half" else content)
+        reason = f"{path}: cannot decode an image of {len(path.read_bytes())} bytes"
+        with pytest.raises(ValueError, match=reason):
+            data.load(str(folder), "train", size=8)
+        with pytest.raises(ValueError, match=reason):
+            list(data.eval_batches(data.source(str(folder), "train", size=8).subset([7, 0], seed=None), 2))
+
+    def test_classes_without_images_and_other_formats_are_said(self, folder, pictures):
+        (folder / "train" / "bird").mkdir()
+        with pytest.warns(UserWarning, match=r"train: no images in bird; each still counts as a class"):
+            stream = data.image_folder(folder, "train")
+        assert stream.class_names == ("bird", *CLASSES)
+        (folder / "train" / "bird" / "0.gif").write_bytes(b"GIF89a")
+        with (
+            pytest.warns(UserWarning, match="no images in bird"),
+            pytest.warns(UserWarning, match=r"train: not read, as not \['\.bmp', .*\]: bird/0\.gif"),
+        ):
+            data.image_folder(folder, "train")
+
 
 class TestNIPS2017:
     @pytest.fixture
@@ -192,6 +252,12 @@ class TestNIPS2017:
         assert dataset.num_classes == 1000
         shrunk = cv2.resize(pictures[4], (10, 10), interpolation=cv2.INTER_AREA)
         np.testing.assert_array_equal(dataset.images[4], shrunk)
+
+    def test_a_damaged_file_is_named_by_its_path(self, table):
+        path = table.parent / "image4.png"
+        path.write_bytes(b"no image")
+        with pytest.raises(ValueError, match=f"{path}: cannot decode an image of 8 bytes"):
+            data.nips2017(table, table.parent)
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),

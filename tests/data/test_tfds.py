@@ -56,6 +56,12 @@ class TestChecks:
         with pytest.raises(FileNotFoundError, match="cifar10 is not prepared"):
             load("cifar10", "train", data_dir=home)
 
+    def test_what_a_killed_preparation_left_is_no_version(self, home, directory):
+        for name in ("3.0.3.incompleteA1B2", ".ipynb_checkpoints", "._3.0.2"):
+            (directory.parent / name).mkdir()
+            (directory.parent / name / "dataset_info.json").write_text("{}")
+        assert prepared("cifar10", home) == directory
+
     def test_a_missing_shard_is_named(self, home, directory):
         next(directory.glob("*train*")).unlink()
         with pytest.raises(FileNotFoundError, match=r"lacks cifar10-train\.array_record-00000-of-00001"):

@@ -7,7 +7,8 @@ gradients    rules around the gradient: averages, probes, variance tuning
 inputs       input transformations for `gradients.average`
 ensembles    several surrogates
 surrogates   other gradients from the same net: skip gradient, linear backpropagation, ghosts
-recipes, flatness, targeted, committees    the published attacks, each a combination
+recipes, flatness, targeted, committees    the published attacks, each a combination of `builders`
+recipe, vocabulary    what a recipe is, and what its options are called and may be
 """
 
 from transferjax.attacks import ensembles, gradients, inputs, projections, surrogates, updates
@@ -26,6 +27,7 @@ from transferjax.attacks.recipes import (
     fgsm,
     mi_fgsm,
     ni_fgsm,
+    noise,
     pgd,
     pi_fgsm,
     si_ni_fgsm,
@@ -64,6 +66,7 @@ __all__ = [
     "logit",
     "mi_fgsm",
     "ni_fgsm",
+    "noise",
     "pgd",
     "pgn",
     "pi_fgsm",

@@ -1,60 +1,68 @@
 """The catalogue, continued: attacks on several surrogates; `predict` is a tuple of them, or `Snapshots`."""
 
-from typing import Any
-
-import optax
+from typing import Unpack
 
 from transferjax.attacks import ensembles, updates
-from transferjax.attacks.recipe import recipe
-from transferjax.attacks.recipes import in_ball, length, with_momentum
+from transferjax.attacks.builders import given, in_ball, with_momentum
+from transferjax.attacks.recipe import Momentum, Options, recipe
 from transferjax.typing import Attack
 
 
-@recipe
+@recipe(without=("ensemble",))
 def svre(
     eps: float,
     steps: int = 10,
     *,
-    step_size: float | None = None,
-    decay: float = 1.0,
     inner_steps: int | None = None,
     member_rules: tuple = (),
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[Momentum],
 ) -> Attack:
-    """Stochastic variance reduced ensemble; see `ensembles.svre`.
+    """Stochastic variance reduced ensemble; see `ensembles.svre`, whose inner steps are as long.
 
-    Reference: Xiong et al., CVPR 2022.
+    Args:
+        inner_steps: four times the number of surrogates if None.
+        member_rules: around the gradient of each surrogate.
+        seed: of the surrogate drawn at each inner step.
+
+    Reference: Xiong et al., CVPR 2022, algorithm 1: steps of `eps / steps`, ten, M = 4 K.
     """
-    step_size = length(eps, steps, step_size)
+    step_size, norm, decay = given(options["step_size"], eps / steps), options["norm"], options["decay"]
     ensemble = ensembles.svre(
-        eps, step_size, decay=decay, inner_steps=inner_steps, rules=member_rules, seed=seed
+        eps, step_size, norm, decay=decay, inner_steps=inner_steps, rules=member_rules, seed=seed
     )
-    return with_momentum(eps=eps, steps=steps, step_size=step_size, decay=decay, ensemble=ensemble, **options)
+    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 
-@recipe
+@recipe(without=("ensemble",))
 def cwa(
     eps: float,
     steps: int = 10,
     *,
-    step_size: float | None = None,
-    decay: float = 1.0,
     reverse_step: float | None = None,
     inner_step: float = 250.0,
     member_rules: tuple = (),
-    **options: Any,
+    **options: Unpack[Momentum],
 ) -> Attack:
-    """Common weakness (MI-CWA); see `ensembles.cwa`. `reverse_step` is `eps / 15` if None.
+    """Common weakness (MI-CWA); see `ensembles.cwa`.
 
-    Reference: Chen et al., ICLR 2024.
+    Args:
+        step_size: length of one step in the same norm; `eps / 5` if None.
+        reverse_step: `eps / 15` if None.
+        inner_step: along the gradients of the surrogates, of unit length in L2 whatever the norm.
+        member_rules: around the gradient of each surrogate.
+
+    Reference: Chen et al., ICLR 2024; its official code takes ten steps of 16/255/5 at ε = 16/255.
     """
-    reverse_step = eps / 15 if reverse_step is None else reverse_step
-    ensemble = ensembles.cwa(eps, reverse_step, inner_step=inner_step, decay=decay, rules=member_rules)
-    return with_momentum(eps=eps, steps=steps, step_size=step_size, decay=decay, ensemble=ensemble, **options)
+    options["step_size"] = given(options["step_size"], eps / 5)
+    norm, decay = options["norm"], options["decay"]
+    ensemble = ensembles.cwa(
+        eps, given(reverse_step, eps / 15), norm, inner_step=inner_step, decay=decay, rules=member_rules
+    )
+    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 
-@recipe
+@recipe(without=("ensemble",))
 def lgv(
     eps: float,
     steps: int = 50,
@@ -62,14 +70,18 @@ def lgv(
     step_size: float | None = None,
     replace: bool = False,
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Attack:
     """BIM with one random snapshot at each step, in shuffled passes or drawn with replacement.
 
+    Args:
+        step_size: length of one step in the same norm; `eps / 10` if None.
+        replace: draw with replacement.
+        seed: of the draws.
+
     Reference: Gubri et al., "LGV: Boosting Adversarial Example Transferability from Large Geometric
-    Vicinity", ECCV 2022; the step is `eps / 10` there.
+    Vicinity", ECCV 2022: 50 steps of `eps / 10`.
     """
-    update = optax.chain(updates.sign(), optax.scale(length(eps, steps, step_size or eps / 10)))
-    return in_ball(
-        update, eps=eps, steps=steps, ensemble=ensembles.one_member(replace=replace, seed=seed), **options
-    )
+    update = updates.steepest(options["norm"], given(step_size, eps / 10))
+    one = ensembles.one_member(replace=replace, seed=seed)
+    return in_ball(update, eps=eps, steps=steps, **options | {"ensemble": one})

@@ -305,5 +305,8 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    image = np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED))
+    encoded = np.frombuffer(path.read_bytes(), np.uint8)
+    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    if image is None:
+        raise ValueError(f"{path} is damaged ({encoded.size} bytes); craft into an empty directory again")
     return image[..., None] if image.ndim == 2 else image[..., ::-1]

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transferjax.attacks.projections import linf
-from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs
+from transferjax.attacks.projections import ball
+from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs, unit
 from transferjax.random import fold_in
 from transferjax.rules import chain
 from transferjax.typing import Array, GradFn, Key, Memory, Predict, PyTree, Rule
@@ -125,14 +125,15 @@ def one_member(*, replace: bool = False, seed: int = 0) -> Ensemble:
 
 
 def svre(
-    eps: float, step_size: float, *, decay: float = 1.0, inner_steps: int | None = None,
+    eps: float, step_size: float, norm: str = "linf", *, decay: float = 1.0, inner_steps: int | None = None,
     rules: Sequence[Rule] = (), seed: int = 0,
 ) -> Ensemble:  # fmt: skip
     """Stochastic variance reduced ensemble: the momentum of an inner ascent with `g_k(x') - g_k(x) + ḡ(x)`.
 
     Args:
-        eps: L∞ budget of the inner ascent around the clean image.
+        eps: budget of the inner ascent around the clean image.
         step_size: of the inner steps.
+        norm: of that budget and those steps.
         decay: of the inner momentum.
         inner_steps: M; four times the number of members if None.
         rules: around each member's gradient.
@@ -143,12 +144,12 @@ def svre(
 
     def ensemble(inner: Members) -> GradFn:
         inner = _each(inner, rules)
-        mean, count = mean_losses(inner), inner_steps or 4 * inner.size
+        mean, count = mean_losses(inner), 4 * inner.size if inner_steps is None else inner_steps
 
         def reduced(x: Array, memory: Memory, keys: Key, labels: Array):
             (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
             done = memory.get("svre", jnp.zeros((), jnp.int32))
-            project, unit = linf(eps), normalize_by_mean_abs()
+            project, up, even = ball(norm, eps), unit(norm), normalize_by_mean_abs()
 
             def step(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
                 at, momentum = carry
@@ -157,8 +158,9 @@ def svre(
                 both = fold_in(keys, number + 1)  # the same draw of the rules at both points
                 _, there = member(at, memory, both, labels)
                 _, here = member(x, memory, both, labels)
-                momentum = decay * momentum + unit.update(there - here + full, unit.init(x))[0]
-                return (project(at + step_size * jnp.sign(momentum), memory["clean"]), momentum), None
+                momentum = decay * momentum + even.update(there - here + full, even.init(x))[0]
+                ahead = at + step_size * up.update(momentum, up.init(x))[0]
+                return (project(ahead, memory["clean"]), momentum), None
 
             (_, momentum), _ = jax.lax.scan(step, (x, jnp.zeros_like(x)), jnp.arange(count))
             return (values, memory | {"svre": done + 1}), momentum
@@ -171,6 +173,7 @@ def svre(
 def cwa(
     eps: float,
     reverse_step: float,
+    norm: str = "linf",
     *,
     inner_step: float = 250.0,
     decay: float = 1.0,
@@ -179,8 +182,9 @@ def cwa(
     """Common weakness: a step down the mean loss, one up each member's; the gradient is the displacement.
 
     Args:
-        eps: L∞ budget of the inner steps around the clean image.
-        reverse_step: of the sign step down (the sharpness-aware half).
+        eps: budget of the inner steps around the clean image.
+        reverse_step: length of the steepest step down (the sharpness-aware half).
+        norm: of that budget and that step.
         inner_step: of the steps up, along L2-normalized gradients with momentum (the cosine half).
         decay: of that momentum, which lives on between the attack's steps.
         rules: around each member's gradient.
@@ -194,13 +198,13 @@ def cwa(
         mean = mean_losses(inner)
 
         def common(x: Array, memory: Memory, keys: Key, labels: Array):
-            project, unit = linf(eps), normalize_by_l2()
+            project, down, even = ball(norm, eps), unit(norm), normalize_by_l2()
             clean, momentum = memory["clean"], memory.get("cwa", jnp.zeros_like(x))
             (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
-            at = project(x - reverse_step * jnp.sign(full), clean)
+            at = project(x - reverse_step * down.update(full, down.init(x))[0], clean)
             for number in range(inner.size):
                 (_, memory), grads = inner.at(number)(at, memory, fold_in(keys, number + 1), labels)
-                momentum = decay * momentum + unit.update(grads, unit.init(x))[0]
+                momentum = decay * momentum + even.update(grads, even.init(x))[0]
                 at = project(at + inner_step * momentum, clean)
             return (values, memory | {"cwa": momentum}), at - x
 

@@ -7,8 +7,8 @@ A rule turns `g(x)`, the gradient it wraps, into another. Three building blocks 
     mix(a, b, rule)      a g(x) + b rule(g)(x)
 
 PGN, for example, is `chain(average(uniform_noise(zeta * eps), 20), probe(-step_size, 1 - delta, delta))`.
-`radius`es are in pixel units of [0, 1]. `samples` or `neighbors` gradients cost as many passes; `chunk` of
-them run at once, which takes `chunk` times the memory.
+`radius`es are in pixel units of [0, 1], or Euclidean lengths where `norm` is "l2". `samples` or `neighbors`
+gradients cost as many passes; `chunk` of them run at once, which takes `chunk` times the memory.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.projections import linf
-from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs, sign
-from transferjax.random import fold_in, sample
+from transferjax.attacks.projections import ball, uniform
+from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs, sign, unit
+from transferjax.random import fold_in
 from transferjax.typing import Array, GradFn, Key, Memory, PyTree, Rule
 
 InputTransform = Callable[[Key, Array, Array | int], Array]
 """(keys `[B]`, x `[B, H, W, C]`, number of the sample) -> what the net sees; keys differ between samples."""
 
 DIRECTIONS = {"mean_abs": normalize_by_mean_abs, "l2": normalize_by_l2, "sign": sign}
+
+
+def along(norm: str) -> str:
+    """The direction in which the rules of the catalogue take steps of length one: "mean_abs" (L∞) or "l2"."""
+    return "l2" if norm == "l2" else "mean_abs"
 
 
 def through(transformation: optax.GradientTransformation) -> Rule:
@@ -47,13 +52,16 @@ def _unit(grads: Array, direction: str) -> Array:
     return transformation.update(grads, transformation.init(grads))[0]
 
 
-def uniform_noise(radius: float) -> InputTransform:
-    """`x + u` with u uniform in `[-radius, radius]`, pixel by pixel; not clipped to [0, 1]."""
+def uniform_noise(radius: float, norm: str = "linf") -> InputTransform:
+    """`x + u` with u uniform in the norm's ball, a cube in L∞, around 0; not clipped to [0, 1]."""
+    draw = uniform(norm, radius)
+    return lambda keys, x, _: draw(keys, x)
 
-    def transform(keys: Key, x: Array, _: Array | int) -> Array:
-        return x + sample(jax.random.uniform, keys, x.shape[1:], x.dtype, -radius, radius)
 
-    return transform
+def check_chunk(samples: int, chunk: int) -> None:
+    """Raises a ValueError unless `chunk` divides `samples`."""
+    if samples < 1 or chunk < 1 or samples % chunk:
+        raise ValueError(f"chunk must divide the number of samples; got chunk={chunk}, samples={samples}")
 
 
 def average(transform: InputTransform, samples: int = 1, *, chunk: int = 1, pull_back: bool = True) -> Rule:
@@ -70,8 +78,7 @@ def average(transform: InputTransform, samples: int = 1, *, chunk: int = 1, pull
     Raises:
         ValueError: `chunk` does not divide `samples`.
     """
-    if samples < 1 or chunk < 1 or samples % chunk:
-        raise ValueError(f"chunk must divide the number of samples; got chunk={chunk}, samples={samples}")
+    check_chunk(samples, chunk)
 
     def rule(grad_fn: GradFn) -> GradFn:
         def one(number: Array | int, x: Array, memory: Memory, keys: Key, labels: Array):
@@ -141,8 +148,8 @@ def mix(here: float, there: float, other: Rule) -> Rule:
     return rule
 
 
-def lookahead(decay: float, step_size: float) -> Rule:
-    """`g(x + decay · step_size · m)`, m the momentum of the gradients it returned: Nesterov's method.
+def lookahead(decay: float, step_size: float, direction: str = "mean_abs") -> Rule:
+    """`g(x + decay · step_size · m)`, m the momentum of the ĝ it returned (as in `probe`): Nesterov's method.
 
     Reference: Lin et al., "Nesterov Accelerated Gradient and Scale Invariance", ICLR 2020.
     """
@@ -151,18 +158,23 @@ def lookahead(decay: float, step_size: float) -> Rule:
         def ahead(x: Array, memory: Memory, keys: Key, labels: Array):
             velocity = memory.get("lookahead", jnp.zeros_like(x))
             (values, memory), grads = grad_fn(x + decay * step_size * velocity, memory, keys, labels)
-            return (values, memory | {"lookahead": decay * velocity + _unit(grads, "mean_abs")}), grads
+            return (values, memory | {"lookahead": decay * velocity + _unit(grads, direction)}), grads
 
         return ahead
 
     return rule
 
 
-def enhanced_momentum(step_size: float, samples: int, radius: float, *, chunk: int = 1) -> Rule:
+def enhanced_momentum(
+    step_size: float, samples: int, radius: float, direction: str = "mean_abs", *, chunk: int = 1
+) -> Rule:
     """`1/N Σ_n g(x + c_n · step_size · ĝ_prev)`, c_n from -radius to radius: the mean along the previous one.
+
+    ĝ is that of `probe`.
 
     Reference: Wang et al., "Boosting Adversarial Transferability through Enhanced Momentum", BMVC 2021.
     """
+    check_chunk(samples, chunk)
 
     def rule(grad_fn: GradFn) -> GradFn:
         def along(x: Array, memory: Memory, keys: Key, labels: Array):
@@ -170,20 +182,20 @@ def enhanced_momentum(step_size: float, samples: int, radius: float, *, chunk: i
             factors = jnp.linspace(-radius, radius, samples, dtype=x.dtype) * step_size
             mean = average(lambda _, x, number: x + factors[number] * previous, samples, chunk=chunk)(grad_fn)
             (values, memory), grads = mean(x, memory, keys, labels)
-            return (values, memory | {"enhanced_momentum": _unit(grads, "mean_abs")}), grads
+            return (values, memory | {"enhanced_momentum": _unit(grads, direction)}), grads
 
         return along
 
     return rule
 
 
-def variance_tuning(radius: float, neighbors: int, *, chunk: int = 1) -> Rule:
+def variance_tuning(radius: float, neighbors: int, norm: str = "linf", *, chunk: int = 1) -> Rule:
     """`g(x) + v`, and then `v ← 1/N Σ_n g(x + u_n) - g(x)` with u uniform in the neighbourhood.
 
     Reference: Wang & He, "Enhancing the Transferability of Adversarial Attacks through Variance Tuning",
     CVPR 2021, algorithm 1.
     """
-    neighborhood = average(uniform_noise(radius), neighbors, chunk=chunk)
+    neighborhood = average(uniform_noise(radius, norm), neighbors, chunk=chunk)
 
     def rule(grad_fn: GradFn) -> GradFn:
         around = neighborhood(grad_fn)
@@ -199,12 +211,12 @@ def variance_tuning(radius: float, neighbors: int, *, chunk: int = 1) -> Rule:
     return rule
 
 
-def relevance(radius: float, neighbors: int, *, chunk: int = 1) -> Rule:
+def relevance(radius: float, neighbors: int, norm: str = "linf", *, chunk: int = 1) -> Rule:
     """`s g(x) + (1 - s) ḡ`, ḡ the mean gradient of uniform neighbours and s the cosine between the two.
 
     Reference: Zhu et al., "Boosting Adversarial Transferability via Gradient Relevance Attack", ICCV 2023.
     """
-    neighborhood = average(uniform_noise(radius), neighbors, chunk=chunk)
+    neighborhood = average(uniform_noise(radius, norm), neighbors, chunk=chunk)
 
     def rule(grad_fn: GradFn) -> GradFn:
         around = neighborhood(grad_fn)
@@ -220,26 +232,29 @@ def relevance(radius: float, neighbors: int, *, chunk: int = 1) -> Rule:
     return rule
 
 
-def reverse_perturbation(radius: float, step_size: float, steps: int, *, late_start: int = 0) -> Rule:
-    """`g(x + n)`, n the worst perturbation for the attack: sign descent in an L∞ ball around x.
+def reverse_perturbation(
+    radius: float, step_size: float, steps: int, norm: str = "linf", *, late_start: int = 0
+) -> Rule:
+    """`g(x + n)`, n the worst perturbation for the attack: steepest descent in a ball around x.
 
     Args:
         radius: of the ball; the descent begins at a uniform draw from it.
         step_size, steps: of the descent.
+        norm: of the ball and the steps.
         late_start: attack steps before the first descent (RAP-LS); they take the plain gradient.
 
     Reference: Qin et al., "Boosting the Transferability of Adversarial Attacks with Reverse Adversarial
     Perturbation", NeurIPS 2022, algorithm 1.
     """
-    project = linf(radius)
+    project, down = ball(norm, radius), unit(norm)
 
     def rule(grad_fn: GradFn) -> GradFn:
         def descend(x: Array, memory: Memory, keys: Key, labels: Array) -> Array:
             def step(worst: Array, number: Array) -> tuple[Array, None]:
                 _, grads = grad_fn(worst, memory, fold_in(keys, number), labels)
-                return project(worst - step_size * jnp.sign(grads), x), None
+                return project(worst - step_size * down.update(grads, down.init(x))[0], x), None
 
-            start = project(uniform_noise(radius)(fold_in(keys, 0), x, 0), x)
+            start = project(uniform_noise(radius, norm)(fold_in(keys, 0), x, 0), x)
             return jax.lax.scan(step, start, jnp.arange(1, steps + 1))[0]
 
         def reversed_(x: Array, memory: Memory, keys: Key, labels: Array):

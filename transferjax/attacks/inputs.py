@@ -112,14 +112,17 @@ def dct_matrix(size: int) -> np.ndarray:
     return matrix
 
 
-def spectrum(sigma: float, rho: float = 0.5) -> InputTransform:
+def spectrum(sigma: float, rho: float = 0.5, norm: str = "linf") -> InputTransform:
     """`IDCT(DCT(x + sigma · n) · m)`, n normal and m uniform in `[1 - rho, 1 + rho]`: other nets' spectra.
+
+    `sigma` is the noise of a pixel, or for norm="l2" the (root mean square) length of the noise of an image.
 
     Reference: Long et al., "Frequency Domain Model Augmentation for Adversarial Attack", ECCV 2022.
     """
 
     def transform(keys: Key, x: Array, _: Array | int) -> Array:
         noise = sample(jax.random.normal, fold_in(keys, 0), x.shape[1:], x.dtype)
+        noise = noise / math.sqrt(math.prod(x.shape[1:])) if norm == "l2" else noise
         mask = sample(jax.random.uniform, fold_in(keys, 1), x.shape[1:], x.dtype, 1 - rho, 1 + rho)
         rows, columns = (jnp.asarray(dct_matrix(size), x.dtype) for size in x.shape[1:3])
         coefficients = jnp.einsum("ih,bhwc,jw->bijc", rows, x + sigma * noise, columns)

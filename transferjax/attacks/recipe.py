@@ -1,34 +1,102 @@
-"""What the factories of the catalogue return: an attack that knows its name and hyper-parameters."""
+"""What the factories of the catalogue return: an attack that knows its name and all its hyper-parameters.
 
-import functools
+The options that recipes share stand in one place, `Options` and `Momentum`, with their defaults and meanings.
+A factory asks for them with `**options: Unpack[Momentum]`; `@recipe` shows them in its signature and help,
+checks every value by its name (`vocabulary`), and hands the factory all of them, defaults included.
+"""
+
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ParamSpec
+from functools import wraps
+from typing import Any, ParamSpec, TypedDict, Unpack, cast, get_args, get_origin, overload
 
 import jax
 import numpy as np
 
-from transferjax.typing import Array, Attack, Key, Predict
+from transferjax import losses
+from transferjax.attacks.checks import check_budget
+from transferjax.attacks.ensembles import Ensemble, mean_losses
+from transferjax.attacks.vocabulary import LOSSES, check_option, explain
+from transferjax.typing import Array, Attack, Key, Loss, Predict, Projection, Rule
 
 P = ParamSpec("P")
 
 
+class Options(TypedDict, total=False):
+    """What every recipe around `ascend` takes; `MEANINGS` says what it is."""
+
+    norm: str
+    random_start: bool
+    targeted: bool
+    loss: "str | Loss"
+    rules: "Sequence[Rule]"
+    ensemble: "Ensemble | None"
+    project: "Projection | None"
+    quantize: bool
+
+
+class Momentum(Options, total=False):
+    """`Options`, and those of the recipes with the momentum of MI-FGSM."""
+
+    step_size: float | None
+    decay: float
+
+
+DEFAULTS: dict[str, Any] = {
+    "norm": "linf",
+    "random_start": False,
+    "targeted": False,
+    "loss": "cross_entropy",
+    "rules": (),
+    "ensemble": None,
+    "project": None,
+    "quantize": False,
+    "step_size": None,
+    "decay": 1.0,
+}
+MEANINGS = {
+    "eps": "budget, in pixel units of [0, 1] (L∞) or as a Euclidean length (L2).",
+    "steps": "gradient steps.",
+    "step_size": "length of one step in the same norm; `eps / steps` if None.",
+    "norm": '"linf" or "l2": of the budget, the steps, and all other lengths that the attack goes.',
+    "decay": "of the momentum of MI-FGSM; 0 leaves the momentum out.",
+    "random_start": "begin at a uniform draw from the ball.",
+    "targeted": "labels are targets.",
+    "loss": f"one of {', '.join(LOSSES)}, or a function (logits [B, K], labels) -> [B].",
+    "rules": "wrapped around the gradient, outside those of the recipe.",
+    "ensemble": "how to combine several predicts (see `ensembles`); the mean of their losses if None.",
+    "project": "a projection instead of the norm's own, such as `projections.l2_nearest(eps)`.",
+    "quantize": "round the result to 8 bits inside the ball.",
+    "chunk": "gradients that run at once; divides their number.",
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """An attack as a value: printed, compared and hashed by its name and hyper-parameters."""
+    """An attack as a value: compared and hashed by its name and all hyper-parameters.
+
+    Printed are those that have no default, and those that differ from it.
+    """
 
     name: str
     settings: tuple[tuple[str, object], ...]
     run: Attack = field(repr=False, compare=False)
+    usual: tuple[tuple[str, object], ...] = field(default=(), repr=False, compare=False)  # the defaults
 
     def __call__(self, key: Key, predict: Predict, images: Array, labels: Array) -> Array:
         """Adversarial images in the budget around `images [B, H, W, C]`."""
         return self.run(key, predict, images, labels)
 
     def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.settings)})"
+        usual = dict(self.usual)
+        shown = [(n, v) for n, v in self.settings if n not in usual or _differs(v, usual[n])]
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in shown)})"
+
+
+def _differs(value: object, usual: object) -> bool:
+    return isinstance(value, jax.core.Tracer) or (value is not usual and value != usual)
 
 
 @dataclass(frozen=True)
@@ -45,25 +113,99 @@ class ArrayDigest:
         return cls(array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest()[:16])
 
 
-def _hashable(value: object) -> object:
+def _canonical(value: Any) -> Any:
+    """One spelling, hashable: numbers as Python's, losses of ours by name, sequences as tuples."""
     if isinstance(value, jax.core.Tracer):  # inside jit a budget may be traced; it has no value to digest
         return value
-    return ArrayDigest.of(value) if isinstance(value, np.ndarray | jax.Array) else value
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        return value.item() if value.ndim == 0 else ArrayDigest.of(np.asarray(value))
+    if isinstance(value, list | tuple):
+        return tuple(_canonical(part) for part in value)
+    if value is mean_losses:
+        return None
+    return next((name for name in LOSSES if value is getattr(losses, name)), value)
 
 
-def recipe(factory: Callable[P, Attack]) -> Callable[P, Recipe]:
-    """Lets a factory return a `Recipe`: its attack, with the hyper-parameters it was made with."""
-    signature = inspect.signature(factory)
+def _signature(factory: Callable, without: Sequence[str], defaults: dict[str, Any]) -> inspect.Signature:
+    """The factory's signature with the options written out that its `Unpack` asks for."""
+    signature, written = inspect.signature(factory), []
+    for parameter in signature.parameters.values():
+        if get_origin(parameter.annotation) is not Unpack:
+            written.append(parameter)
+            continue
+        (shared,) = get_args(parameter.annotation)
+        for name, hint in shared.__annotations__.items():
+            if name not in without:  # aliases by their names: what they stand for fills a page
+                hint = getattr(hint, "__forward_arg__", hint)
+                kind = inspect.Parameter.KEYWORD_ONLY
+                written.append(inspect.Parameter(name, kind, default=defaults[name], annotation=hint))
+    return signature.replace(parameters=written, return_annotation=Recipe)
 
-    @functools.wraps(factory)
+
+def _help(factory: Callable, signature: inspect.Signature) -> str:
+    """The factory's docstring, and the meaning of the shared options that it does not explain itself."""
+    text = inspect.getdoc(factory) or ""
+    shared = [name for name in signature.parameters if name in MEANINGS and f"    {name}: " not in text]
+    return "\n    ".join([text + "\n\nShared options:", *(f"{name}: {MEANINGS[name]}" for name in shared)])
+
+
+def _bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) -> inspect.BoundArguments:
+    """Arguments with all defaults, each of them checked.
+
+    Raises:
+        TypeError: an option that the recipe does not have, with what to write instead.
+        ValueError: a value that an option may not have.
+    """
+    parameters = signature.parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        for unknown in kwargs.keys() - parameters.keys():
+            raise TypeError(f"{name} has no option {unknown!r}: {explain(unknown, parameters)}")
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    bound.apply_defaults()
+    for option, value in bound.arguments.items():
+        if value is not parameters[option].default:  # a default may mean more than a number: None, or 0
+            check_option(option, value)
+    values = {"step_size": None, "steps": 1, "norm": "linf"} | bound.arguments
+    if "eps" in values:
+        check_budget(values["eps"], values["step_size"], values["steps"], values["norm"])
+    return bound
+
+
+@overload
+def recipe(factory: Callable[P, Attack], /) -> Callable[P, Recipe]: ...
+@overload
+def recipe(
+    *, without: Sequence[str] = (), **defaults: Any
+) -> Callable[[Callable[P, Attack]], Callable[P, Recipe]]: ...
+def recipe(factory: Callable | None = None, /, *, without: Sequence[str] = (), **defaults: Any) -> Callable:
+    """Lets a factory return a `Recipe`: its attack, with the hyper-parameters it was made with.
+
+    Args:
+        factory: of an attack; its `**options: Unpack[Options]` (or `Momentum`) are the shared ones.
+        without: shared options that this recipe does not leave to its user.
+        defaults: of shared options, where this recipe has others.
+    """
+    if factory is None:
+        return lambda factory: _recipe(factory, without, DEFAULTS | defaults)
+    return _recipe(factory, (), DEFAULTS)
+
+
+def _recipe(factory: Callable[P, Attack], without: Sequence[str], defaults: dict) -> Callable[P, Recipe]:
+    signature, build = _signature(factory, without, defaults), cast(Callable[..., Attack], factory)
+    usual = tuple((n, p.default) for n, p in signature.parameters.items() if p.default is not p.empty)
+
+    @wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> Recipe:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        settings: dict[str, object] = {}
-        for name, value in given.arguments.items():
-            several = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            settings |= value if several else {name: value}
-        frozen = tuple((name, _hashable(value)) for name, value in settings.items())
-        return Recipe(factory.__name__, frozen, factory(*args, **kwargs))
+        bound = _bind(factory.__name__, signature, args, kwargs)
+        values = {n: v for n, v in bound.arguments.items() if n in signature.parameters}
+        for several in [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]:
+            values |= values.pop(several)  # a factory of one's own, whose options nobody knows
+        settings = tuple((name, _canonical(value)) for name, value in values.items())
+        return Recipe(factory.__name__, settings, build(*bound.args, **bound.kwargs), usual)
 
+    make.__signature__ = signature  # type: ignore[attr-defined]
+    make.__doc__ = _help(factory, signature)
     return make

@@ -1,141 +1,104 @@
 """The catalogue: every published attack as one combination over `ascend`.
 
-Hyper-parameters that all share:
-    eps: budget, in pixel units of [0, 1] (L∞) or as a Euclidean length (L2).
-    step_size: length of one step in the same norm; `2.5 eps / steps` if None, Madry et al.'s choice.
-    steps: gradient steps.
-    norm: "linf" or "l2".
-    decay: of the momentum of MI-FGSM; 0 leaves the momentum out.
-    random_start: begin at a uniform draw from the ball.
-    targeted: labels are targets.
-    loss: a function of `transferjax.losses`, or its name.
-    rules: wrapped around the gradient, outside those of the recipe.
-    ensemble: how to combine several predicts (see `ensembles`).
-    project: a projection instead of the norm's own, such as `projections.l2_nearest(eps)`.
-    quantize: round the result to 8 bits inside the ball.
+The options that all share are in `recipe.MEANINGS`, and in the help of each. Steps are the papers': `eps /
+steps` in most, 2.5 times that in PGD, and what the docstring says in the others.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
-import optax
+import jax
 
-from transferjax import losses
 from transferjax.attacks import gradients, inputs, projections, updates
-from transferjax.attacks.ascend import ascend
-from transferjax.attacks.checks import check_budget
-from transferjax.attacks.ensembles import Ensemble, mean_losses
+from transferjax.attacks.builders import given, in_ball, with_momentum
 from transferjax.attacks.gradients import average
-from transferjax.attacks.recipe import recipe
-from transferjax.typing import Array, Attack, Loss, Projection, Rule
-
-
-def in_ball(
-    update: optax.GradientTransformation,
-    *,
-    eps: float,
-    steps: int,
-    norm: str = "linf",
-    random_start: bool = False,
-    targeted: bool = False,
-    loss: str | Loss = "cross_entropy",
-    rules: Sequence[Rule] = (),
-    ensemble: Ensemble = mean_losses,
-    project: Projection | None = None,
-    quantize: bool = False,
-) -> Attack:
-    """`ascend` with the projection, start and rounding that belong to a norm and a budget."""
-    return ascend(
-        update,
-        projections.ball(norm, eps) if project is None else project,
-        steps=steps,
-        loss=getattr(losses, loss) if isinstance(loss, str) else loss,
-        rules=rules,
-        ensemble=ensemble,
-        start=projections.uniform(norm, eps) if random_start else None,
-        targeted=targeted,
-        finish=projections.eight_bit(norm, eps) if quantize else None,
-    )
-
-
-def length(eps: float, steps: int, step_size: float | None, norm: str = "linf") -> float:
-    """The length of one step: as given, or `2.5 eps / steps`."""
-    check_budget(eps, step_size, steps, norm)
-    return 2.5 * eps / steps if step_size is None else step_size
-
-
-def with_momentum(
-    *own: Rule,
-    eps: float,
-    steps: int,
-    step_size: float | None = None,
-    decay: float = 1.0,
-    norm: str = "linf",
-    rules: Sequence[Rule] = (),
-    **options: Any,
-) -> Attack:
-    """MI-FGSM around the recipe's own rules."""
-    update = updates.momentum(decay, norm, length(eps, steps, step_size, norm))
-    return in_ball(update, eps=eps, steps=steps, norm=norm, rules=(*rules, *own), **options)
+from transferjax.attacks.recipe import Momentum, Options, recipe
+from transferjax.random import per_example, sample
+from transferjax.typing import Array, Attack, Key, Predict
 
 
 @recipe
-def fgsm(eps: float, *, norm: str = "linf", **options: Any) -> Attack:
+def noise(eps: float, *, norm: str = "linf", targeted: bool = False, quantize: bool = False) -> Attack:
+    """No attack: `x + eps · (random signs)` (L∞), or a step of length `eps` in a random direction (L2).
+
+    The row that every table of transfer needs: an attack whose success lies below it is worse than its size.
+    Neither predict nor the labels are looked at; every image has a draw of its own.
+
+    Args:
+        targeted: among which rows it stands; changes nothing.
+    """
+    project, finish = projections.ball(norm, eps), projections.eight_bit(norm, eps)
+
+    def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
+        draw = jax.random.rademacher if norm == "linf" else jax.random.normal
+        direction = sample(draw, per_example(key, len(images)), images.shape[1:], images.dtype)
+        step = updates.steepest(norm, eps)
+        x = project(images + step.update(direction, step.init(images))[0], images)
+        return finish(x, images) if quantize else x
+
+    return attack
+
+
+@recipe
+def fgsm(eps: float, **options: Unpack[Options]) -> Attack:
     """Fast gradient sign method: one steepest step to the border, `x + eps · sign ∇L`.
 
     Reference: Goodfellow et al., ICLR 2015, section 4.
     """
-    update = updates.steepest(norm, length(eps, 1, eps, norm))
-    return in_ball(update, eps=eps, steps=1, norm=norm, **options)
+    return in_ball(updates.steepest(options["norm"], eps), eps=eps, steps=1, **options)
 
 
-@recipe
-def pgd(
-    eps: float,
-    steps: int = 10,
-    *,
-    step_size: float | None = None,
-    norm: str = "linf",
-    random_start: bool = True,
-    **options: Any,
-) -> Attack:
+@recipe(random_start=True)
+def pgd(eps: float, steps: int = 10, *, step_size: float | None = None, **options: Unpack[Options]) -> Attack:
     """Projected gradient ascent: `x ← project(x + step_size · steepest(∇L))`.
 
-    Reference: Madry et al., ICLR 2018. (Table configs of the S&P 2024 paper: no random start, `quantize`.)
+    Args:
+        step_size: length of one step in the same norm; if None `2.5 eps / steps`, so that the border can be
+            reached from any start.
+
+    Reference: Madry et al., ICLR 2018; the step is that of section 5 and appendix B ("2.5 · eps / steps").
+    (Table configs of the S&P 2024 paper: no random start, `quantize`.)
     """
-    update = updates.steepest(norm, length(eps, steps, step_size, norm))
-    return in_ball(update, eps=eps, steps=steps, norm=norm, random_start=random_start, **options)
+    update = updates.steepest(options["norm"], given(step_size, 2.5 * eps / steps))
+    return in_ball(update, eps=eps, steps=steps, **options)
+
+
+@recipe(without=("random_start",))
+def bim(eps: float, steps: int = 10, *, step_size: float | None = None, **options: Unpack[Options]) -> Attack:
+    """Basic iterative method, I-FGSM: steepest steps from the clean image.
+
+    Reference: Kurakin et al., ICLR workshop 2017, section 2.2, where the step is 1/255 and there are
+    min(ε + 4, 1.25 ε) of them; `eps / steps` is how Dong et al., CVPR 2018, section 4.1, and the papers on
+    transfer after it run I-FGSM.
+    """
+    update = updates.steepest(options["norm"], given(step_size, eps / steps))
+    return in_ball(update, eps=eps, steps=steps, **options | {"random_start": False})
 
 
 @recipe
-def bim(eps: float, steps: int = 10, **options: Any) -> Attack:
-    """Basic iterative method: PGD from the clean image.
-
-    Reference: Kurakin et al., ICLR workshop 2017, section 2.2.
-    """
-    return pgd(eps, steps, random_start=False, **options)
-
-
-@recipe
-def mi_fgsm(eps: float, steps: int = 10, **options: Any) -> Attack:
+def mi_fgsm(eps: float, steps: int = 10, **options: Unpack[Momentum]) -> Attack:
     """Momentum: `m ← decay · m + g / mean|g|`, then the steepest step along m.
 
-    Reference: Dong et al., CVPR 2018, algorithm 1.
+    Reference: Dong et al., CVPR 2018, algorithm 1: steps of `eps / steps`, ten, decay 1.
     """
     return with_momentum(eps=eps, steps=steps, **options)
 
 
 @recipe
-def ni_fgsm(
-    eps: float, steps: int = 10, *, step_size: float | None = None, decay: float = 1.0, **options: Any
-) -> Attack:
+def ni_fgsm(eps: float, steps: int = 10, **options: Unpack[Momentum]) -> Attack:
     """Nesterov momentum: the gradient at `x + decay · step_size · m`.
 
-    Reference: Lin et al., ICLR 2020, algorithm 1.
+    m sums gradients of mean absolute value one (L∞), or of length one (L2).
+
+    Reference: Lin et al., ICLR 2020, algorithm 1: steps of `eps / steps`, ten.
     """
-    step_size = length(eps, steps, step_size)
-    ahead = gradients.lookahead(decay, step_size)
-    return with_momentum(ahead, eps=eps, steps=steps, step_size=step_size, decay=decay, **options)
+    ahead = nesterov(eps, steps, options)
+    return with_momentum(ahead, eps=eps, steps=steps, **options)
+
+
+def nesterov(eps: float, steps: int, options: Momentum) -> gradients.Rule:
+    """The look-ahead that goes with a recipe's momentum."""
+    step_size = given(options["step_size"], eps / steps)
+    return gradients.lookahead(options["decay"], step_size, gradients.along(options["norm"]))
 
 
 @recipe
@@ -143,19 +106,18 @@ def emi_fgsm(
     eps: float,
     steps: int = 10,
     *,
-    step_size: float | None = None,
     samples: int = 11,
     radius: float = 7.0,
     chunk: int = 1,
-    **options: Any,
+    **options: Unpack[Momentum],
 ) -> Attack:
     """Enhanced momentum: gradients at `samples` points along the previous one, up to `radius` steps away.
 
-    Reference: Wang et al., BMVC 2021, algorithm 1.
+    Reference: Wang et al., BMVC 2021, algorithm 1: steps of `eps / steps`, ten, N = 11, radius 7.
     """
-    step_size = length(eps, steps, step_size)
-    along = gradients.enhanced_momentum(step_size, samples, radius, chunk=chunk)
-    return with_momentum(along, eps=eps, steps=steps, step_size=step_size, **options)
+    step_size, direction = given(options["step_size"], eps / steps), gradients.along(options["norm"])
+    along = gradients.enhanced_momentum(step_size, samples, radius, direction, chunk=chunk)
+    return with_momentum(along, eps=eps, steps=steps, **options)
 
 
 @recipe
@@ -167,13 +129,21 @@ def pi_fgsm(
     beta: float = 10.0,
     gamma: float = 16 / 255,
     kernel_size: int = 3,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Attack:
     """Patch-wise: steps amplified by `beta`, their overshoot spread over the neighbours with length `gamma`.
 
-    Reference: Gao et al., ECCV 2020, algorithm 1; the step is `eps / steps` there.
+    Raises:
+        ValueError: norm="l2": what overshoots the budget of a pixel has no meaning there.
+
+    Reference: Gao et al., ECCV 2020, algorithm 1: steps of `eps / steps`, ten.
     """
-    step_size = length(eps, steps, eps / steps if step_size is None else step_size)
+    if options["norm"] != "linf":
+        raise ValueError(
+            f"pi_fgsm hands on what overshoots a pixel's budget, which only norm='linf' has; got norm="
+            f"{options['norm']!r}: use mi_fgsm or tim"
+        )
+    step_size = given(step_size, eps / steps)
     update = updates.patch_wise(eps, step_size, beta=beta, gamma=gamma, kernel_size=kernel_size)
     return in_ball(update, eps=eps, steps=steps, **options)
 
@@ -186,11 +156,11 @@ def dim(
     rate: float = 0.9,
     prob: float = 0.5,
     resize_back: bool = False,
-    **options: Any,
+    **options: Unpack[Momentum],
 ) -> Attack:
     """Diverse inputs: the gradient at a randomly resized and padded image; see `inputs.diversity`.
 
-    Reference: Xie et al., CVPR 2019.
+    Reference: Xie et al., CVPR 2019; steps of `eps / steps`, ten, in its official code (in the paper 1/255).
     """
     diverse = average(inputs.diversity(rate, prob, resize_back=resize_back))
     return with_momentum(diverse, eps=eps, steps=steps, **options)
@@ -198,45 +168,44 @@ def dim(
 
 @recipe
 def tim(
-    eps: float, steps: int = 10, *, kernel_size: int = 15, sigma: float | None = None, **options: Any
+    eps: float,
+    steps: int = 10,
+    *,
+    kernel_size: int = 15,
+    sigma: float | None = None,
+    **options: Unpack[Momentum],
 ) -> Attack:
     """Translation invariance: the gradient smoothed by a Gaussian; see `updates.smooth`.
 
     `sigma` is in pixels; if None, the kernel ends at three of them, as in the paper (`nsig = 3`).
 
-    Reference: Dong et al., CVPR 2019.
+    Reference: Dong et al., CVPR 2019: steps of `eps / steps`, ten, a kernel of 15.
     """
-    smooth = updates.smooth(kernel_size, (kernel_size - 1) / 6 if sigma is None else sigma)
+    smooth = updates.smooth(kernel_size, given(sigma, (kernel_size - 1) / 6))
     return with_momentum(gradients.through(smooth), eps=eps, steps=steps, **options)
 
 
 @recipe
-def sim(eps: float, steps: int = 10, *, scales: int = 5, chunk: int = 1, **options: Any) -> Attack:
+def sim(
+    eps: float, steps: int = 10, *, scales: int = 5, chunk: int = 1, **options: Unpack[Momentum]
+) -> Attack:
     """Scale invariance: the mean gradient over `x / 2ⁿ`, n = 0 … scales - 1.
 
-    Reference: Lin et al., ICLR 2020.
+    Reference: Lin et al., ICLR 2020: steps of `eps / steps`, ten, five scales.
     """
     return with_momentum(average(inputs.halve, scales, chunk=chunk), eps=eps, steps=steps, **options)
 
 
 @recipe
 def si_ni_fgsm(
-    eps: float,
-    steps: int = 10,
-    *,
-    step_size: float | None = None,
-    decay: float = 1.0,
-    scales: int = 5,
-    chunk: int = 1,
-    **options: Any,
+    eps: float, steps: int = 10, *, scales: int = 5, chunk: int = 1, **options: Unpack[Momentum]
 ) -> Attack:
     """Nesterov momentum with scale invariance.
 
-    Reference: Lin et al., ICLR 2020, algorithm 1.
+    Reference: Lin et al., ICLR 2020, algorithm 1: steps of `eps / steps`, ten, five scales.
     """
-    step_size = length(eps, steps, step_size)
-    rules = gradients.lookahead(decay, step_size), average(inputs.halve, scales, chunk=chunk)
-    return with_momentum(*rules, eps=eps, steps=steps, step_size=step_size, decay=decay, **options)
+    rules = nesterov(eps, steps, options), average(inputs.halve, scales, chunk=chunk)
+    return with_momentum(*rules, eps=eps, steps=steps, **options)
 
 
 @recipe
@@ -249,11 +218,11 @@ def admix(
     samples: int = 3,
     scales: int = 5,
     chunk: int = 1,
-    **options: Any,
+    **options: Unpack[Momentum],
 ) -> Attack:
     """Admix: the mean gradient over `(x + ratio · x') / 2ⁿ`, x' from a pool of other images.
 
-    Reference: Wang et al., ICCV 2021.
+    Reference: Wang et al., ICCV 2021: steps of `eps / steps`, ten, η = 0.2, 3 images, 5 scales.
     """
     mixed = average(inputs.admix(pool, ratio), samples)
     return with_momentum(mixed, average(inputs.halve, scales, chunk=chunk), eps=eps, steps=steps, **options)
@@ -268,17 +237,17 @@ def ssa(
     rho: float = 0.5,
     sigma: float | None = None,
     chunk: int = 1,
-    **options: Any,
+    **options: Unpack[Momentum],
 ) -> Attack:
     """Spectrum simulation: the mean gradient over random spectra; see `inputs.spectrum`.
 
-    `sigma` of the noise is `eps` if None. The gradient at the changed image is taken as it is, as in the
-    official code.
+    `sigma` of the noise, of a pixel (L∞) or an image (L2), is `eps` if None. The gradient at a changed image
+    is taken as it is, as in the official code.
 
-    Reference: Long et al., ECCV 2022, algorithm 1.
+    Reference: Long et al., ECCV 2022, algorithm 1: steps of `eps / steps`, ten, N = 20, ρ = 0.5, σ = ε.
     """
     spectra = average(
-        inputs.spectrum(eps if sigma is None else sigma, rho), samples, chunk=chunk, pull_back=False
+        inputs.spectrum(given(sigma, eps), rho, options["norm"]), samples, chunk=chunk, pull_back=False
     )
     return with_momentum(spectra, eps=eps, steps=steps, **options)
 
@@ -292,11 +261,11 @@ def bsr(
     blocks: int = 3,
     max_angle: float = 24.0,
     chunk: int = 1,
-    **options: Any,
+    **options: Unpack[Momentum],
 ) -> Attack:
     """Block shuffle and rotation: the mean gradient over shuffled images; see `inputs.block_shuffle`.
 
-    Reference: Wang et al., CVPR 2024.
+    Reference: Wang et al., CVPR 2024: steps of `eps / steps`, ten, N = 20, 2 to 3 blocks, 24 degrees.
     """
     shuffled = average(inputs.block_shuffle(blocks, max_angle), samples, chunk=chunk)
     return with_momentum(shuffled, eps=eps, steps=steps, **options)

@@ -41,11 +41,16 @@ def normalize_by_mean_abs() -> optax.GradientTransformation:
     return _each(lambda g: _divide(g, jnp.mean(jnp.abs(g), axis=tuple(range(1, g.ndim)), keepdims=True)))
 
 
-def steepest(norm: str, step_size: float) -> optax.GradientTransformation:
-    """`sign` or `normalize_by_l2`, scaled to a step of length `step_size` (pixel units of [0, 1])."""
+def unit(norm: str) -> optax.GradientTransformation:
+    """The steepest ascent of the norm's ball: `sign` or `normalize_by_l2`."""
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm must be one of linf, l2; got {norm!r}")
-    return optax.chain(sign() if norm == "linf" else normalize_by_l2(), optax.scale(step_size))
+    return sign() if norm == "linf" else normalize_by_l2()
+
+
+def steepest(norm: str, step_size: float) -> optax.GradientTransformation:
+    """`unit(norm)`, scaled to a step of length `step_size` (pixel units of [0, 1])."""
+    return optax.chain(unit(norm), optax.scale(step_size))
 
 
 def momentum(decay: float, norm: str, step_size: float) -> optax.GradientTransformation:
@@ -101,11 +106,13 @@ class ShrinkState(NamedTuple):
     length: Array
 
 
-def shrink_on_flip(eta: float = 0.94) -> optax.GradientTransformation:
-    """Steps along `sign(u)` that shrink by `eta` wherever the sign differs from the last step's.
+def shrink_on_flip(eta: float = 0.94, norm: str = "linf") -> optax.GradientTransformation:
+    """Steps along `unit(norm)` of u that shrink by `eta` wherever the sign differs from the last step's.
 
     Reference: Zhu et al. (GRA), ICCV 2023.
     """
+
+    along = unit(norm)
 
     def init(x: Array) -> ShrinkState:
         return ShrinkState(jnp.zeros_like(x), jnp.full_like(x, 1 / eta))  # the first step is one long
@@ -113,7 +120,7 @@ def shrink_on_flip(eta: float = 0.94) -> optax.GradientTransformation:
     def update(u: Array, state: ShrinkState, _: Array | None = None) -> tuple[Array, ShrinkState]:
         now = jnp.sign(u)
         length = state.length * jnp.where(now == state.sign, 1, eta)
-        return length * now, ShrinkState(now, length)
+        return length * along.update(u, along.init(u))[0], ShrinkState(now, length)
 
     return optax.GradientTransformation(init, update)
 

@@ -22,7 +22,7 @@ from transferjax.data.crops import center_crop, random_resized_crop
 from transferjax.data.dataset import Dataset, to_float
 from transferjax.data.digits import digits
 from transferjax.data.folders import image_folder, nips2017
-from transferjax.data.storage import MANIFEST, cache_dir, open_saved, save
+from transferjax.data.storage import cache_dir, open_saved, save, saved_splits
 from transferjax.data.stream import ImageStream
 from transferjax.data.tfds import in_memory, stream
 
@@ -78,7 +78,7 @@ def load(name: str, split: str, *, data_dir: PathLike | None = None, **options: 
     if not Path(name).is_dir():
         near = difflib.get_close_matches(name, NAMES, cutoff=0.3) or NAMES
         raise ValueError(f"unknown data set {name!r}: did you mean {' or '.join(near)}, or a directory?")
-    if _is_saved(name):
+    if saved_splits(name):
         return open_saved(name, split, **_options(name, options))
     return image_folder(name, split, **_options(name, options, size=224)).to_dataset()
 
@@ -94,7 +94,7 @@ def source(name: str, split: str, *, data_dir: PathLike | None = None, **options
     Raises:
         as `load`.
     """
-    if name not in IMAGENETTE and (_is_saved(name) or not Path(name).is_dir()):
+    if name not in IMAGENETTE and (saved_splits(name) or not Path(name).is_dir()):
         return load(name, split, data_dir=data_dir, **options)
     chosen = _options(name, options, size=224, scale=(0.08, 1.0))
     crop = random_resized_crop(tuple(chosen["scale"]))
@@ -107,10 +107,6 @@ def _options(name: str, given: dict[str, Any], **defaults: Any) -> dict[str, Any
     if unknown := sorted(given.keys() - defaults.keys()):
         raise TypeError(f"{name} has no options {unknown}; it has {sorted(defaults)}")
     return {**defaults, **given}
-
-
-def _is_saved(path: str) -> bool:
-    return any(Path(path).glob(f"*/{MANIFEST}"))
 
 
 def _imagenette_split(split: str) -> str:

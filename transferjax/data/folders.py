@@ -1,7 +1,10 @@
 """People's own images: a folder per class, and the layout of the NIPS 2017 attack competition."""
 
 import csv
+import mimetypes
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import numpy as np
 from transferjax.data.crops import Crop, center_crop, whole
 from transferjax.data.dataset import Dataset, digest
 from transferjax.data.stream import ImageStream
+from transferjax.files import hidden
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
@@ -22,11 +26,19 @@ class Files:
     def __getitem__(self, index: int) -> bytes:
         return self.paths[index].read_bytes()
 
+    def where(self, index: int) -> str:
+        """What an error calls it."""
+        return str(self.paths[index])
+
 
 def image_folder(
     path: str | os.PathLike[str], split: str = "", *, size: int = 224, crop: Crop | None = None
 ) -> ImageStream:
     """Images in `<path>/<split>/<class>/…`, the classes in alphabetical order.
+
+    At every level, names with a leading dot and what operating systems leave behind are not there
+    (`files.hidden`); links are followed, but not back to where they came from. Warns of classes without an
+    image and of images in formats that are not read.
 
     Args:
         path: the folder.
@@ -40,21 +52,54 @@ def image_folder(
     root = Path(path) / split
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; expected {root}/<class>/<image>")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    paths = [
-        (file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((root / name).rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-    ]
+    outside = {root.resolve(), *root.resolve().parents}
+    folders = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
+    found = {f.name: sorted(_walk(f, outside)) for f in folders if f.resolve() not in outside}
+    classes = sorted(found)
+    paths = [(f, label) for label, name in enumerate(classes) for f in found[name] if _is_read(f)]
     if not paths:
         raise FileNotFoundError(f"no images in {root}; expected {root}/<class>/<image>, {sorted(SUFFIXES)}")
+    _say_what_is_left_out(root, found)
     files = [file for file, _ in paths]
     mark = digest(size, *((str(file.relative_to(root)), file.stat().st_size) for file in files))
     labels = np.array([label for _, label in paths], np.int32)
     return ImageStream(
         Files(files), labels, tuple(classes), size, crop or center_crop(), root.name or str(root), mark
     )
+
+
+def _walk(folder: Path, outside: set[Path]) -> Iterator[Path]:
+    """The files in a folder and in those inside of it, without what is hidden, each folder once.
+
+    A link that leads back, or to a folder that is `outside`, is not followed.
+    """
+    seen = outside | {*folder.resolve().parents}
+    for place, inside, files in os.walk(folder, followlinks=True):
+        here = Path(place).resolve()
+        if here in seen:
+            inside.clear()
+            continue
+        seen.add(here)
+        inside[:] = [name for name in inside if not hidden(name)]
+        yield from (Path(place, name) for name in files if not hidden(name))
+
+
+def _is_read(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
+
+
+def _say_what_is_left_out(root: Path, found: dict[str, list[Path]]) -> None:
+    empty = [name for name, files in found.items() if not any(map(_is_read, files))]
+    if empty:
+        warnings.warn(f"{root}: no images in {_some(empty)}; each still counts as a class", stacklevel=3)
+    kinds = ((file, mimetypes.guess_type(file.name)[0] or "") for files in found.values() for file in files)
+    others = [str(f.relative_to(root)) for f, kind in kinds if kind.startswith("image/") and not _is_read(f)]
+    if others:
+        warnings.warn(f"{root}: not read, as not {sorted(SUFFIXES)}: {_some(others)}", stacklevel=3)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def nips2017(

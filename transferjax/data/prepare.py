@@ -23,6 +23,7 @@ from transferjax.data.download import download, mismatch
 from transferjax.data.records import Layout, Record, write_prepared
 from transferjax.data.storage import cache_dir
 from transferjax.data.tfds import CLASS_NAMES, WNIDS, find_prepared, tfds_dir
+from transferjax.files import hidden
 
 Member = tuple[PurePosixPath, bytes]
 Splits = dict[str, list[Record]]
@@ -142,7 +143,7 @@ def read_imagenette(files: Iterator[Member]) -> Splits:
     """`imagenette2*/{train,val}/<wnid>/<name>.JPEG`, shuffled: the archive goes class by class."""
     splits: Splits = {"train": [], "validation": []}
     for path, content in files:
-        if path.suffix == ".JPEG" and len(path.parts) == 4:
+        if path.suffix == ".JPEG" and len(path.parts) == 4 and not any(map(hidden, path.parts)):
             _, folder, wnid, _ = path.parts
             if wnid not in WNIDS or folder not in ("train", "val"):
                 raise ValueError(f"expected train or val and one of the ten classes, got {path}")

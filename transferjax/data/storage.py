@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from transferjax.data.dataset import Dataset
+from transferjax.files import hidden
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -67,6 +68,12 @@ def save(dataset: Dataset, path: str | os.PathLike[str], split: str) -> None:
         (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
+def saved_splits(path: str | os.PathLike[str]) -> list[str]:
+    """The splits that `save` wrote to a directory; not what a killed run left unfinished."""
+    found = (manifest.parent.name for manifest in Path(path).glob(f"*/{MANIFEST}"))
+    return sorted(name for name in found if not hidden(name))
+
+
 def open_saved(path: str | os.PathLike[str], split: str) -> Dataset:
     """One split that `save` wrote; the images stay on disk, memory-mapped.
 
@@ -76,8 +83,9 @@ def open_saved(path: str | os.PathLike[str], split: str) -> Dataset:
     """
     directory = Path(path) / split
     if not (directory / MANIFEST).is_file():
-        splits = sorted(found.parent.name for found in Path(path).glob(f"*/{MANIFEST}"))
-        raise FileNotFoundError(f"{path} holds no split {split!r} of a saved data set; it has {splits}")
+        raise FileNotFoundError(
+            f"{path} holds no split {split!r} of a saved data set; it has {saved_splits(path)}"
+        )
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         if manifest["format"] != FORMAT:

@@ -111,7 +111,8 @@ class ImageStream:
         try:
             self.crop(decode(self.encoded[row]), draws, out)
         except ValueError as error:
-            raise ValueError(f"{self.name}, image {row}: {error}") from error
+            where = getattr(self.encoded, "where", lambda row: f"{self.name}, image {row}")(row)
+            raise ValueError(f"{where}: {error}") from error
 
 
 def _draws(seed: int, step: int, index: int) -> np.ndarray:

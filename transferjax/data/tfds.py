@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -43,7 +44,9 @@ def find_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> 
     Raises:
         FileNotFoundError: incomplete, or prepared in another format.
     """
-    versions = sorted((tfds_dir(data_dir) / name).glob("[0-9]*/dataset_info.json"), key=_version)
+    found = (tfds_dir(data_dir) / name).glob("*/dataset_info.json")
+    # Not what a killed preparation left: TFDS calls it 1.0.0.incomplete….
+    versions = sorted((i for i in found if re.fullmatch(r"[0-9]+([.][0-9]+)*", i.parent.name)), key=_version)
     if not versions:
         return None
     directory = versions[-1].parent
@@ -192,7 +195,7 @@ def in_memory(name: str, split: str, *, size: int, data_dir: str | os.PathLike[s
 
 
 def _version(info: Path) -> tuple[int, ...]:
-    return tuple(int(part) for part in info.parent.name.split(".") if part.isdigit())
+    return tuple(int(part) for part in info.parent.name.split("."))
 
 
 def _shards(directory: Path, split: str | None = None) -> list[Path]:

@@ -14,7 +14,6 @@ from urllib.parse import urlparse
 import jax
 import ml_dtypes
 import numpy as np
-import orbax.checkpoint as ocp
 
 from transferjax.data.download import download
 from transferjax.data.storage import cache_dir
@@ -23,6 +22,7 @@ from transferjax.models.layers import Net
 from transferjax.models.pickles import read_pickled_tensors
 from transferjax.models.torch import to_torch
 from transferjax.models.zoo import from_torch
+from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
 
 Tensors = dict[str, np.ndarray]
@@ -73,8 +73,7 @@ def save(variables: PyTree, path: str | Path) -> Path:
             with replacing(path) as partial:
                 np.savez(partial, allow_pickle=False, **to_torch(variables))
         case "":
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(path.absolute(), variables, force=True)
+            save_tree(path, variables, replace=True)
         case suffix:
             raise ValueError(
                 f"cannot write weights as {suffix!r}; use .safetensors, .npz, or no suffix for Orbax"
@@ -104,7 +103,7 @@ def read_tensors(path: str | Path) -> Tensors:
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}")
     if path.is_dir():
-        return to_torch(_read_orbax(path))
+        return to_torch(load_tree(path))
     readers = {
         ".safetensors": _read_safetensors,
         ".npz": _read_npz,
@@ -150,14 +149,6 @@ def _read_npz(path: Path) -> Tensors:
             return {name: archive[name] for name in archive.files}
     except Exception as error:
         raise ValueError(f"{path} is truncated, corrupt, or holds objects: {error}") from error
-
-
-def _read_orbax(path: Path) -> PyTree:
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path.absolute())
-    except Exception as error:
-        raise ValueError(f"{path} is not a complete Orbax checkpoint: {error}") from error
 
 
 def _read_safetensors(path: Path) -> Tensors:

@@ -55,7 +55,7 @@ def _errors(results: pd.DataFrame, error: str) -> str:
     return f"± is {how} over {seeds} seeds."
 
 
-def _success(results: pd.DataFrame, goal: str, error: str) -> Section:
+def success_section(results: pd.DataFrame, goal: str, error: str) -> Section:
     tables = [asr_table(results, goal, error)]
     if results.loc[results["goal"] == goal, "asr_correct"].notna().any():
         tables.append(asr_table(results, goal, error, value="asr_correct"))
@@ -69,7 +69,7 @@ def _success(results: pd.DataFrame, goal: str, error: str) -> Section:
     )
 
 
-def _surrogates(results: pd.DataFrame, error: str) -> Section:
+def surrogates_section(results: pd.DataFrame, error: str) -> Section:
     goal = str(ordered(results["goal"])[0])
     figures = {}
     if results[["smoothness", "similarity"]].notna().all(axis=None):
@@ -88,16 +88,21 @@ def _surrogates(results: pd.DataFrame, error: str) -> Section:
     return Section("Why: smoothness and similarity", text, [model_table(results, error)], figures)
 
 
+def images_section(examples: Mapping[str, Any]) -> Section:
+    """A grid of images, see `maps.image_grid`, with its `caption`."""
+    text = str(examples.get("caption", "What the target model says before and after the attack."))
+    figure = (image_grid(dict(examples)), "Clean image, perturbation, adversarial image.")
+    return Section("Images", text, [], {"images": figure})
+
+
 def sections(
     results: pd.DataFrame, examples: Mapping[str, Any] | None = None, error: str = "half_range"
 ) -> list[Section]:
     """What the report holds, before it is written."""
-    parts = [_success(results, str(goal), error) for goal in ordered(results["goal"])]
-    parts.append(_surrogates(results, error))
+    parts = [success_section(results, str(goal), error) for goal in ordered(results["goal"])]
+    parts.append(surrogates_section(results, error))
     if examples is not None:
-        text = str(examples.get("caption", "What the target model says before and after the attack."))
-        figure = (image_grid(dict(examples)), "Clean image, perturbation, adversarial image.")
-        parts.append(Section("Images", text, [], {"images": figure}))
+        parts.append(images_section(examples))
     return parts
 
 

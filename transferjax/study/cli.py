@@ -116,7 +116,7 @@ def chosen(study: Study) -> list[configs.View]:
 
 
 def _study(study: Study, store: Store) -> int:
-    asked = {view: views.rows_of(study, view) for view in chosen(study)}
+    asked = {view.name: views.rows_of(study, view) for view in chosen(study)}
     demand = list(dict.fromkeys(spec for rows in asked.values() for row in rows for spec in row.needs.values()))
     if _DRY.value:
         plan = make_plan(demand, store)
@@ -130,7 +130,7 @@ def _study(study: Study, store: Store) -> int:
             result = run(demand, store, _executor(context, bar), bar.say, lambda plan: bar.begin(plan, store))
             _merge(outcome, result)
             try:
-                frames = {v: views.frame_of(rows, context.arrays, store.has) for v, rows in asked.items()}
+                frames = {n: views.frame_of(rows, context.arrays, store.has) for n, rows in asked.items()}
                 break
             except Corrupt as error:  # a result that only a view reads
                 bar.say(f"{error}: it is made again")
@@ -185,17 +185,19 @@ def _note(study: Study, store: Store, demand: Sequence[Spec]) -> None:
     store.write_study(study.name, everything, labels)
 
 
-def _report(study: Study, store: Store, frames: Mapping[configs.View, pd.DataFrame]) -> None:
+def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> None:
     directory = store.root / "studies" / study.name
     sections: list[Section] = []
-    for view, frame in frames.items():
+    for view in study.views:
+        frame = frames.get(view.name)
+        if frame is None:
+            continue
         if frame.empty:
             print(f"view {view.name}: nothing to draw, its results are missing")
             continue
         sections += views.draw(study, view, frame)
-        flat = [name for name in frame if not isinstance(frame[name].iloc[0], Sequence | dict) and frame[name].ndim == 1 and not hasattr(frame[name].iloc[0], "shape")]
         with replacing(directory / f"{view.name}.csv") as partial:
-            frame[flat].to_csv(partial, index=False, float_format="%.6f")
+            views.scalars(frame).to_csv(partial, index=False, float_format="%.6f")
     from transferjax.study.run import provenance
 
     settings = json.loads(json.dumps(_CONFIG.value.to_dict(), default=str)) if _CONFIG.value else {}

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from transferjax.study.plan import Plan, work
-from transferjax.study.resolve import facts
+from transferjax.study.resolve import size
 from transferjax.study.specs import Adversarial, Measure, Network, Purifier, Spec, Verdicts
 from transferjax.study.store import Store
 
@@ -32,11 +32,6 @@ def program(spec: Spec) -> str:
 
 def _models(networks: tuple[Spec, ...]) -> list[str]:
     return [getattr(net, "model", net).key for net in networks]
-
-
-def size(data: Spec) -> int:
-    """Images in a data set."""
-    return facts(data).count  # type: ignore[arg-type]
 
 
 def seconds(plan: Plan, store: Store) -> dict[str, float]:

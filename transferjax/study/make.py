@@ -45,7 +45,7 @@ def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tu
     """All budgets of one attack on the same surrogates."""
     spec = members[0]
     dataset, several = context.dataset(spec.data), tuple(map(context.predict, spec.surrogates))
-    predict = several if len(several) > 1 else several[0]
+    predict = several[0] if len(several) == 1 else several
     aims = classes_of(context, spec.goal, spec.data)
     crafting = context.cached(
         ("craft", spec.attack.key, spec.goal.targeted, spec.norm),

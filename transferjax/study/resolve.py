@@ -344,3 +344,8 @@ def facts(spec: Data | Derived) -> Facts:
         content = content_of(source, spec)
         _FACTS[_place(spec)] = Facts(content, len(source), source.num_classes, source.image_shape)
     return _FACTS[_place(spec)]
+
+
+def size(spec: Spec) -> int:
+    """Images in a data set."""
+    return facts(spec).count  # type: ignore[arg-type]

@@ -19,8 +19,8 @@ import jax
 from filelock import Timeout
 
 from transferjax.study.make import make
-from transferjax.study.plan import Group, Plan, make_plan
-from transferjax.study.resolve import Context
+from transferjax.study.plan import Group, Plan, make_plan, work
+from transferjax.study.resolve import Context, size
 from transferjax.study.specs import Spec, needs
 from transferjax.study.store import Corrupt, Store
 
@@ -115,7 +115,7 @@ def make_group(context: Context, group: Group) -> Done:
         for spec, result in make(context, ready) if ready else ():
             arrays = result["arrays"]
             said = {name: value for name, value in result.items() if name != "arrays"}
-            store.put(spec, arrays, {**said, **provenance()})
+            store.put(spec, arrays, {**said, "work": work(spec, size), **provenance()})
             done.made.append(spec.key)
     except Corrupt as error:
         context.forget()

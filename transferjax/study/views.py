@@ -297,7 +297,26 @@ def training(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     return [Section("Training", text, [], {"training": (figure, "Loss and accuracy along training.")})]
 
 
+def accuracy_rows(study: Study, block: str) -> Iterator[Row]:
+    """A row per network: how often it is right."""
+    b = study.blocks[block]
+    for name, member in _named((*b.surrogates, *b.targets)):
+        for spec in member.specs:
+            needs = {"it": Verdicts(target=spec, images=b.accuracy)}
+            yield Row({**member.tags, "row": name}, needs, lambda found: {"accuracy": _right(found["it"]).mean()})
+
+
+def accuracy(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
+    """Accuracy of every network, on the data that the block names."""
+    figure = report.metric_by_mechanism(
+        frame.assign(mechanism=frame["row"], percent=100 * frame["accuracy"]), "percent", "accuracy (%)", study.error
+    )
+    table = report.value_table(frame, "accuracy", "Accuracy (%)", study.error)
+    return [Section("Accuracy", "On images that no network was trained on.", [table], {"accuracy": (figure, "Accuracy.")})]
+
+
 VIEWS: dict[str, Kind] = {
+    "accuracy": Kind(accuracy_rows, accuracy),
     "table": Kind(transfer_rows, table),
     "plane": Kind(transfer_rows, plane),
     "curve": Kind(transfer_rows, curve),
@@ -320,6 +339,11 @@ def frame_of(rows: list[Row], get: Callable[[Spec], Arrays], has: Callable[[Spec
     return pd.DataFrame(
         [{**row.tags, **row.reduce({name: get(spec) for name, spec in row.needs.items()})} for row in whole]
     )
+
+
+def scalars(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that hold one value a row."""
+    return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
 
 
 def draw(study: Study, view: View, frame: pd.DataFrame) -> list[Section]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from transferjax.attacks.auto_attack.apgd import apgd, apgd_t
+from transferjax.attacks.auto_attack.apgd import apgd, apgd_t, dlr_or_margin
 from transferjax.attacks.auto_attack.fab import fab
 from transferjax.attacks.auto_attack.loop import is_fooled, pick
 from transferjax.attacks.auto_attack.square import square
@@ -42,7 +42,7 @@ def one_after_another(*attacks: Attack) -> Attack:
 
 def _attacks(version: str, eps: float, norm: str, steps: int, queries: int, targets: int) -> Sequence[Attack]:
     ce = lambda **o: apgd(eps, steps, norm=norm, **o)  # noqa: E731
-    dlr = lambda **o: apgd(eps, steps, norm=norm, loss="dlr", **o)  # noqa: E731
+    dlr = lambda **o: apgd(eps, steps, norm=norm, loss=dlr_or_margin, **o)  # noqa: E731
     dlr_t = apgd_t(eps, steps, norm=norm, target_classes=targets)
     fab_t = fab(eps, steps, norm=norm, target_classes=targets)
     random_search = square(eps, queries, norm=norm)
@@ -68,7 +68,8 @@ def auto_attack(
 ) -> Attack:
     """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, worst case.
 
-    `checks.robustness_flags` tells when not to trust it.
+    `checks.robustness_flags` tells when not to trust it. The margin takes the place of DLR where that is not
+    defined: untargeted for two classes, targeted for two or three.
 
     Args:
         eps: budget, in pixel units of [0, 1] (L∞) or as a Euclidean length (L2).
@@ -77,7 +78,7 @@ def auto_attack(
             defences (gradients averaged over 20 draws).
         steps: of APGD and FAB.
         queries: of Square.
-        target_classes: of the targeted attacks.
+        target_classes: of the targeted attacks; as many as there are, if there are fewer.
 
     Reference: Croce & Hein, ICML 2020.
     """

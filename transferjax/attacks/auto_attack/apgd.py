@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferjax import losses
 from transferjax.attacks.auto_attack.loop import (
     gradient_and_logits,
     is_fooled,
@@ -15,10 +14,11 @@ from transferjax.attacks.auto_attack.loop import (
     pick,
     until_fooled,
 )
-from transferjax.attacks.checks import check_budget
 from transferjax.attacks.projections import ball, l2_norm
 from transferjax.attacks.recipe import recipe
-from transferjax.attacks.updates import normalize_by_l2, sign
+from transferjax.attacks.updates import unit
+from transferjax.attacks.vocabulary import loss_of
+from transferjax.losses import dlr, margin
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Attack, Key, Loss, Predict
 
@@ -86,7 +86,7 @@ def run(
             the highest loss.
     """
     project = ball(norm, eps)
-    unit = sign() if norm == "linf" else normalize_by_l2()
+    up = unit(norm)
     windows = jnp.asarray(checkpoints(steps))
 
     def attack(keys: Key, predict: Predict, images: Array, labels: Array) -> tuple[Array, Array]:
@@ -100,7 +100,7 @@ def run(
         def move(s: State) -> Array:
             share = jnp.where(s.number > 0, 0.75, 1.0)
             length = s.step_size[:, None, None, None]
-            ahead = project(s.x + length * unit.update(s.gradient, unit.init(s.x))[0], images)
+            ahead = project(s.x + length * up.update(s.gradient, up.init(s.x))[0], images)
             return project(s.x + share * (ahead - s.x) + (1 - share) * (s.x - s.previous), images)
 
         def step(s: State) -> State:
@@ -185,8 +185,32 @@ def targeted_dlr(targets: Array) -> Loss:
     return loss
 
 
+def dlr_or_margin(logits: Array, labels: Array) -> Array:
+    """DLR, and for two classes, which it is not defined for, the margin."""
+    return (dlr if logits.shape[-1] >= 3 else margin)(logits, labels)
+
+
+def towards(targets: Array, num_classes: int) -> Loss:
+    """The targeted DLR, and for fewer than the four classes that it needs `z_t - z_y`."""
+
+    def difference(logits: Array, labels: Array) -> Array:
+        of = lambda k: jnp.take_along_axis(logits, k[:, None], -1)[:, 0]  # noqa: E731
+        return of(targets) - of(labels)
+
+    return targeted_dlr(targets) if num_classes >= 4 else difference
+
+
 def ranked_classes(logits: Array, labels: Array) -> Array:
-    """The classes but the label, the most likely first, `[B, K - 1]`."""
+    """The classes but the label, the most likely first, `[B, K - 1]`.
+
+    Raises:
+        ValueError: a single class.
+    """
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            f"an attack needs at least 2 classes; predict returned logits of shape {logits.shape}: for the "
+            "one logit z of a binary net return jnp.concatenate([jnp.zeros_like(z), z], -1)"
+        )
     others = jnp.where(jax.nn.one_hot(labels, logits.shape[-1], dtype=bool), -jnp.inf, logits)
     return jnp.argsort(-others, axis=-1)[:, :-1]
 
@@ -216,9 +240,7 @@ def apgd(
     Reference: Croce & Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
     Parameter-free Attacks", ICML 2020, algorithm 1.
     """
-    check_budget(eps, None, steps, norm)
-    loss = getattr(losses, loss) if isinstance(loss, str) else loss
-    one_run = run(norm, eps, steps, loss, rho=rho, eot=eot, until_success=until_success)
+    one_run = run(norm, eps, steps, loss_of(loss), rho=rho, eot=eot, until_success=until_success)
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
         keys = per_example(key, len(images))
@@ -245,9 +267,11 @@ def apgd_t(
 ) -> Attack:
     """Auto-PGD with the targeted DLR loss, towards the `target_classes` most likely other classes in turn.
 
+    With two or three classes (the targeted DLR needs four) the loss is the difference between the logits of
+    the target and the label.
+
     Reference: Croce & Hein, ICML 2020.
     """
-    check_budget(eps, None, steps, norm)
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
         keys = per_example(key, len(images))
@@ -256,7 +280,7 @@ def apgd_t(
         count = min(target_classes, ranked.shape[1])
 
         def attempt(number: Array) -> tuple[Array, Array]:
-            loss = targeted_dlr(ranked[:, number % count])
+            loss = towards(ranked[:, number % count], logits.shape[-1])
             one_run = run(norm, eps, steps, loss, rho=rho, eot=eot)
             return one_run(fold_in(keys, number), predict, images, labels)
 

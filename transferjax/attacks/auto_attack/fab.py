@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from transferjax.attacks.auto_attack.apgd import ranked_classes
 from transferjax.attacks.auto_attack.loop import is_fooled, logits_of, pick, until_fooled
-from transferjax.attacks.checks import check_budget
 from transferjax.attacks.projections import ball, l2_norm
 from transferjax.attacks.recipe import recipe
 from transferjax.random import fold_in, per_example, sample
@@ -182,7 +181,6 @@ def fab(
 
     Reference: Croce & Hein, ICML 2020, algorithm 1.
     """
-    check_budget(eps, None, steps, norm)
     one_run = _run(norm, steps, alpha_max, eta, beta)
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:

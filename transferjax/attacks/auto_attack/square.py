@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax.attacks.auto_attack.loop import is_fooled, logits_of, pick, until_fooled
-from transferjax.attacks.checks import check_budget
 from transferjax.attacks.recipe import recipe
 from transferjax.losses import margin
 from transferjax.random import fold_in, per_example
@@ -174,7 +173,6 @@ def square(
     Reference: Andriushchenko et al., "Square Attack", ECCV 2020, algorithms 1 to 3; here every image has
     squares of its own.
     """
-    check_budget(eps, None, queries, norm)
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
         keys = per_example(key, len(images))
