@@ -94,7 +94,8 @@ def fit(
                 _check_finite(metrics, to_host, step, steps_per_epoch)
                 yield Stop(step, to_host(state), history, step - begin)
             if manager is not None and step < last and step % (save_epochs * steps_per_epoch) == 0:
-                checkpoint.save(manager, step, to_host(state), history)
+                if step > (manager.latest_step() or 0):  # from the start, newer ones may be there
+                    checkpoint.save(manager, step, to_host(state), history)
 
 
 class _Means:
