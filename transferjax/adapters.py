@@ -40,12 +40,12 @@ def from_callable(function: Callable[..., Array], variables: PyTree = None) -> P
 def torch_target(module: Any, num_classes: int, device: str = "cpu") -> Predict:
     """A `Predict` without gradient around a PyTorch module that takes NCHW images in [0, 1].
 
-    It works inside `jit` (as a call of the host), and raises a TypeError where a gradient is asked for. Images
-    are cast to the type of the module's parameters, logits to float32.
+    It works inside `jit` (as a call of the host), and raises a TypeError where a gradient is asked for.
+    Images are cast to the type of the module's parameters, logits to float32.
 
     Args:
-        module: a `torch.nn.Module`; put into evaluation mode. Its normalization must lie inside. Beside a tensor
-            it may return what holds one: `logits` of that name, or the only `[B, K]` of a tuple or dictionary.
+        module: a `torch.nn.Module`; put into evaluation mode. Its normalization must lie inside. It returns
+            a tensor, or what holds one: `logits` of that name, or the only `[B, K]` of a tuple or dictionary.
         num_classes: K, the width of the logits.
         device: where PyTorch computes.
 
@@ -89,8 +89,8 @@ def _logits(output: Any, shape: tuple[int, int]) -> Any:
         return fitting[0]
     found = ", ".join(f"{name} {list(getattr(part, 'shape', '?'))}" for name, part in parts.items())
     raise ValueError(
-        f"expected logits {list(shape)}, [images, num_classes]; the module gave {found}: check num_classes, or "
-        "wrap the module in one that returns its logits alone"
+        f"expected logits {list(shape)}, [images, num_classes]; the module gave {found}: check num_classes, "
+        "or wrap the module in one that returns its logits alone"
     )
 
 

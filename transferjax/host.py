@@ -1,16 +1,15 @@
 """Functions of NumPy arrays inside compiled programs, such as a PyTorch module.
 
-`jax.pure_callback` hands its function JAX arrays. To read them waits for a copy on the pool of threads that runs
-the program, which waits for the function: on one core both wait for ever
-(https://github.com/jax-ml/jax/issues/24255). Here the function gets the program's own buffers as NumPy arrays,
-and no JAX runs on its way.
+`jax.pure_callback` hands its function JAX arrays. To read them waits for a copy on the pool of threads that
+runs the program, which waits for the function: on one core both wait for ever
+(https://github.com/jax-ml/jax/issues/24255). Here the function gets the program's own buffers as NumPy
+arrays, and no JAX runs on its way.
 """
 
 import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
