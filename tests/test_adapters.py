@@ -124,6 +124,17 @@ def test_the_cache_spares_requests(server, target, tmp_path):
         other(255 - IMAGES)
 
 
+def test_the_cache_tells_models_apart_and_not_who_asks(server, target, tmp_path):
+    for headers, asked in (
+        ({"X-Model": "a", "Authorization": "Key 1"}, 5),
+        ({"X-Model": "a", "Authorization": "Key 2", "X-Api-Key": "3"}, 5),
+        ({"X-Model": "b"}, 10),
+    ):
+        http, _ = target(cache=tmp_path, headers=headers)
+        http(IMAGES)
+        assert len(server.requests) == asked
+
+
 def test_answers_that_cannot_be_parsed_are_not_kept(server, target, tmp_path):
     http, _ = target(cache=tmp_path)
     http.parse = lambda body, n: []

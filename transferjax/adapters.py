@@ -123,6 +123,10 @@ RETRY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that are worth another try."""
 
 
+CREDENTIALS = ("authorization", "key", "token", "cookie", "secret")
+"""Words in the names of headers that say who asks, and not what is asked."""
+
+
 @dataclass
 class HttpTarget:
     """A prediction service as a target: `target(images)` gives one parsed answer per image.
@@ -199,6 +203,9 @@ class HttpTarget:
         if self.cache is None:
             return None
         request = hashlib.sha256(self.url.encode() + b"\0" + body)
+        for name, value in sorted(self.headers.items()):
+            if not any(word in name.lower() for word in CREDENTIALS):  # such as the version of a model
+                request.update(f"\0{name.lower()}: {value}".encode())
         return Path(self.cache) / f"{request.hexdigest()}.answer"
 
     def _request(self, body: bytes, headers: dict[str, str], count: int) -> bytes:
