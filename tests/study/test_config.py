@@ -6,11 +6,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.attack import goal_classes
 
 from configs import digits
 from configs.methods import method
 from experiments import build
-from experiments.attack import goal_classes
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
     label: str
     tags: Mapping[str, Any]
-    specs: tuple[Spec, ...]
+    specs: tuple[Any, ...]
 
     def __str__(self) -> str:
         return f"{self.label} (seed {self.tags['seed']})" if "seed" in self.tags else self.label
@@ -64,10 +64,10 @@ class Block:
     attacks: tuple[tuple[str, Call], ...] = ()
     goals: tuple[tuple[str, Goal], ...] = (("untargeted", Goal()),)
     budgets: tuple[tuple[str, float, float], ...] = ()
-    norm: str = "linf"
+    norm: Any = "linf"
     targets: tuple[Member, ...] = ()
-    data: Data | Derived | None = None
-    accuracy: Data | Derived | None = None
+    data: Any = None
+    accuracy: Any = None
     measures: tuple[tuple[str, Call, Data | Derived], ...] = ()
     noise: bool = True
     seed: int = 0
@@ -96,7 +96,17 @@ class Study:
     error: str = "half_range"
 
 
-FIELDS = ("name", "title", "networks", "attacks", "blocks", "views", "batch_size", "checkpoint_epochs", "error")
+FIELDS = (
+    "name",
+    "title",
+    "networks",
+    "attacks",
+    "blocks",
+    "views",
+    "batch_size",
+    "checkpoint_epochs",
+    "error",
+)
 
 
 class _Reader:
@@ -178,7 +188,9 @@ def _networks(reader: _Reader, entries: Sequence[Any]) -> Iterable[Member]:
             continue
         label, tags, said = found
         several = said if isinstance(said, tuple | list) else (said,)
-        made = [reader.attempt(f"network {label!r}", network, fields, f"network {label!r}") for fields in several]
+        made = [
+            reader.attempt(f"network {label!r}", network, fields, f"network {label!r}") for fields in several
+        ]
         if not several:
             reader.wrong.append(f"network {label!r}: an ensemble of no networks")
         if None not in made:
@@ -193,7 +205,9 @@ def network(fields: Mapping[str, Any], where: str = "network") -> Spec:
     """
     kind = NETWORKS.get(str(fields.get("kind", "Network")))
     if kind is None:
-        raise Mistakes([f"{where}: unknown kind {fields['kind']!r}; {nearest(str(fields['kind']), NETWORKS)}"])
+        raise Mistakes(
+            [f"{where}: unknown kind {fields['kind']!r}; {nearest(str(fields['kind']), NETWORKS)}"]
+        )
     return bound(build(kind, {**fields, "kind": kind.__name__}, where))
 
 
@@ -272,7 +286,7 @@ def _attacks(reader: _Reader, entries: Sequence[Any]) -> Iterable[tuple[str, Cal
             continue
         label, name, options = found
         where = f"attack {label!r}"
-        call = reader.attempt(where, lambda n, o: build(Call, {"name": n, "options": o}, where), name, options)
+        call = reader.attempt(where, build, Call, {"name": name, "options": options}, where)
         call = call and reader.attempt(where, registry.bind, registry.ATTACKS, call)
         if call is not None:
             yield label, call
@@ -294,11 +308,18 @@ def _block(
 ) -> Block | None:
     before = len(reader.wrong)
     reader.expect(BLOCK_FIELDS, fields, where)
-    chosen = {name: _members(reader, where, name, fields.get(name, ()), networks) for name in ("surrogates", "targets")}
+    chosen = {
+        name: _members(reader, where, name, fields.get(name, ()), networks)
+        for name in ("surrogates", "targets")
+    }
     reader.expect(attacks, fields.get("attacks", ()), where, "attack")
     named = tuple((name, attacks[name]) for name in fields.get("attacks", ()) if name in attacks)
-    goals = tuple(g for g in (_goal(reader, where, goal) for goal in fields.get("goals", ("untargeted",))) if g)
-    images = {name: reader.attempt(where, _data, fields[name]) for name in ("data", "accuracy") if name in fields}
+    goals = tuple(
+        g for g in (_goal(reader, where, goal) for goal in fields.get("goals", ("untargeted",))) if g
+    )
+    images = {
+        name: reader.attempt(where, _data, fields[name]) for name in ("data", "accuracy") if name in fields
+    }
     if named and "data" not in fields:
         reader.wrong.append(f"{where}: attacks without data")
     for name in ("surrogates", *(("targets",) if named else ())):
@@ -318,12 +339,24 @@ def _block(
         return None
     data = images.get("data")
     return Block(
-        label, chosen["surrogates"], named, goals, budgets, norm, chosen["targets"],
-        data, images.get("accuracy", data), measures, bool(fields.get("noise", True)), int(fields.get("seed", 0)),
-    )  # fmt: skip
+        label,
+        chosen["surrogates"],
+        named,
+        goals,
+        budgets,
+        norm,
+        chosen["targets"],
+        data,
+        images.get("accuracy", data),
+        measures,
+        bool(fields.get("noise", True)),
+        int(fields.get("seed", 0)),
+    )
 
 
-def _members(reader: _Reader, where: str, field: str, wanted: Any, networks: Sequence[Member]) -> tuple[Member, ...]:
+def _members(
+    reader: _Reader, where: str, field: str, wanted: Any, networks: Sequence[Member]
+) -> tuple[Member, ...]:
     labels = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     known = dict.fromkeys(member.label for member in networks)
     reader.expect(known, labels, f"{where}, {field}", "network")
@@ -368,7 +401,11 @@ def check_attack(call: Call, goal: Goal, eps: float, norm: str) -> None:
         offered["norm"] = norm
     if goal.targeted:
         if not registry.accepts(registry.ATTACKS, call, "targeted"):
-            able = [n for n in registry.ATTACKS.rows() if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")]
+            able = [
+                n
+                for n in registry.ATTACKS.rows()
+                if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")
+            ]
             raise ValueError(f"{call.name} has no targeted form; these have: {', '.join(able)}")
         offered["targeted"] = True
     if registry.accepts(registry.ATTACKS, call, "pool"):
