@@ -257,7 +257,7 @@ def normalize(
 
 
 def resized(predict: Predict, size: int, method: str = "bilinear") -> Predict:
-    """The network sees images of another size, antialiased; budgets stay in the pixels of the image as it is."""
+    """The network sees images of another size, antialiased; budgets stay in the image's own pixels."""
     return jax.tree_util.Partial(_Resized(size, method), predict)
 
 
