@@ -8,7 +8,7 @@ python -m experiments.study --store=DIR ls | why KEY|LABEL | gc [--dry_run]
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -257,7 +257,7 @@ def _print_plan(plan: Plan, store: Store) -> None:
     if not plan.missing:
         return
     costs = estimate.costs(plan, store)
-    by_kind: Counter[str] = Counter()
+    by_kind: dict[str, float] = defaultdict(float)
     for group in plan.groups:
         by_kind[group.kind] += costs[group.key]
     for kind, seconds in by_kind.items():

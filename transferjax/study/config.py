@@ -34,6 +34,7 @@ from transferjax.study.specs import (
     Training,
     build,
     nearest,
+    one_line,
 )
 
 NETWORKS: dict[str, type[Spec]] = {
@@ -122,7 +123,7 @@ class _Reader:
         except Mistakes as error:
             self.wrong += [line if line.startswith(where) else f"{where}: {line}" for line in error.lines]
         except (ValueError, TypeError, FileNotFoundError) as error:
-            self.wrong.append(f"{where}: {str(error).splitlines()[0]}")
+            self.wrong.append(f"{where}: {one_line(error)}")
         return None
 
     def expect(self, known: Iterable[str], given: Iterable[str], where: str, what: str = "field") -> None:
@@ -147,12 +148,13 @@ def read(config: ConfigDict | Mapping[str, Any], views: Mapping[str, Any], name:
     reader = _Reader()
     entries = dict(config.items())
     reader.expect(FIELDS, entries, "config")
+    said = {field: _labels(entries.get(field, ())) for field in ("networks", "attacks", "blocks")}
     networks = tuple(_networks(reader, entries.get("networks", ())))
     attacks = dict(_attacks(reader, entries.get("attacks", ())))
     blocks = {}
     for place, entry in enumerate(entries.get("blocks", ())):
         label, fields = _entry(reader, entry, 2, f"blocks[{place}]") or ("", {})
-        block = _block(reader, f"block {label!r}", label, dict(fields), networks, attacks)
+        block = _block(reader, f"block {label!r}", label, dict(fields), said, networks, attacks)
         if block is not None:
             blocks[label] = block
     study = Study(
@@ -160,18 +162,25 @@ def read(config: ConfigDict | Mapping[str, Any], views: Mapping[str, Any], name:
         str(entries.get("title", name)),
         networks,
         blocks,
-        tuple(_views(reader, entries.get("views", ()), views, blocks)),
+        tuple(_views(reader, entries.get("views", ()), views, said["blocks"])),
         int(entries.get("batch_size", 128)),
         int(entries.get("checkpoint_epochs", 10)),
         str(entries.get("error", "half_range")),
     )
-    if not networks:
-        reader.wrong.append("config: no networks")
-    if not study.views:
-        reader.wrong.append("config: no views, so nothing is asked")
+    if not entries.get("networks"):
+        reader.wrong.append("config: networks is empty")
+    if not entries.get("views"):
+        reader.wrong.append("config: views is empty, so nothing is asked")
     if reader.wrong:
         raise Mistakes(reader.wrong)
     return study
+
+
+def _labels(entries: Sequence[Any]) -> tuple[str, ...]:
+    """What entries are called, those with mistakes too: one mistake is one line."""
+    return tuple(
+        dict.fromkeys(str(entry[0]) for entry in entries if isinstance(entry, tuple | list) and entry)
+    )
 
 
 def _entry(reader: _Reader, entry: Any, length: int, where: str) -> Any:
@@ -257,7 +266,10 @@ def bound(spec: Spec) -> Any:
     if wrong:
         raise Mistakes(wrong)
     found = resolve.pin(found)
-    _try(found)
+    try:
+        _try(found)
+    except (ValueError, FileNotFoundError) as error:
+        raise Mistakes([one_line(error)]) from error
     return found
 
 
@@ -303,16 +315,17 @@ def _block(
     where: str,
     label: str,
     fields: dict[str, Any],
+    said: Mapping[str, Sequence[str]],
     networks: Sequence[Member],
     attacks: Mapping[str, Call],
 ) -> Block | None:
     before = len(reader.wrong)
     reader.expect(BLOCK_FIELDS, fields, where)
     chosen = {
-        name: _members(reader, where, name, fields.get(name, ()), networks)
+        name: _members(reader, where, name, fields.get(name, ()), said["networks"], networks)
         for name in ("surrogates", "targets")
     }
-    reader.expect(attacks, fields.get("attacks", ()), where, "attack")
+    reader.expect(said["attacks"], fields.get("attacks", ()), where, "attack")
     named = tuple((name, attacks[name]) for name in fields.get("attacks", ()) if name in attacks)
     goals = tuple(
         g for g in (_goal(reader, where, goal) for goal in fields.get("goals", ("untargeted",))) if g
@@ -355,10 +368,14 @@ def _block(
 
 
 def _members(
-    reader: _Reader, where: str, field: str, wanted: Any, networks: Sequence[Member]
+    reader: _Reader,
+    where: str,
+    field: str,
+    wanted: Any,
+    known: Sequence[str],
+    networks: Sequence[Member],
 ) -> tuple[Member, ...]:
     labels = (wanted,) if isinstance(wanted, str) else tuple(wanted)
-    known = dict.fromkeys(member.label for member in networks)
     reader.expect(known, labels, f"{where}, {field}", "network")
     return tuple(member for label in labels for member in networks if member.label == label)
 
@@ -416,7 +433,7 @@ def check_attack(call: Call, goal: Goal, eps: float, norm: str) -> None:
 
 
 def _views(
-    reader: _Reader, entries: Sequence[Any], table: Mapping[str, Any], blocks: Mapping[str, Block]
+    reader: _Reader, entries: Sequence[Any], table: Mapping[str, Any], blocks: Sequence[str]
 ) -> Iterable[View]:
     for place, entry in enumerate(entries):
         found = _entry(reader, entry, 3, f"views[{place}]")

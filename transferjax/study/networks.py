@@ -237,4 +237,6 @@ def check(spec: Network) -> None:
     ):
         raise ValueError("the data come as random crops, flipped half of the time already: no `augment` then")
     net = module_of(spec, known.num_classes)
-    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *known.image_shape)))
+    fresh = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *known.image_shape)))
+    if isinstance(spec.start, Pretrained):
+        models.pretrained(net, models.read_tensors(spec.start.file), fresh)

@@ -21,7 +21,7 @@ from filelock import Timeout
 from transferjax.study.make import make
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context, size
-from transferjax.study.specs import Spec, needs
+from transferjax.study.specs import Spec, needs, one_line
 from transferjax.study.store import Corrupt, Store
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
@@ -123,7 +123,7 @@ def make_group(context: Context, group: Group) -> Done:
     except Exception as error:
         if os.environ.get("TRANSFERJAX_TRACEBACK"):
             traceback.print_exc()
-        message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        message = f"{type(error).__name__}: {one_line(error)}"
         done.failed = {spec.key: message for spec in ready if spec.key not in done.made}
     return done
 

@@ -378,6 +378,12 @@ class Mistakes(ValueError):
         super().__init__("\n".join(self.lines))
 
 
+def one_line(error: BaseException, width: int = 300) -> str:
+    """What an error says, on one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= width else f"{text[:width]} …"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean …?" with the nearest of the known names, else all of them."""
     known = list(known)
