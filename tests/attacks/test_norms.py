@@ -55,11 +55,15 @@ def test_no_recipe_is_forgotten():
     assert all("norm" in inspect.signature(getattr(attacks, name)).parameters for name in made)
 
 
-def make(name, norm, **changes):
+def make(name, norm, eps=None, **changes):
     options = {"steps": STEPS, "norm": norm, **TABLE[name][0], **changes}
     if options["steps"] is None:
         del options["steps"]
-    return getattr(attacks, name)(BUDGETS[norm], **options)
+    return getattr(attacks, name)(BUDGETS[norm] if eps is None else eps, **options)
+
+
+def surrogates(name, predict):
+    return (predict, predict) if name in ("svre", "cwa", "lgv") else predict
 
 
 def lengths(norm, d):
@@ -95,11 +99,8 @@ def test_looks_and_ends_near_the_image(name, norm, problem):
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
         return predict(x)
 
-    several = name in ("svre", "cwa", "lgv")
     attack, eps = make(name, norm), BUDGETS[norm]
-    x = jax.jit(attack, static_argnums=1)(
-        jax.random.key(2), (watched, watched) if several else watched, images, labels
-    )
+    x = jax.jit(attack, static_argnums=1)(jax.random.key(2), surrogates(name, watched), images, labels)
     jax.effects_barrier()
     assert len(seen) >= dict(attack.settings).get("steps", 1)
     if np.isfinite(TABLE[name][1]):
@@ -119,17 +120,34 @@ class Slope(nn.Module):
         return jnp.concatenate([total, jnp.ones_like(total)], -1)
 
 
-@every_recipe
-def test_steps_are_the_papers(name, problem):
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        (name, norm)
+        for name, (_, reach, _) in TABLE.items()
+        for norm in BUDGETS
+        if norm == "linf" or (np.isfinite(reach) and name != "pi_fgsm")
+    ],
+)
+def test_steps_are_the_papers(name, norm, problem):
     """Without a projection and with a constant gradient, the way is the steps' number times their length."""
     predict = models.predictor(Slope(), Slope().init(jax.random.key(0), problem[1]))
-    attack = make(name, "linf", project=lambda x, x0: x)
+    attack = make(name, norm, eps=0.05, project=lambda x, x0: x)
     brighter = 0 if dict(attack.settings)["targeted"] else 1  # towards class 0, or away from class 1
     labels = jnp.full(len(problem[1]), brighter)
-    several = name in ("svre", "cwa", "lgv")
-    x = jax.jit(attack)(jax.random.key(0), (predict, predict) if several else predict, problem[1], labels)
-    way = np.asarray(x - problem[1]).max((1, 2, 3)) / BUDGETS["linf"]
-    np.testing.assert_allclose(way, TABLE[name][2], rtol=1e-3)
+    x = jax.jit(attack)(jax.random.key(0), surrogates(name, predict), problem[1], labels)
+    d = np.asarray(x - problem[1])
+    way = d.max((1, 2, 3)) if norm == "linf" else lengths("l2", d)
+    np.testing.assert_allclose(way, 0.05 * TABLE[name][2], rtol=2e-3)
+
+
+@every_recipe
+def test_a_budget_may_be_traced(name, problem):
+    predict, images, labels = problem
+    for norm in ("linf",) if name == "pi_fgsm" else BUDGETS:
+        run = lambda eps, *data: make(name, norm, eps=eps)(*data)  # noqa: B023, E731
+        x = jax.eval_shape(run, 0.1, jax.random.key(0), surrogates(name, predict), images, labels)
+        assert x.shape == images.shape
 
 
 def noisy(key, images, **options):
