@@ -67,8 +67,8 @@ def bim(eps: float, steps: int = 10, *, step_size: float | None = None, **option
     """Basic iterative method, I-FGSM: steepest steps from the clean image.
 
     Reference: Kurakin et al., ICLR workshop 2017, section 2.2, where the step is 1/255 and there are
-    min(ε + 4, 1.25 ε) of them; `eps / steps` is how Dong et al., CVPR 2018, and the papers on transfer after it
-    run I-FGSM.
+    min(ε + 4, 1.25 ε) of them; `eps / steps` is how Dong et al., CVPR 2018, and the papers on transfer after
+    it run I-FGSM.
     """
     update = updates.steepest(options["norm"], given(step_size, eps / steps))
     return in_ball(update, eps=eps, steps=steps, **options | {"random_start": False})
