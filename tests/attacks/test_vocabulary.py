@@ -58,7 +58,7 @@ def test_out_of_range_is_refused_at_construction(name):
     """Every option of the vocabulary, at values that no attack can have."""
     bad = {
         vocabulary.COUNT: (0, -1, 2.5, True, "3", None),
-        vocabulary.FROM_ZERO: (-0.1, np.nan, "1"),
+        vocabulary.FROM_ZERO: (-0.1, np.nan, np.inf, "1"),
         vocabulary.POSITIVE: (0, -1.0),
         vocabulary.SHARE: (-0.1, 1.1),
         vocabulary.KERNEL: (0, 2, 3.0),
