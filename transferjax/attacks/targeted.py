@@ -55,7 +55,7 @@ def logit(
     Args:
         step_size: length of one step in the same norm; `eps / 8` if None.
 
-    Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021, section 4.1: 300 steps of 2/255 at
+    Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021: 300 steps of 2/255 at
     ε = 16/255, DI with probability 0.7, a kernel of 5.
     """
     own = through(updates.smooth(kernel_size, (kernel_size - 1) / 6)), average(inputs.diversity(rate, prob))
@@ -99,7 +99,7 @@ def po_trip(
 ) -> Attack:
     """Poincaré distance to the target and a triplet with the true class, which is the net's clean prediction.
 
-    Reference: Li et al., CVPR 2020, algorithm 1 and section 4.1: 20 steps of `eps / steps`.
+    Reference: Li et al., CVPR 2020, algorithm 1: 20 steps of `eps / steps`.
     """
 
     def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
@@ -167,8 +167,8 @@ def self_universality(
         low, high: share of the image's area in a crop.
     The paper adds DI and TI (`rules`).
 
-    Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023,
-    section 4.1: 300 steps of 2/255 at ε = 16/255.
+    Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023:
+    300 steps of 2/255 at ε = 16/255.
     """
     options["step_size"] = given(options["step_size"], eps / 8)
 
