@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from transferjax import __version__, data
-from transferjax.attacks.checks import check_images, check_labels, check_predict, check_targets
+from transferjax.attacks.checks import check_goal, check_predict, check_targets
 from transferjax.attacks.projections import eight_bit
 from transferjax.attacks.recipe import Recipe
+from transferjax.checks import check_labels
 from transferjax.files import write_bytes, write_text
 from transferjax.random import fold_in
 from transferjax.typing import Array, Attack, Key, Predict
@@ -61,6 +62,7 @@ def craft(
     directory: str | Path | None = None,
     *,
     targets: np.ndarray | None = None,
+    targeted: bool | None = None,
     seed: int = 0,
     batch_size: int = 128,
     eps: float | None = None,
@@ -79,6 +81,8 @@ def craft(
         dataset: uint8 images and labels, such as `data.load` gives.
         directory: where to write the images, labels and a manifest; nothing is written if None.
         targets: classes `[N]` for a targeted attack.
+        targeted: whether the attack runs towards the targets; read off it, if it is of the catalogue or of
+            `ascend`.
         seed: of all randomness.
         batch_size: images at once, over all devices of this process.
         eps, norm: budget, for the rounding; read off the attack if it is one of the catalogue.
@@ -91,10 +95,12 @@ def craft(
     """
     _check_format(format)
     eps, norm = _budget(attack, eps, norm)
-    classes = dataset.labels if targets is None else np.asarray(targets, np.int32)
+    classes = dataset.labels
     if targets is not None:
-        check_labels(classes, len(dataset), dataset.num_classes)
-        check_targets(dataset.labels, classes)
+        check_labels(np.asarray(targets), len(dataset), dataset.num_classes, "targets")
+        check_targets(dataset.labels, targets)
+        classes = np.asarray(targets, np.int32)
+    check_goal(attack, targets, targeted)
     manifest = _manifest(attack, predict, dataset, targets, seed, eps, norm, format)
     place = None if directory is None else _Place(Path(directory), manifest, dataset, classes, targets)
     start = 0 if place is None else place.done
@@ -154,7 +160,6 @@ def _batches(
 def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray) -> None:
     """A wrong predict fails here, at once and with a reason, and not as an attack that does nothing."""
     few = jnp.asarray(images[:8], jnp.float32) / 255
-    check_images(few)
     for member in predict if isinstance(predict, tuple | list) else (predict,):
         if callable(member):
             check_predict(member, few, jnp.asarray(labels[:8]), jax.random.key(0))
