@@ -134,6 +134,12 @@ def _advice(name: str, shape: Shape, dtype: Any, batch: Shape) -> str:
     return f": one image? {name}[None]" if not shape else ": as many as there are images"
 
 
+def check_outputs(logits: Array | np.ndarray, count: int) -> None:
+    """Logits `[count, K]`, by their shape."""
+    if logits.ndim != 2 or len(logits) != count:
+        raise ValueError(f"predict must return logits [B, K] for {count} images; got shape {logits.shape}")
+
+
 def check_loss(outputs: Shape, targets: Array | np.ndarray, name: str = "targets") -> None:
     """What a loss of logits takes beside them: classes `[B]`, integers, or probabilities `[B, K]`, floats.
 
@@ -182,7 +188,8 @@ def check_batch(batch: Batch) -> None:
     """
     images, _ = _described("images", batch.images)
     shape, dtype = _described("targets", batch.targets)
-    if len(shape) != 2 or shape[:1] != images[:1] or not jnp.issubdtype(dtype, jnp.floating):
+    fits = len(shape) == 2 and shape[:1] == images[:1] and shape[1] > 1
+    if not (fits and jnp.issubdtype(dtype, jnp.floating)):
         raise ValueError(
             f"targets of a batch must be probabilities, floats [B, K] for images {images}; got {dtype} "
             f"{shape}: losses.one_hot(classes, num_classes)"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.checks import check_batch, check_images, check_labels, check_mask
+from transferjax.checks import check_batch, check_images, check_labels, check_mask, check_outputs
 from transferjax.losses import cross_entropy
 from transferjax.models.conv import conv_p
 from transferjax.objective import Objective
@@ -150,9 +150,10 @@ def sgd(
 
 def evaluate(predict: Predict, images: Array, labels: Array, mask: Array) -> dict[str, Array]:
     """Sums over the examples that `mask` `[B]` marks: `loss`, `correct` and `count`; add over batches."""
-    if images.ndim == 4:  # else what predict takes are no images
+    if images.ndim > 2:  # else what predict takes are features
         check_images(images)
     logits = predict(images)
+    check_outputs(logits, len(images))
     check_labels(labels, len(images), logits.shape[-1])
     check_mask(mask, len(images))
     return {

@@ -43,13 +43,11 @@ def is_targeted(attack: Attack) -> bool | None:
     """Whether an attack runs towards the classes it is given; None for a function that does not say.
 
     A recipe says so in its hyper-parameters, what `ascend` makes in its attribute `targeted`. Recipes with
-    neither (AutoAttack's: the target classes of APGD-T and FAB-T are ways out that these choose themselves)
-    run away from the labels.
+    neither (AutoAttack's: APGD-T and FAB-T choose the classes that they try themselves) flee the labels.
     """
     if not isinstance(attack, Recipe):
         return getattr(attack, "targeted", None)
-    said = dict(attack.settings).get("targeted", getattr(attack.run, "targeted", False))
-    return bool(said)
+    return bool(dict(attack.settings).get("targeted", getattr(attack.run, "targeted", False)))
 
 
 def check_goal(attack: Attack, targets: object = None, targeted: bool | None = None) -> None:
@@ -61,31 +59,34 @@ def check_goal(attack: Attack, targets: object = None, targeted: bool | None = N
         targeted: what a function does that does not say it.
 
     Raises:
-        ValueError: targets and no targeted attack, a targeted attack and no targets, or a function of which
-            nobody knows.
+        ValueError: targets and no targeted attack, a targeted attack and no targets, or targets and a
+            function of which nobody knows.
     """
-    name = attack.name if isinstance(attack, Recipe) else getattr(attack, "__name__", "this attack")
+    name = getattr(attack, "name", getattr(attack, "__name__", "this attack"))
     said = is_targeted(attack)
     if None not in (said, targeted) and said != targeted:
-        raise ValueError(f"{name} was made with targeted={said}; got targeted={targeted}")
-    aims = targeted if said is None else said
-    if targets is None and aims:
+        raise ValueError(f"{name} is made with targeted={said}; got targeted={targeted}")
+    towards = targeted if said is None else said
+    if targets is None:
+        if towards:
+            raise ValueError(
+                f"{name} is targeted, and without targets it would run towards the true classes: give "
+                "targets, such as `choose_targets` makes, or make it with targeted=False"
+            )
+    elif towards is None:
         raise ValueError(
-            f"{name} is targeted, and without targets it would run towards the true classes: give "
-            "targets, such as `choose_targets` makes, or make it with targeted=False"
+            f"{name} does not say whether it runs towards targets: give targeted=True if it does"
         )
-    if targets is None or aims:
-        return
-    if said is None and targeted is None:
-        raise ValueError(
-            f"{name} does not say whether it runs towards the targets it is given: say targeted=True if so"
+    elif not towards:
+        has_both = "targeted" in dict(getattr(attack, "settings", ())) or hasattr(
+            getattr(attack, "run", attack), "targeted"
         )
-    options = [*dict(attack.settings), *vars(attack.run)] if isinstance(attack, Recipe) else ["targeted"]
-    way_out = "make it with targeted=True" if "targeted" in options else (
-        "it has no targeted goal (classes that it tries in turn are its own choice): take "
-        "pgd(…, targeted=True) or logit(…)"
-    )  # fmt: skip
-    raise ValueError(f"{name} is untargeted and would run away from the targets: {way_out}")
+        way_out = (
+            "make it with targeted=True"
+            if has_both
+            else "it has no targeted goal; take one that has, such as pgd(…, targeted=True) or logit(…)"
+        )
+        raise ValueError(f"{name} is untargeted and would run away from the targets: {way_out}")
 
 
 def check_targets(labels: Array | np.ndarray, targets: Array | np.ndarray) -> None:

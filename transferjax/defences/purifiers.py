@@ -16,7 +16,7 @@ import optax
 
 from transferjax.attacks.checks import check_goal
 from transferjax.attacks.targeted import with_features
-from transferjax.checks import check_labels
+from transferjax.checks import check_images, check_labels
 from transferjax.defences.lossy import straight_through
 from transferjax.models.layers import Layers, Net
 from transferjax.models.predict import train_apply
@@ -273,6 +273,7 @@ def make_purifier_step(
         return state._replace(variables=variables, opt_state=opt_state, step=state.step + 1)
 
     def init(key: Key, images: Array) -> PurifierState:
+        check_images(images)
         key = one_key(key)
         state = start(net, key, images)
         if critic is None:
@@ -299,6 +300,7 @@ def make_purifier_step(
         return critic_weight * jax.nn.softplus(lead(params, y)[0]).mean(), later
 
     def update(state: PurifierState, key: Key, images: Array, labels: Array) -> tuple[PurifierState, Array]:
+        check_images(images)
         if labels is not None:  # not every loss looks at them
             check_labels(labels, len(images))
         now = jax.random.fold_in(one_key(key), state.step)

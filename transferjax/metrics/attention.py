@@ -88,8 +88,8 @@ def grad_cam(predict: Predict, images: Array, classes: Array, layer: str | None 
 
     Reference: Selvaraju et al., "Grad-CAM", ICCV 2017, eqs. 1 and 2.
     """
-    check_labels(classes, len(images), name="classes")
     layer, shape = _shape_of(predict, images, layer)
+    check_labels(classes, len(images), name="classes")
     if len(shape) != 4:
         raise ValueError(f"layer {layer!r} has outputs of shape {shape}, not maps [B, h, w, c]")
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from transferjax.checks import check_images, check_labels, check_mask
+from transferjax.checks import check_images, check_labels, check_mask, check_outputs
 from transferjax.typing import Array, Predict
 
 
@@ -14,16 +14,17 @@ def round_to_8_bits(images: Array) -> Array:
 
 def correct(predict: Predict, images: Array, labels: Array) -> Array:
     """Which images `[B]` the model classifies as `labels`, bool; AND several models' for a common mask."""
-    return _classes(predict, images, labels=labels) == labels
+    return _classes(predict, images, labels) == labels
 
 
-def _classes(predict: Predict, images: Array, **named: Array | None) -> Array:
-    """What the model says `[B]`; the named labels, where there are any, must be classes of it."""
+def _classes(predict: Predict, images: Array, labels: Array, targets: Array | None = None) -> Array:
+    """What the model says, `[B]`; labels and targets must be classes of it."""
     check_images(images)
     logits = predict(images)
-    for name, labels in named.items():
-        if labels is not None:
-            check_labels(labels, len(images), logits.shape[-1], name)
+    check_outputs(logits, len(images))
+    check_labels(labels, len(images), logits.shape[-1])
+    if targets is not None:
+        check_labels(targets, len(images), logits.shape[-1], "targets")
     return logits.argmax(-1)
 
 
@@ -48,7 +49,7 @@ def fooled(
         ValueError: labels or targets that are not one class per image.
     """
     images = round_to_8_bits(adversarial) if round_8_bits else adversarial
-    predictions = _classes(predict, images, labels=labels, targets=targets)
+    predictions = _classes(predict, images, labels, targets)
     return predictions != labels if targets is None else predictions == targets
 
 

@@ -60,7 +60,8 @@ def _gauss_newton(logits: Callable[[Array], Array], weights: Array, labels: Arra
 def _check(kind: str, images: Array) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}; got {kind!r}")
-    if jnp.issubdtype(images.dtype, jnp.floating):  # pixels of 0 … 255 may be what `apply` takes
+    # `apply` may take pixels of 0 … 255, or features, instead of images.
+    if jnp.issubdtype(images.dtype, jnp.floating) and images.ndim > 2:
         check_images(images)
 
 
