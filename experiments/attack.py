@@ -6,6 +6,7 @@ Needs the networks of `experiments.train`. One file per surrogate, goal and budg
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from experiments.train import load_predictor
 from transferjax import data
 from transferjax.files import replacing
 from transferjax.metrics import correct, fooled
+from transferjax.random import sample
+from transferjax.report import below_noise
 from transferjax.typing import Array, Predict
 
 GOALS = ("untargeted", "targeted")
@@ -104,9 +107,31 @@ def craft_all(config: ConfigDict, root: Path) -> None:
             bar.update(len(images))
 
 
+@partial(jax.jit, static_argnames="norm")
+def _noise(eps: Array, examples: data.Examples, seed: int, norm: str) -> Array:
+    """Random signs of the budget, uint8: what an attack has to beat before its transfer means anything."""
+    keys, x = build.example_keys(seed, examples.indices), data.to_float(examples.images)
+    signs = sample(jax.random.rademacher, keys, x.shape[1:], x.dtype)
+    length = math.sqrt(math.prod(x.shape[1:])) if norm == "l2" else 1
+    return jnp.round(255 * jnp.clip(x + eps / length * signs, 0, 1)).astype(jnp.uint8)
+
+
+def noisy_images(config: ConfigDict, images: data.Dataset, eps_255: float, seed: int) -> data.Dataset:
+    """The attacked images under noise of the same size."""
+    norm = config.attack.options.get("norm", "linf")
+    noise = partial(_noise, jnp.float32(eps_255 / 255), seed=seed, norm=norm)
+    pixels = in_batches(noise, images, config.attack.batch_size)
+    return data.Dataset(pixels, images.labels, images.class_names)
+
+
 def transfer_file(root: Path, surrogate: build.Network) -> Path:
     """Where one surrogate's success rates are kept."""
     return root / "transfer" / f"{surrogate.directory}.csv"
+
+
+def noise_file(root: Path) -> Path:
+    """Where the success rates of noise are kept."""
+    return root / "transfer" / "noise.csv"
 
 
 def hits(predict: Predict, adversarial: data.Dataset, goal: str, batch_size: int) -> np.ndarray:
@@ -115,33 +140,59 @@ def hits(predict: Predict, adversarial: data.Dataset, goal: str, batch_size: int
     return in_batches(partial(_fooled, predict, aims=aims, goal=goal), adversarial, batch_size)
 
 
+def _rates(hit: np.ndarray, counted: np.ndarray) -> dict[str, float]:
+    return {"asr": hit.mean(), "asr_correct": hit[counted].mean() if counted.any() else np.nan}
+
+
+def noise_rows(
+    config: ConfigDict,
+    images: data.Dataset,
+    predicts: dict[str, Predict],
+    right_of: dict[str, np.ndarray],
+) -> pd.DataFrame:
+    """Success rates of random signs on every target, one draw for each seed of the surrogates."""
+    rows = []
+    for seed, eps in itertools.product(config.seeds, config.attack.eps_255):
+        noisy = noisy_images(config, images, eps, config.seed + seed)
+        for goal, (name, predict) in itertools.product(config.attack.goals, predicts.items()):
+            hit = hits(predict, noisy, goal, config.attack.batch_size)
+            row = {"seed": config.seed + seed, "target": name, "goal": goal, "eps_255": eps}
+            rows.append(row | _rates(hit, right_of[name]))
+    return pd.DataFrame(rows)
+
+
 def transfer_all(config: ConfigDict, root: Path) -> None:
-    """Success rates in [0, 1] of every surrogate's images on every target.
+    """Success rates in [0, 1] of every surrogate's images on every target, and of noise.
 
     `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand;
-    `fooling_rate` is the success on the surrogate itself.
+    `fooling_rate` is the success on the surrogate itself, `noise_fooling_rate` that of random signs.
     """
     todo = [s for s in build.surrogates(config) if not transfer_file(root, s).exists()]
-    if not todo:
+    if not todo and noise_file(root).exists():
         return
     images, batch_size = attacked_images(config), config.attack.batch_size
     load = partial(load_predictor, config, root=root, num_classes=images.num_classes)
     right = lambda predict: in_batches(partial(_right, predict), images, batch_size)  # noqa: E731
     predicts = {target.name: load(target) for target in build.targets(config)}
     right_of = {name: right(predict) for name, predict in predicts.items()}
+    if not noise_file(root).exists():
+        write_csv(noise_file(root), noise_rows(config, images, predicts, right_of))
     for surrogate in tqdm(todo, "transfer", unit=" surrogates", disable=None):
         own, rows = load(surrogate), []
         own_right = right(own)
         for goal, eps in itertools.product(config.attack.goals, config.attack.eps_255):
             with np.load(adversarial_file(root, surrogate, goal, eps)) as saved:
                 adversarial = data.Dataset(saved["images"], saved["labels"], images.class_names)
-            fooling_rate = hits(own, adversarial, goal, batch_size).mean()
+            noisy = noisy_images(config, images, eps, surrogate.seed)
+            itself = {"fooling_rate": hits(own, adversarial, goal, batch_size).mean()}
+            itself |= {"noise_fooling_rate": hits(own, noisy, goal, batch_size).mean()}
             for name, predict in predicts.items():
                 hit, both = hits(predict, adversarial, goal, batch_size), own_right & right_of[name]
-                row = {"target": name, "goal": goal, "eps_255": eps, "asr": hit.mean()}
-                row |= {"asr_correct": hit[both].mean() if both.any() else np.nan}
-                rows.append(row | {"fooling_rate": fooling_rate})
-        write_csv(transfer_file(root, surrogate), pd.DataFrame(rows))
+                rows.append({"target": name, "goal": goal, "eps_255": eps} | _rates(hit, both) | itself)
+        table = pd.DataFrame(rows)
+        if warning := below_noise(table.assign(mechanism=surrogate.label, seed=surrogate.seed)):
+            tqdm.write(warning)
+        write_csv(transfer_file(root, surrogate), table)
 
 
 def attack(config: ConfigDict, root: Path) -> None:

@@ -15,18 +15,18 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from experiments import build, cli
-from experiments.attack import adversarial_file, attack, attacked_images, transfer_file
+from experiments.attack import adversarial_file, attack, attacked_images, noise_file, transfer_file
 from experiments.measure import measure, measures_file, similarity_file
 from experiments.run import write_csv
 from experiments.train import load_predictor, network_directory, train_all
 from transferjax import data
-from transferjax.report import write_report
+from transferjax.report import NOISE, write_report
 
 EXAMPLES = 6  # images in the report's grid
 
 
 def collect(config: ConfigDict, root: Path) -> pd.DataFrame:
-    """One row per surrogate, target, goal and budget, with what was measured of the pair."""
+    """One row per surrogate, target, goal and budget, with what was measured of the pair; then noise."""
 
     def accuracy(network: build.Network) -> float:
         metrics = pd.read_csv(network_directory(root, network) / "metrics.csv").set_index("epoch")
@@ -48,6 +48,8 @@ def collect(config: ConfigDict, root: Path) -> pd.DataFrame:
             for name in measures.files:
                 table[name] = measures[name].mean(dtype=np.float64)
         tables.append(table)
+    noise = pd.read_csv(noise_file(root)).assign(mechanism=NOISE)
+    tables.append(noise.assign(target_accuracy=noise["target"].map(target_accuracy)))
     return pd.concat(tables, ignore_index=True)
 
 

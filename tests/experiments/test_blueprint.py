@@ -8,6 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from configs.digits import get_config
+from experiments.attack import noisy_images
+from transferjax import data
+
 CONFIG = "--config=configs/digits.py:smoke"
 
 
@@ -24,8 +28,13 @@ def finished(finish, tmp_path_factory):
 
 def test_results_have_a_row_for_every_combination(finished):
     results = pd.read_csv(finished / "results.csv")
+    noise = results["mechanism"] == "noise"
+    assert noise.sum() == 1 * 2 * 1  # targets, goals, budgets
+    assert results.loc[noise, ["asr", "asr_correct"]].notna().all(axis=None)
+    results = results[~noise]
     assert len(results) == 2 * 1 * 2 * 1  # mechanisms, targets, goals, budgets
     assert set(results["mechanism"]) == {"ST", "SAM&IR"}
+    assert results["noise_fooling_rate"].between(0, 1).all()
     rates = results[["asr", "surrogate_accuracy", "target_accuracy"]]
     assert ((rates >= 0) & (rates <= 1)).all(axis=None)
     assert (results["smoothness"] > 0).all()
@@ -39,6 +48,7 @@ def test_the_report_is_whole_and_self_contained(finished):
     assert "data:image/png;base64," in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "https://" not in html
+    assert markdown.count("\n| noise |") == markdown.count("transfer success (%)") == 4
     pictures = list((finished / "figures").glob("*.png"))
     assert len(pictures) >= 4
     assert all(f"figures/{picture.name}" in markdown for picture in pictures)
@@ -85,6 +95,7 @@ def test_a_finished_run_is_analysed(finish, finished):
     text = (finished / "analysis.md").read_text()
     assert all(name in text for name in ("fooling rate", "similarity_infimum", "supremum"))
     results = pd.read_csv(finished / "results.csv")
+    results = results[results["mechanism"] != "noise"]
     assert results["fooling_rate"].between(0, 1).all()
     with np.load(finished / "similarity.npz") as saved:
         similarity = saved["similarity"]
@@ -120,3 +131,15 @@ def test_divergence_stops_with_advice_and_keeps_the_last_good_checkpoint(finish,
     assert code != 0
     assert "loss is nan" in err or "loss is inf" in err
     assert "learning_rate" in err
+
+
+def test_random_signs_of_the_budget():
+    """Every pixel moves by the budget or to the border; in L2 the whole image does; both keep 8 bits."""
+    images = data.Dataset(np.full((3, 8, 8, 1), 128, np.uint8), np.zeros(3, np.int32), ("a",))
+    config = get_config("smoke")
+    noisy = noisy_images(config, images, 32, seed=0).images.astype(int) - 128
+    assert set(np.unique(noisy)) == {-32, 32}
+    assert abs(noisy.mean()) < 10
+    assert (noisy[0] != noisy[1]).any()
+    config.attack.options = {"norm": "l2"}
+    np.testing.assert_array_equal(abs(noisy_images(config, images, 32, seed=0).images.astype(int) - 128), 4)

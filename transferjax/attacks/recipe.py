@@ -10,6 +10,7 @@ from typing import ParamSpec
 import jax
 import numpy as np
 
+from transferjax.naming import described
 from transferjax.typing import Array, Attack, Key, Predict
 
 P = ParamSpec("P")
@@ -28,7 +29,7 @@ class Recipe:
         return self.run(key, predict, images, labels)
 
     def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.settings)})"
+        return f"{self.name}({', '.join(f'{name}={described(value)}' for name, value in self.settings)})"
 
 
 @dataclass(frozen=True)
