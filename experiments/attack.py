@@ -29,14 +29,10 @@ from transferjax.random import sample
 from transferjax.report import below_noise
 from transferjax.typing import Array, Predict
 
-GOALS = ("untargeted", "targeted")
-
 
 def goal_classes(labels: Any, num_classes: int, goal: str) -> Any:
     """What the attack is given: the labels, or for "targeted" the next class, as in the official code."""
-    if goal not in GOALS:
-        raise ValueError(f"unknown goal {goal!r}: expected {' or '.join(GOALS)}")
-    return labels if goal == "untargeted" else (labels + 1) % num_classes
+    return (labels + 1) % num_classes if build.is_targeted(goal) else labels
 
 
 def adversarial_file(root: Path, surrogate: build.Network, goal: str, eps_255: float) -> Path:
@@ -45,11 +41,16 @@ def adversarial_file(root: Path, surrogate: build.Network, goal: str, eps_255: f
 
 
 def make_craft(config: ConfigDict, goal: str, num_classes: int) -> Callable[..., Array]:
-    """(predict, eps, examples) -> uint8 adversarial images; every budget shares the compilation."""
+    """(predict, eps, examples) -> uint8 adversarial images; every budget shares the compilation.
+
+    Raises:
+        ValueError: a goal that the config's attack does not have.
+    """
+    build.attack(config, 0.0, targeted=build.is_targeted(goal))
 
     @jax.jit
     def craft(predict: Predict, eps: Array, examples: data.Examples) -> Array:
-        attack = build.attack(config, eps, targeted=goal == "targeted")
+        attack = build.attack(config, eps, targeted=build.is_targeted(goal))
         classes = goal_classes(examples.labels, num_classes, goal)
         keys = build.example_keys(config.seed, examples.indices)
         adversarial = attack(keys, predict, data.to_float(examples.images), classes)
@@ -65,7 +66,7 @@ def _right(predict: Predict, examples: data.Examples) -> Array:
 
 @partial(jax.jit, static_argnames="goal")
 def _fooled(predict: Predict, examples: data.Examples, aims: Array, goal: str) -> Array:
-    targets = aims[examples.indices] if goal == "targeted" else None
+    targets = aims[examples.indices] if build.is_targeted(goal) else None
     return fooled(predict, data.to_float(examples.images), examples.labels, targets)
 
 

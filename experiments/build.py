@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,6 +19,7 @@ from transferjax import attacks, augment, averaging, data, models, penalties, ru
 from transferjax.objective import objective
 from transferjax.typing import Array, Attack, Key, Predict, PyTree
 
+GOALS = ("untargeted", "targeted")
 SLOTS = {"transforms": augment, "penalties": penalties, "rules": rules, "averages": averaging}
 
 
@@ -30,7 +32,8 @@ def call(module: ModuleType, name: str, arguments: dict[str, Any], **offered: An
     """`module.name(**arguments)`, and of `offered` what the factory has a parameter for.
 
     Raises:
-        ValueError: an unknown name, with the nearest ones; arguments that do not fit.
+        ValueError: an unknown name, with the nearest ones; arguments that do not fit; a targeted goal for an
+            attack that has none.
     """
     known = {
         n: f
@@ -44,6 +47,11 @@ def call(module: ModuleType, name: str, arguments: dict[str, Any], **offered: An
     accepted = inspect.signature(factory).parameters
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     extra = {key: value for key, value in offered.items() if anything or key in accepted}
+    if offered.get("targeted") and "targeted" not in extra:
+        raise ValueError(
+            f"{module.__name__}.{name} has no targeted goal, and would run away from the targets: take an "
+            "attack with the parameter `targeted`, such as pgd or logit, or another goal"
+        )
     try:
         return factory(**plain(arguments), **extra)
     except jax.errors.JAXTypeError:
@@ -176,8 +184,8 @@ def validate(config: ConfigDict) -> None:
     for network in {repr((n.model, n.options)): n for n in networks}.values():
         net = module(network, test.num_classes)
         fine_tuned(network, net, jax.eval_shape(initializer(net, test.image_shape), 0))
-    for eps in config.attack.eps_255:
-        attack(config, eps / 255, targeted=False)
+    for goal, eps in itertools.product(config.attack.goals, config.attack.eps_255):
+        attack(config, eps / 255, targeted=is_targeted(goal))
 
 
 def module(network: Network, num_classes: int, **options: Any) -> models.Net:
@@ -271,6 +279,13 @@ def initializer(net: nn.Module, image_shape: tuple[int, ...]) -> Callable[[int],
 def attack(config: ConfigDict, eps: Array | float, *, targeted: bool) -> Attack:
     """The config's attack at one budget; `eps` may be traced, so that all budgets share one compilation."""
     return call(attacks, config.attack.name, config.attack.options, eps=eps, targeted=targeted)
+
+
+def is_targeted(goal: str) -> bool:
+    """Whether a goal of the config is the targeted one."""
+    if goal not in GOALS:
+        raise ValueError(f"unknown goal {goal!r}: expected {' or '.join(GOALS)}")
+    return goal == "targeted"
 
 
 def example_keys(seed: int, indices: Array) -> Key:

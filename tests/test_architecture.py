@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {  # the longest matching prefix counts
     "transferjax": 0,
     "transferjax.typing": 0,
+    "transferjax.checks": 0,
     "transferjax.random": 0,
     "transferjax.files": 0,
     "transferjax.trees": 0,

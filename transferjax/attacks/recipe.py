@@ -10,6 +10,7 @@ from typing import ParamSpec
 import jax
 import numpy as np
 
+from transferjax.checks import check_examples
 from transferjax.naming import described
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -25,7 +26,8 @@ class Recipe:
     run: Attack = field(repr=False, compare=False)
 
     def __call__(self, key: Key, predict: Predict, images: Array, labels: Array) -> Array:
-        """Adversarial images in the budget around `images [B, H, W, C]`."""
+        """Adversarial images in the budget around `images [B, H, W, C]`; `labels` are classes `[B]`."""
+        check_examples(images, labels)
         return self.run(key, predict, images, labels)
 
     def __repr__(self) -> str:

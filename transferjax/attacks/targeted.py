@@ -12,7 +12,8 @@ from transferjax.attacks.gradients import average, through
 from transferjax.attacks.recipe import recipe
 from transferjax.attacks.recipes import with_momentum
 from transferjax.attacks.stochastic import Stochastic
-from transferjax.losses import cross_entropy, one_hot
+from transferjax.checks import check_labels
+from transferjax.losses import cross_entropy, probabilities
 from transferjax.random import per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -30,6 +31,7 @@ def choose_targets(rule: str, key: Key, logits: Array, labels: Array) -> Array:
         labels: `[B]`.
     """
     count = logits.shape[-1]
+    check_labels(labels, len(logits), count)
     if rule == "next":
         return (labels + 1) % count
     if rule == "random":
@@ -70,7 +72,7 @@ def poincare(logits: Array, targets: Array) -> Array:
     """
     norm = jnp.abs(logits).sum(-1, keepdims=True)
     u = logits / jnp.where(norm > 0, norm, 1)
-    v = jnp.maximum(one_hot(targets, logits.shape[-1], logits.dtype) - 1e-5, 0)
+    v = jnp.maximum(probabilities(logits, targets) - 1e-5, 0)
     squared = lambda a: jnp.sum(a * a, -1)  # noqa: E731
     room = jnp.maximum((1 - squared(u)) * (1 - squared(v)), 1e-12)
     return jnp.arccosh(1 + jnp.maximum(2 * squared(u - v) / room, 1e-7))
@@ -81,6 +83,8 @@ def triplet(logits: Array, targets: Array, truth: Array, margin: float = 0.007) 
 
     Reference: Li et al., CVPR 2020.
     """
+    for name, classes in (("targets", targets), ("truth", truth)):
+        check_labels(classes, len(logits), name=name)
     size = jnp.sqrt(jnp.maximum(jnp.sum(logits**2, -1), 1e-12))
     of = lambda k: jnp.abs(jnp.take_along_axis(logits, k[:, None], -1)[:, 0]) / size  # noqa: E731
     return jnp.maximum(of(truth) - of(targets) + margin, 0)

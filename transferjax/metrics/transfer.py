@@ -2,17 +2,30 @@
 
 import jax.numpy as jnp
 
+from transferjax.checks import check_images, check_labels, check_mask, check_outputs
 from transferjax.typing import Array, Predict
 
 
 def round_to_8_bits(images: Array) -> Array:
     """The nearest image a PNG file can hold: `round(255 x) / 255`."""
+    check_images(images)
     return jnp.round(images * 255) / 255
 
 
 def correct(predict: Predict, images: Array, labels: Array) -> Array:
     """Which images `[B]` the model classifies as `labels`, bool; AND several models' for a common mask."""
-    return predict(images).argmax(-1) == labels
+    return _classes(predict, images, labels) == labels
+
+
+def _classes(predict: Predict, images: Array, labels: Array, targets: Array | None = None) -> Array:
+    """What the model says, `[B]`; labels and targets must be classes of it."""
+    check_images(images)
+    logits = predict(images)
+    check_outputs(logits, len(images))
+    check_labels(labels, len(images), logits.shape[-1])
+    if targets is not None:
+        check_labels(targets, len(images), logits.shape[-1], "targets")
+    return logits.argmax(-1)
 
 
 def fooled(
@@ -35,12 +48,8 @@ def fooled(
     Raises:
         ValueError: labels or targets that are not one class per image.
     """
-    for name, classes in (("labels", labels), ("targets", targets)):
-        if classes is not None and jnp.shape(classes) != adversarial.shape[:1]:
-            raise ValueError(
-                f"{name} must be one class per image, shape {adversarial.shape[:1]}; got {jnp.shape(classes)}"
-            )
-    predictions = predict(round_to_8_bits(adversarial) if round_8_bits else adversarial).argmax(-1)
+    images = round_to_8_bits(adversarial) if round_8_bits else adversarial
+    predictions = _classes(predict, images, labels, targets)
     return predictions != labels if targets is None else predictions == targets
 
 
@@ -71,6 +80,5 @@ def transfer_success(
     success = fooled(predict, adversarial, labels, targets, round_8_bits=round_8_bits)
     if mask is None:
         return success.mean()
-    if mask.shape != success.shape:
-        raise ValueError(f"mask must be bool of shape {success.shape}; got {mask.shape}")
+    check_mask(mask, len(success))
     return (success & mask).sum() / mask.sum()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transferjax.random import one_key
 from transferjax.typing import Array, Key, Predict, PyTree
 
 Statistics = float | Sequence[float] | np.ndarray | Array
@@ -63,7 +64,7 @@ def train_apply(
     Returns:
         logits `[B, K]`; the new `batch_stats` (`{}` for a net without).
     """
-    rngs = None if key is None else {"dropout": key}
+    rngs = None if key is None else {"dropout": one_key(key)}
     images = (images - jnp.asarray(mean)) / jnp.asarray(std)
     logits, new = module.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
     return logits, new.get("batch_stats", {})

@@ -25,6 +25,7 @@ from transferjax.models.torch import import_state_dict, input_channels
 from transferjax.models.vgg import VGG, CifarVGG
 from transferjax.models.vit import ViT
 from transferjax.models.xception import Xception
+from transferjax.random import one_key
 from transferjax.typing import Key, PyTree
 
 _RESNET: dict[int, dict[str, Any]] = {
@@ -138,7 +139,7 @@ def replace_head(module: Net, variables: PyTree, num_classes: int, key: Key) -> 
     new = module.clone(num_classes=num_classes)
     images = jnp.zeros((1, module.image_size, module.image_size, input_channels(module, variables)))
     # Only the head leaves jit, so XLA drops the rest of the initialization.
-    fresh = jax.jit(lambda key: new.init(key, images)["params"][module.head])(key)
+    fresh = jax.jit(lambda key: new.init(key, images)["params"][module.head])(one_key(key))
     return new, {**variables, "params": {**variables["params"], module.head: fresh}}
 
 
