@@ -12,6 +12,7 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.checks": 0,
     "transferjax.random": 0,
     "transferjax.files": 0,
+    "transferjax.classes": 0,
     "transferjax.trees": 0,
     "transferjax.host": 0,
     "transferjax.naming": 0,

@@ -112,7 +112,7 @@ def craft(
         classes = np.asarray(targets, np.int32)
     check_goal(attack, targets, targeted)
     few, aims = _few(dataset, classes)
-    _check_first(predict, few, aims)
+    _check_first(predict, few, aims, dataset.num_classes)
     manifest = manifest_of(attack, predict, dataset, targets, seed, eps, norm, format)
     if directory is not None:
         manifest |= {"pixels": stable_name(few), "outputs": outputs_of(predict, few, is_unseen(manifest))}
@@ -169,11 +169,11 @@ def _batches(
         yield rows[rows >= start], x[rows >= start]
 
 
-def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     """A wrong predict fails here, at once and with a reason, and not as an attack that does nothing."""
     few = data.to_float(jnp.asarray(images))
     for member in members(predict):
-        check_predict(member, few, jnp.asarray(labels), jax.random.key(0))
+        check_predict(member, few, jnp.asarray(labels), jax.random.key(0), num_classes)
 
 
 def _few(dataset: data.Source, classes: np.ndarray, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
