@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from transferjax.checks import check_batch, check_images, check_labels, check_mask, check_outputs
+from transferjax.classes import check_vocabulary
 from transferjax.losses import cross_entropy
 from transferjax.models.conv import conv_p
 from transferjax.objective import Objective
@@ -148,12 +149,21 @@ def sgd(
     )
 
 
-def evaluate(predict: Predict, images: Array, labels: Array, mask: Array) -> dict[str, Array]:
-    """Sums over the examples that `mask` `[B]` marks: `loss`, `correct` and `count`; add over batches."""
+def evaluate(
+    predict: Predict, images: Array, labels: Array, mask: Array, num_classes: int | None = None
+) -> dict[str, Array]:
+    """Sums over the examples that `mask` `[B]` marks: `loss`, `correct` and `count`; add over batches.
+
+    Args:
+        predict, images, labels: the net, `[B, H, W, C]` in [0, 1], and classes `[B]`.
+        mask: bool `[B]`, which examples count.
+        num_classes: how many classes the labels' data set has, see `metrics.fooled`.
+    """
     if images.ndim > 2:  # else what predict takes are features
         check_images(images)
     logits = predict(images)
     check_outputs(logits, len(images))
+    check_vocabulary(labels, logits.shape[-1], num_classes)
     check_labels(labels, len(images), logits.shape[-1])
     check_mask(mask, len(images))
     return {

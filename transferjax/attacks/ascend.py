@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.ensembles import Ensemble, mean_losses, members
+from transferjax.attacks.ensembles import Ensemble, check_members, mean_losses, members
 from transferjax.attacks.projections import Start
 from transferjax.attacks.stochastic import with_keys
 from transferjax.checks import check_examples
@@ -72,6 +72,7 @@ def ascend(
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
         check_examples(images, labels, soft=True)
+        check_members(predict, images)
         keys = per_example(key, images.shape[0])
         plain = partial(gradient_of, loss=loss, targeted=targeted)
         grad_fn = chain(*rules)(ensemble(members(predict, plain)))

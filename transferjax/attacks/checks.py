@@ -12,6 +12,7 @@ import numpy as np
 from transferjax.attacks.ascend import gradient_of
 from transferjax.attacks.recipe import Recipe
 from transferjax.checks import check_examples, check_images, check_labels
+from transferjax.classes import check_classes
 from transferjax.random import one_key, per_example
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -140,12 +141,15 @@ def check_gradients(gradients: Array | np.ndarray) -> None:
         )
 
 
-def check_predict(predict: Predict, images: Array, labels: Array, key: Key) -> None:
-    """Images, labels, logits and gradients of one batch."""
+def check_predict(
+    predict: Predict, images: Array, labels: Array, key: Key, num_classes: int | None = None
+) -> None:
+    """Images, labels, logits and gradients of one batch, and whether the labels are of predict's classes."""
     check_images(images)
     keys = per_example(key, len(images))
     logits = predict(images)
     check_logits(logits)
+    check_classes(num_classes, logits.shape[-1])
     check_labels(labels, len(images), logits.shape[-1])
     check_gradients(gradient_of(predict)(images, {}, keys, labels)[1])
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.checks import check_examples, check_images
+from transferjax.classes import noting
 from transferjax.metrics.gradients import confident_cross_entropy, input_gradient
 from transferjax.metrics.similarity import cosine_similarity
 from transferjax.typing import Array, Predict
@@ -74,6 +75,8 @@ def transferability_bound(
     check_images(adversarial, "adversarial images", slack=1)
     if adversarial.shape != images.shape:
         raise ValueError(f"adversarial images must be like images, {images.shape}; got {adversarial.shape}")
+    counts: dict[str, int] = {}
+    surrogate, target = noting(surrogate, "surrogate", counts), noting(target, "target", counts)
     loss_f, _, right_f = _losses(surrogate, images, labels)
     loss_g, _, right_g = _losses(target, images, labels)
     _, least_f, still_f = _losses(surrogate, adversarial, labels)
