@@ -1,7 +1,7 @@
 """Checkpoints of a training with Orbax: atomic, asynchronous, the newest kept.
 
-A checkpoint holds a whole state, any pytree of arrays, and a JSON `meta` (the training history). A killed save
-leaves a temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
+A checkpoint holds a whole state, any pytree of arrays, and a JSON `meta` (the training history). A killed
+save leaves a temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
 """
 
 from collections.abc import Iterator

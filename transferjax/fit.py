@@ -93,9 +93,9 @@ def fit(
             if step in due:
                 _check_finite(metrics, to_host, step, steps_per_epoch)
                 yield Stop(step, to_host(state), history, step - begin)
-            if manager is not None and step < last and step % (save_epochs * steps_per_epoch) == 0:
-                if step > (manager.latest_step() or 0):  # from the start, newer ones may be there
-                    checkpoint.save(manager, step, to_host(state), history)
+            kept = (manager.latest_step() or 0) if manager is not None else last  # newer ones may be there
+            if kept < step < last and step % (save_epochs * steps_per_epoch) == 0:
+                checkpoint.save(manager, step, to_host(state), history)
 
 
 class _Means:

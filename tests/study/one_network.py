@@ -11,7 +11,9 @@ def get_config(variant=""):
     }
     return common.study(
         "One network",
-        networks=common.surrogates(("SAM&IR",), (0,), "cifar_resnet18", {"width": 4, "blocks": (1,)}, **shared),
+        networks=common.surrogates(
+            ("SAM&IR",), (0,), "cifar_resnet18", {"width": 4, "blocks": (1,)}, **shared
+        ),
         attacks=(),
         blocks=(("main", {"surrogates": ("SAM&IR",), "accuracy": common.data("digits", count=64)}),),
         views=(("accuracy", "accuracy", {"block": "main"}),),

@@ -25,7 +25,7 @@ ROWS = {
     "ghost_dropout": {"rate": 0.1},
     "mean_logits": {},
     "mean_probabilities": {},
-    "select_classes": {"classes": tuple(range(10))[::-1]},
+    "select_classes": {"indices": tuple(range(10))[::-1]},
     "resized": {"size": 12},
 }
 SEVERAL = ("mean_logits", "mean_probabilities")
@@ -114,12 +114,12 @@ def test_mistakes_show_before_anything_is_made(nets):
         config.bound(Apply(call=Call(name="jpg"), of=nets[0]))
     with pytest.raises(ValueError, match="stands around predict; `of` names 2"):
         config.bound(Apply(call=Call(name="jpeg"), of=tuple(nets)))
-    with pytest.raises(Mistakes, match="needs the option 'classes'"):
+    with pytest.raises(Mistakes, match="needs the option 'indices'"):
         config.bound(Apply(call=Call(name="select_classes"), of=nets[0]))
 
 
 def test_another_number_of_classes_is_no_silent_nonsense(context, nets, seen):
-    few = around("select_classes", nets, classes=(1, 2, 3))
+    few = around("select_classes", nets, indices=(1, 2, 3))
     for spec in (verdicts(few, seen), attacked(few, data=seen)):
         assert "3 logits, the data 10 classes" in failure(context, spec)
 
@@ -128,7 +128,5 @@ def test_a_random_or_wrapped_network_stands_where_a_network_does(context, nets, 
     """A goal of a wrapped network, an attack on a wrapped ensemble."""
     wrapped = around("mean_logits", nets)
     goal = {"aim": "least_likely", "of": around("bit_depth", nets)}
-    spec = config.bound(
-        Adversarial(surrogates=wrapped, attack=BIM, goal=goal, eps=0.1, data=seen)
-    )
+    spec = config.bound(Adversarial(surrogates=wrapped, attack=BIM, goal=goal, eps=0.1, data=seen))
     assert make(context, spec)["aims"].shape == (16,)

@@ -34,13 +34,15 @@ def test_robust_images_are_represented_like_the_ones_that_they_stand_for(context
     starts = SOURCE.images[data.dataset.permutation(1, 0, 64)]
     assert distance(made["images"]) < 0.5 * distance(starts)
     far = np.abs(made["images"].astype(int) - SOURCE.images).mean()
-    assert far > 0.5 * np.abs(starts.astype(int) - SOURCE.images).mean()  # and yet they look like their starts
+    assert far > 0.5 * np.abs(starts.astype(int) - SOURCE.images).mean()
     same = make(context, derived("nonrobust", steps=20))
-    np.testing.assert_array_equal(same["images"], made["images"])  # the name says what kind of network made them
+    np.testing.assert_array_equal(same["images"], made["images"])
 
 
 def test_pushed_images_stay_in_the_ball_and_carry_the_class_they_were_pushed_to(context):
-    det, rand = make(context, derived("det", steps=5, eps=1.0, step_size=0.4), derived("rand", steps=2, eps=0.5))
+    det, rand = make(
+        context, derived("det", steps=5, eps=1.0, step_size=0.4), derived("rand", steps=2, eps=0.5)
+    )
     np.testing.assert_array_equal(det["labels"], (SOURCE.labels + 1) % 10)
     assert set(rand["labels"]) == set(range(10))
     assert np.any(rand["labels"] == SOURCE.labels)  # t is drawn from all classes

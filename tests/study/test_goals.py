@@ -89,12 +89,12 @@ def test_what_an_aim_does_not_read_is_refused(fields, message):
 def test_attacks_reach_for_their_goal(context):
     """A step towards the target lowers its loss, a step from the label raises the label's."""
     net = network()
-    clean, away, towards = make(
-        context, verdicts(net), attacked(net), attacked(net, goal=Goal(aim="next"))
-    )
+    clean, away, towards = make(context, verdicts(net), attacked(net), attacked(net, goal=Goal(aim="next")))
+
     def loss(images, classes):
         logits = context.predict(net)(data.to_float(jax.numpy.asarray(images)))
         return float(-jax.nn.log_softmax(logits)[np.arange(32), classes].mean())
+
     assert loss(away["images"], LABELS) > loss(IMAGES.images, LABELS)
     assert loss(towards["images"], (LABELS + 1) % 10) < loss(IMAGES.images, (LABELS + 1) % 10)
     assert clean["classes"].shape == (32,)

@@ -1,15 +1,19 @@
-"""Large images through the experiments: the config of ImageNette, streams of crops, fine-tuning."""
+"""Large images in a study: the config of ImageNette, streams of crops, fine-tuning from files."""
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 
-from configs import imagenette
+from configs import common, imagenette
 from configs.methods import method
-from experiments import build, train
 from transferjax import data, models
+from transferjax.study import config as configs
+from transferjax.study import networks, resolve
+from transferjax.study.run import Local, run
+from transferjax.study.specs import Mistakes
+from transferjax.study.store import Store
 
 CLASSES = ("dark", "bright")
 SMALL = {"width": 4, "blocks": (1, 1)}  # 16 px -> 4 px
@@ -28,75 +32,60 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def config(folder):
-    """The small variant on these pictures, two steps of eight."""
-    c = imagenette.get_config("cpu")
-    with c.unlocked():
-        c.data.name, c.data.options = str(folder), {"size": 16}
-        c.surrogate = {"model": "cifar_vgg11", "options": SMALL, "weights": ""}
-        c.training.epochs, c.training.warmup_epochs, c.training.batch_size = 1, 0.0, 8
-        c.attack.images = c.measure.smoothness_images = c.measure.similarity_images = 4
-    return c
+def fields(folder, model="cifar_vgg11", options=SMALL, *, augment=None, crops=None, **more):
+    """A small network on these pictures, two steps of eight."""
+    source = common.data(str(folder), "train", **{"size": 16, "scale": (0.35, 1.0), **(crops or {})})
+    training = common.training(1, batch_size=8, warmup_epochs=0.0, padding=0, flip=False)
+    training["augment"] = augment
+    return common.network(model, options, data=source, training=training, **common.IMAGENET, **more)
 
 
 class TestConfig:
     def test_the_paper_fine_tunes_large_nets_and_attacks_500_images(self):
         c = imagenette.get_config()
-        assert c.is_locked
-        assert c.methods["CO_5"] == (("transforms", "cutout", {"size": 160}),)
-        assert c.methods["SAM"] == method("SAM_1", "imagenette")
-        assert (c.attack.options.steps, c.attack.images, c.attack.eps_255) == (50, 500, (4, 8, 16))
-        networks = [*build.targets(c), *build.surrogates(c)]
-        assert {n.weights for n in networks} >= {
-            "weights/resnet50.safetensors",
-            "weights/vgg16_bn.safetensors",
-        }
-        for network in {n.model: n for n in networks}.values():
-            assert build.module(network, 10).num_classes == 10
+        assert method("CO_5", "imagenette") == ({"name": "cutout", "options": {"size": 160}},)
+        assert method("SAM", "imagenette") == method("SAM_1", "imagenette")
+        block = dict(c.blocks)["main"]
+        assert (c.attacks[0][2]["steps"], block["data"]["count"], block["eps_255"]) == (50, 500, (4, 8, 16))
+        files = {spec["start"]["file"] for _, _, spec in c.networks}
+        assert files >= {"weights/resnet50.safetensors", "weights/vgg16_bn.safetensors"}
+        for name in {spec["model"]["name"] for _, _, spec in c.networks}:
+            assert models.build(name, 10).num_classes == 10
 
     def test_the_small_variant_trains_one_network_from_scratch(self):
-        c = imagenette.get_config("cpu")
-        (network,) = build.surrogates(c)
-        assert (build.targets(c), network.weights, c.data.options.size) == ([], "", 96)
+        ((label, _, spec),) = imagenette.get_config("cpu").networks
+        assert (label, spec.get("start"), spec["data"]["options"]["size"]) == ("ST", None, 96)
         with pytest.raises(ValueError, match="unknown variant 'gpu'"):
             imagenette.get_config("gpu")
 
 
-def test_a_folder_is_trained_on_as_random_crops(config, tmp_path):
-    build.validate(config)
-    stream, test = build.source(config), build.dataset(config, "test")
+def test_a_folder_is_trained_on_as_random_crops(folder, tmp_path):
+    spec = configs.network(fields(folder))
+    stream = resolve.load(spec.data)
     assert isinstance(stream, data.ImageStream)
-    assert isinstance(test, data.Dataset)
-    assert (len(stream), stream.class_names, stream.image_shape) == (16, ("bright", "dark"), test.image_shape)
-    train.train_all(config, tmp_path)
-    (network,) = build.surrogates(config)
-    history = pd.read_csv(train.network_directory(tmp_path, network) / "metrics.csv")
-    assert history["step"].tolist() == [2]
-    assert np.isfinite(history).all(axis=None)
+    assert (len(stream), stream.class_names, stream.image_shape) == (16, ("bright", "dark"), (16, 16, 3))
+    store = Store(tmp_path)
+    outcome = run([spec], store, Local(resolve.Context(store)))
+    assert not outcome.failed
+    found = store.get(spec)
+    assert found["history/step"].tolist() == [2]
+    assert np.isfinite(found["history/loss"]).all()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("change", "message"),
     [
-        (
-            "training.augment",
-            {"padding": 0, "flip": True},
-            "random crops, flipped .* training.augment.flip=False",
-        ),
-        ("training.augment", {"paddin": 1}, "paddin"),
-        ("data.crops", {"scales": (0.1, 1)}, r"no options \['scales'\]; it has \['scale', 'size'\]"),
-        ("data.crops", {"scale": (1, 0.1)}, "in order"),
-        ("data.options", {"size": 2}, "too small"),
-        ("surrogate.weights", "gone.safetensors", "no weights at gone.safetensors"),
+        ({"augment": common.call("crop_flip", padding=0)}, "random crops, flipped .* no `augment`"),
+        ({"crops": {"scales": (0.1, 1)}}, r"no options \['scales'\]; it has \['scale', 'size'\]"),
+        ({"crops": {"scale": (1.0, 0.1)}}, "in order"),
+        ({"crops": {"size": 2}}, "too small"),
+        ({"start": {"kind": "Pretrained", "model": common.call("cifar_vgg11"), "file": "gone"}}, "gone"),
     ],
 )
-def test_mistakes_are_named(config, field, value, message):
-    parent, name = field.split(".")
-    with config.unlocked():
-        config[parent][name] = value
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        build.validate(config)
+def test_mistakes_are_named(folder, change, message):
+    with pytest.raises(Mistakes, match=message) as caught:
+        configs.network(fields(folder, **change))
+    assert len(caught.value.lines) == 1
 
 
 class TestFineTuning:
@@ -106,19 +95,19 @@ class TestFineTuning:
         net = models.build("cifar_vgg11", 3, **SMALL)
         draw = lambda leaf: np.random.default_rng(leaf.size).random(leaf.shape, np.float32)  # noqa: E731
         variables = jax.tree.map(draw, models.abstract_variables(net))
-        return variables, models.save(variables, tmp_path / "net.safetensors")
+        return variables, str(models.save(variables, tmp_path / "net.safetensors"))
 
-    def test_all_but_another_last_layer_is_the_file(self, config, weights):
+    def start(self, path):
+        return {"kind": "Pretrained", "model": common.call("cifar_vgg11", **SMALL), "file": path}
+
+    def test_all_but_another_last_layer_is_the_file(self, folder, weights, tmp_path):
         stored, path = weights
-        with config.unlocked():
-            config.surrogate.weights = str(path)
-        build.validate(config)
-        (network,) = build.surrogates(config)
-        trainer = train.make_trainer(config, network, build.source(config), build.dataset(config, "test"))
-        started = trainer.init(network.seed).variables
+        spec = configs.network(fields(folder, start=self.start(path)))
+        net = networks.module_of(spec, 2)
+        fresh = net.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+        started = networks.started(resolve.Context(Store(tmp_path)), spec, net, fresh)
         head = started["params"].pop("classifier")
-        fresh = build.initializer(build.module(network, 2), (16, 16, 3))(network.seed)["params"]["classifier"]
-        jax.tree.map(np.testing.assert_array_equal, head, fresh)
+        jax.tree.map(np.testing.assert_array_equal, head, fresh["params"]["classifier"])
         assert stored["params"].pop("classifier")["bias"].shape == (3,)
         jax.tree.map(np.testing.assert_array_equal, started, stored)
 
@@ -128,23 +117,15 @@ class TestFineTuning:
         found = models.pretrained(net, models.read_tensors(path), fresh=stored)
         jax.tree.map(np.testing.assert_array_equal, found, stored)
 
-    def test_nets_from_other_files_are_not_trained_together(self, config):
-        with config.unlocked():
-            config.targets = {n: {"model": "cifar_vgg11", "weights": w} for n, w in (("A", "a"), ("B", "b"))}
-        a, b = build.targets(config)
-        assert (a.weights, b.weights) == ("a", "b")
-        assert a.options != b.options
-
     @pytest.mark.parametrize(
-        ("entry", "message"),
+        ("model", "options", "message"),
         [
-            ({"options": {"width": 5, "blocks": (1, 1)}}, "ST cannot start from .*does not fit"),
-            ({"model": "cifar_resnet18"}, "ST cannot start from .*missing"),
+            ("cifar_vgg11", {"width": 5, "blocks": (1, 1)}, "does not fit"),
+            ("cifar_resnet18", {"width": 4, "blocks": (1, 1)}, "missing"),
         ],
     )
-    def test_files_that_do_not_fit_are_refused_before_training(self, config, weights, entry, message):
-        with config.unlocked():
-            config.surrogate.weights = str(weights[1])
-            config.surrogate.update(entry)
-        with pytest.raises(ValueError, match=f"(?s){message}"):
-            build.validate(config)
+    def test_files_that_do_not_fit_are_refused_before_training(
+        self, folder, weights, model, options, message
+    ):
+        with pytest.raises(Mistakes, match=message):
+            configs.network(fields(folder, model, options, start=self.start(weights[1])))

@@ -23,7 +23,8 @@ def weights(store):
 def test_two_processes_equal_one(start, tmp_path):
     coordinator = f"--coordinator=127.0.0.1:{free_port()}"
     pair = [
-        start(tmp_path / "two", coordinator, "--num_processes=2", f"--process_id={i}", config=CONFIG) for i in range(2)
+        start(tmp_path / "two", coordinator, "--num_processes=2", f"--process_id={i}", config=CONFIG)
+        for i in range(2)
     ]
     errors = [process.communicate(timeout=300)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], errors

@@ -1,4 +1,4 @@
-"""Purifiers: each trains through the one host loop, continues where it was stopped, and stands before a network."""
+"""Purifiers: each trains through the host loop, continues where it stopped, and stands before a network."""
 
 import numpy as np
 import pytest

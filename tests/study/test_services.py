@@ -132,7 +132,9 @@ def test_verdicts_of_a_service_come_from_its_record(bought):
     np.testing.assert_array_equal(hit["classes"], brightness(context.arrays(images)["images"]))
     assert set(hit) == {"classes", "labels", "aims"}
     other = attacked(network(), eps=8 / 255)
-    assert failure(context, verdicts(service, other)).startswith("ValueError: 32 of 32 images have no recorded")
+    assert failure(context, verdicts(service, other)).startswith(
+        "ValueError: 32 of 32 images have no recorded"
+    )
 
 
 def test_the_name_is_the_service_wherever_its_record_lies(bought):

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import jax
 
 from transferjax.random import fold_in, per_example
-from transferjax.typing import Array, Key, Predict
+from transferjax.typing import Array, Key
 
 
 @jax.tree_util.register_dataclass
@@ -26,11 +27,14 @@ class Stochastic:
         return self.draw(per_example(self.key, x.shape[0]), x)
 
 
-def with_keys(predict: Predict, keys: Key) -> Predict:
+T = TypeVar("T")
+
+
+def with_keys(predict: T, keys: Key) -> T:
     """The predict, its randomness drawn from `keys [B]` if it has any, or if one inside of it has."""
     inside = 0
 
-    def fresh(part: Predict) -> Predict:
+    def fresh(part: Any) -> Any:
         nonlocal inside
         if not isinstance(part, Stochastic):
             return part
@@ -38,5 +42,5 @@ def with_keys(predict: Predict, keys: Key) -> Predict:
         return replace(part, draw=with_keys(part.draw, fold_in(keys, inside)), key=fold_in(keys, inside))
 
     if isinstance(predict, Stochastic):
-        return replace(predict, draw=with_keys(predict.draw, keys), key=keys)
+        return cast(T, replace(predict, draw=with_keys(predict.draw, keys), key=keys))
     return jax.tree.map(fresh, predict, is_leaf=lambda part: isinstance(part, Stochastic))

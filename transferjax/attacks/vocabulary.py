@@ -102,7 +102,7 @@ def explain(name: str, options: Collection[str]) -> str:
     return f"it takes {', '.join(options)}"
 
 
-def check_option(name: str, value: object) -> None:
+def check_option(name: str, value: Any) -> None:
     """One option, by its name; traced values and names that are not in the vocabulary pass.
 
     Raises:
@@ -114,7 +114,7 @@ def check_option(name: str, value: object) -> None:
         return
     words, holds, whole = RANGES[name]
     number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
-    if not number or isinstance(value, bool):
+    if not number or isinstance(value, bool) or np.isinf(value):
         raise ValueError(f"{name} must be a number; got {value!r}")
     if not holds(value):
         raise ValueError(f"{name} {words}; got {value!r}")

@@ -56,7 +56,13 @@ def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tu
         0,
     )
     for member in members:
-        shared = (predict, jnp.float32(member.eps), jax.random.key(spec.seed), jnp.asarray(aims), _pool(spec, dataset))
+        shared = (
+            predict,
+            jnp.float32(member.eps),
+            jax.random.key(spec.seed),
+            jnp.asarray(aims),
+            _pool(spec, dataset),
+        )
         images = context.each(crafting, dataset, shared, f"{spec.attack.name} {255 * member.eps:.3g}/255")
         yield member, {"arrays": {"images": images, "aims": np.asarray(aims, np.int32)}}
 
@@ -104,7 +110,11 @@ def attack_of(call: Call, goal: Goal, eps: Any, norm: str, pool: Any = None) -> 
         raise ValueError(f"{call.name} knows no norm {norm!r}, only linf")
     if goal.targeted:
         if not able("targeted"):
-            others = (n for n in registry.ATTACKS.rows() if registry.accepts(registry.ATTACKS, Call(name=n), "targeted"))
+            others = (
+                n
+                for n in registry.ATTACKS.rows()
+                if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")
+            )
             raise ValueError(f"{call.name} has no targeted form; these have: {', '.join(others)}")
         offered["targeted"] = True
     if pool is not None:
@@ -189,4 +199,3 @@ MAKERS: dict[str, Callable[..., Iterator[tuple[Spec, Made]]]] = {
     Derived.__name__: derived,
     Purifier.__name__: _purifiers,
 }
-

@@ -1,4 +1,4 @@
-"""The measures of a study: `(context, specs, **options) -> (spec, arrays)`, one value per image or per network."""
+"""The measures of a study, `(context, specs, **options) -> (spec, arrays)`: per image or per network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data, metrics
-from transferjax.study.resolve import Context
+from transferjax.study.resolve import Context, drawn
 from transferjax.study.specs import Measure, Network, Pretrained
 from transferjax.typing import Array, Predict, PyTree
 
@@ -17,15 +17,14 @@ Arrays = dict[str, np.ndarray]
 
 
 def _per_image(
-    context: Context, specs: Sequence[Measure], measure: Callable[[Predict, Array, Array], Array]
+    context: Context, specs: Sequence[Measure], measure: Callable[[Predict, data.Examples], Array]
 ) -> Iterator[tuple[Measure, Arrays]]:
     """A function of one network, image by image; compiled once for all networks of one structure."""
 
-    def of_examples(examples: data.Examples, predict: Predict) -> Array:
-        return measure(predict, data.to_float(examples.images), examples.labels)
-
     call = specs[0].call
-    compiled = context.cached(("measure", call.key), lambda: context.mapped(of_examples), 0)
+    compiled = context.cached(
+        ("measure", call.key), lambda: context.mapped(lambda examples, predict: measure(predict, examples)), 0
+    )
     for spec in specs:
         predict = context.predict(_only(spec))
         yield spec, {"values": context.each(compiled, context.dataset(spec.data), predict, call.name)}
@@ -46,17 +45,29 @@ def smoothness(
     context: Context, specs: Sequence[Measure], k: int = 1, method: str = "auto"
 ) -> Iterator[tuple[Measure, Arrays]]:
     """The k largest eigenvalues of the input Hessian, `[N, k]`; see `metrics.input_hessian_eigenvalues`."""
-    return _per_image(context, specs, partial(metrics.input_hessian_eigenvalues, k=k, method=method))
+
+    def eigenvalues(predict: Predict, examples: data.Examples) -> Array:
+        images = data.to_float(examples.images)  # one at a time: what draws, draws alike for each
+        return metrics.input_hessian_eigenvalues(predict, images, examples.labels, k=k, method=method)
+
+    return _per_image(context, specs, eigenvalues)
 
 
 def gradient_norm(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
     """`‖∇ₓ ℓ‖₂` `[N]`."""
-    return _per_image(context, specs, metrics.gradient_norm)
+
+    def norm(predict: Predict, examples: data.Examples) -> Array:
+        return metrics.gradient_norm(
+            drawn(predict, examples), data.to_float(examples.images), examples.labels
+        )
+
+    return _per_image(context, specs, norm)
 
 
 @jax.jit
 def _gradient(predict: Predict, examples: data.Examples) -> Array:
-    return metrics.input_gradient(predict, data.to_float(examples.images), examples.labels)
+    images = data.to_float(examples.images)
+    return metrics.input_gradient(drawn(predict, examples), images, examples.labels)
 
 
 _cosine = jax.jit(metrics.cosine_similarity)
@@ -80,7 +91,9 @@ def similarity(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Mea
         yield spec, {"values": np.concatenate(parts[spec.key])[: len(dataset)]}
 
 
-def _weights(context: Context, spec: Measure) -> tuple[Callable[[PyTree, Array], Array], PyTree, Array, Array]:
+def _weights(
+    context: Context, spec: Measure
+) -> tuple[Callable[[PyTree, Array], Array], PyTree, Array, Array]:
     """(params, images) -> logits of a network, its params, and the data."""
     net = _only(spec)
     if not isinstance(net, Network | Pretrained):

@@ -85,12 +85,16 @@ def recipe_of(spec: Purifier) -> Recipe:
     """
     recipe: Recipe = registry.make(registry.PURIFIERS, spec.call)
     if recipe.guided != (spec.of is not None):
-        needs = "is guided by a classifier: give `of`" if recipe.guided else "needs no classifier: leave `of` out"
+        needs = (
+            "is guided by a classifier: give `of`" if recipe.guided else "needs no classifier: leave `of` out"
+        )
         raise ValueError(f"purifier {spec.call.name!r} {needs}")
     return recipe._replace(net=recipe.net.clone(dtype=getattr(jnp, spec.training.dtype)))
 
 
-def make_purifiers(context: Context, members: Sequence[Purifier]) -> Iterator[tuple[Purifier, dict[str, Any]]]:
+def make_purifiers(
+    context: Context, members: Sequence[Purifier]
+) -> Iterator[tuple[Purifier, dict[str, Any]]]:
     """Each purifier, trained to its end from its newest checkpoint."""
     for spec in members:
         yield spec, _trained(context, spec)

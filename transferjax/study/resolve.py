@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferjax import data, models, parallel
+from transferjax import data, models
 from transferjax.attacks.stochastic import with_keys
 from transferjax.random import fold_in
 from transferjax.study import registry, specs
@@ -27,7 +27,6 @@ from transferjax.study.specs import (
     Network,
     Pretrained,
     Purifier,
-    Service,
     Spec,
 )
 from transferjax.study.store import Store
@@ -95,9 +94,11 @@ class Context:
             return data.Dataset(self.arrays(spec)["images"], clean.labels, clean.class_names, clean.name)
         if isinstance(spec, Derived):
             made = self.arrays(spec)
-            return data.Dataset(made["images"], made["labels"], self.dataset(spec.data).class_names, spec.call.name)
+            return data.Dataset(
+                made["images"], made["labels"], self.dataset(spec.data).class_names, spec.call.name
+            )
         found = self.source(spec)
-        return found.to_dataset() if isinstance(found, data.ImageStream) else found
+        return found.to_dataset() if isinstance(found, data.ImageStream) else cast(data.Dataset, found)
 
     def variables(self, spec: Network | Purifier | Pretrained) -> PyTree:
         """The weights of a network, on the device."""
@@ -139,7 +140,7 @@ class Context:
         if isinstance(spec, Pretrained):
             return len(spec.label_map) or self.module(spec).num_classes
         if isinstance(spec, Apply):
-            return len(spec.call.arguments.get("classes", ())) or self.num_classes(spec.of[0])
+            return len(spec.call.arguments.get("indices", ())) or self.num_classes(spec.of[0])
         raise TypeError(f"{type(spec).__name__} says no number of classes")
 
     def check_classes(self, networks: Iterable[Spec], images: Data | Derived | Adversarial) -> None:
@@ -150,10 +151,11 @@ class Context:
         """
         expected = self.dataset(images).num_classes
         for spec in networks:
-            if self.num_classes(spec) != expected:
+            if (found := self.num_classes(spec)) != expected:
+                name = (spec.call if isinstance(spec, Apply) else spec.model).name  # type: ignore[attr-defined]
                 raise ValueError(
-                    f"{getattr(spec, 'model', getattr(spec, 'call', spec)).name} has {self.num_classes(spec)} "
-                    f"logits, the data {expected} classes: choose them with `label_map` or `select_classes`"
+                    f"{name} has {found} logits, the data {expected} classes: choose them with `label_map` "
+                    "or `select_classes`"
                 )
 
     def predict(self, spec: Spec) -> Predict:
@@ -176,11 +178,15 @@ class Context:
 
             return models.predictor(net_of(spec), self.variables(spec))
         if isinstance(spec, Apply):
-            return registry.make(registry.APPLY, spec.call, *map(self.predict, spec.of), key=jax.random.key(0))
-        raise ValueError(f"{getattr(spec, 'name', spec)!r} has no weights: a service answers, and nothing else")
+            return registry.make(
+                registry.APPLY, spec.call, *map(self.predict, spec.of), key=jax.random.key(0)
+            )
+        raise ValueError(
+            f"{getattr(spec, 'name', spec)!r} has no weights: a service answers, and nothing else"
+        )
 
-    def mapped(self, function: Callable[..., Array]) -> Callable[..., Array]:
-        """`function(examples, shared) -> [B]`, compiled for one device or split over all of this process."""
+    def mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(examples, shared) -> [B, …]`, compiled for one device or split over this process's."""
         devices = jax.local_device_count()
         if devices == 1:
             return jax.jit(function)
@@ -202,7 +208,9 @@ class Context:
             self.progress(text, min(len(parts) * batch_size, len(images)), len(images))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
 
-    def watch(self, last: int, batch_size: int, text: str = "train") -> Callable[[int, dict[str, float]], None]:
+    def watch(
+        self, last: int, batch_size: int, text: str = "train"
+    ) -> Callable[[int, dict[str, float]], None]:
         """Progress of a training of `last` steps."""
         return lambda step, metrics: self.progress(text, step * batch_size, last * batch_size, **metrics)
 
@@ -225,7 +233,7 @@ def _checked(spec: Data) -> data.Source:
 
 
 def content_of(source: data.Source, spec: Data) -> str:
-    """The hash of what is decoded: pixels, labels and their number; of a stream the encoded images and crops."""
+    """The hash of what is decoded, pixels and labels; of a stream the encoded images and how they are cut."""
     digest = hashlib.blake2b(digest_size=16)
     for part in _content(source, spec):
         digest.update(part)
@@ -284,7 +292,7 @@ def normalize(
 
 
 def resized(predict: Predict, size: int, method: str = "bilinear") -> Predict:
-    """The network sees images of another size, antialiased; differentiable, budgets stay in the image's pixels."""
+    """The network sees images of another size, antialiased; budgets stay in the image's own pixels."""
     return jax.tree_util.Partial(_Resized(size, method), predict)
 
 
@@ -318,10 +326,14 @@ def classes_of(context: Context, goal: Goal, images: Data | Derived) -> np.ndarr
     return logits.argmin(-1).astype(np.int32)
 
 
+def drawn(predict: Predict, examples: data.Examples) -> Predict:
+    """A predict that draws, if it does, by an example's index: the batch and the devices are no matter."""
+    return with_keys(predict, fold_in(jax.random.key(0), examples.indices))
+
+
 def logits_of(examples: data.Examples, predict: Predict) -> Array:
-    """Logits `[B, K]`; what draws, draws by an example's index: the batch and the devices are no matter."""
-    drawn = with_keys(predict, fold_in(jax.random.key(0), examples.indices))
-    return drawn(data.to_float(examples.images))
+    """Logits `[B, K]`."""
+    return drawn(predict, examples)(data.to_float(examples.images))
 
 
 def _logits(context: Context) -> Callable[..., Any]:
@@ -372,7 +384,7 @@ class Facts(NamedTuple):
     """What a study knows of data before it reads them again."""
 
     content: str
-    count: int
+    size: int
     num_classes: int
     image_shape: tuple[int, int, int]
 
@@ -393,4 +405,4 @@ def facts(spec: Data | Derived) -> Facts:
 
 def size(spec: Spec) -> int:
     """Images in a data set."""
-    return facts(spec).count  # type: ignore[arg-type]
+    return facts(spec).size  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from filelock import Timeout
 from transferjax.study.make import make
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context, size
-from transferjax.study.specs import Spec, needs
+from transferjax.study.specs import Spec, needs, one_line
 from transferjax.study.store import Corrupt, Store
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
@@ -30,7 +30,7 @@ WAIT = 0.2  # seconds between looks at what another run makes
 
 @dataclass
 class Outcome:
-    """What became of a demand, by key; `failed` has a message for each, and `blocked` what waited for them."""
+    """What became of a demand, by key; `failed` with a message each, `blocked` is what waited for them."""
 
     found: dict[str, Spec] = field(default_factory=dict)
     made: dict[str, Spec] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass
 class Done:
-    """What one group came to: keys that were made and that were there, messages of failures, what was damaged."""
+    """What one group came to: keys made and found, messages of failures, what was damaged."""
 
     made: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
@@ -123,8 +123,8 @@ def make_group(context: Context, group: Group) -> Done:
     except Exception as error:
         if os.environ.get("TRANSFERJAX_TRACEBACK"):
             traceback.print_exc()
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        done.failed = {spec.key: said for spec in ready if spec.key not in done.made}
+        message = f"{type(error).__name__}: {one_line(error)}"
+        done.failed = {spec.key: message for spec in ready if spec.key not in done.made}
     return done
 
 

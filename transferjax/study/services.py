@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 from transferjax.files import write_bytes
 
 Target = Callable[[np.ndarray], Any]
-"""Images `[B, H, W, C]`, floats in [0, 1] -> classes `[B]` or logits `[B, K]`: `adapters.HttpTarget`, any predict."""
+"""Images `[B, H, W, C]`, floats in [0, 1] -> classes `[B]` or logits `[B, K]`: `HttpTarget`, any predict."""
 
 BUY = 64  # images between two writes of a record: what a crash may cost
 

@@ -170,7 +170,9 @@ class Store:
 def _bought(entry: Entry) -> bool:
     """Whether a result came from a service; one whose spec cannot be read may have."""
     spec = _spec_of(entry)
-    return entry.kind == Verdicts.__name__ and (spec is None or isinstance(getattr(spec, "target", None), Service))
+    return entry.kind == Verdicts.__name__ and (
+        spec is None or isinstance(getattr(spec, "target", None), Service)
+    )
 
 
 def _spec_of(entry: Entry) -> Spec | None:
