@@ -102,7 +102,7 @@ def explain(name: str, options: Collection[str]) -> str:
     return f"it takes {', '.join(options)}"
 
 
-def check_option(name: str, value: object) -> None:
+def check_option(name: str, value: Any) -> None:
     """One option, by its name; traced values and names that are not in the vocabulary pass.
 
     Raises:
