@@ -158,7 +158,7 @@ def test_a_function_that_calls_itself_has_a_name():
         iter([1]),
         [1].append,
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_compared_has_no_name(value):
     with pytest.raises(UnstableName):
