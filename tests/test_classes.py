@@ -21,6 +21,7 @@ from transferjax.metrics import (
     transfer_success,
     transferability_bound,
 )
+from transferjax.naming import stable_name
 from transferjax.training import evaluate
 
 WAY_OUT = r"models\.select_classes\(predict, indices\)"
@@ -112,6 +113,10 @@ class TestSelectClasses:
         np.testing.assert_allclose(
             jax.jit(selected)(images), large(images)[:, np.array(INDICES)], rtol=1e-4, atol=1e-4
         )
+
+    def test_has_a_stable_name(self):
+        names = [stable_name(models.select_classes(net(5), indices)) for indices in ([1, 2], (1, 2), [2, 1])]
+        assert names[0] == names[1] != names[2]
 
     @pytest.mark.parametrize("indices", [np.array([2, 0]), range(2, 0, -1), jnp.array([1, 2]), iter([0, 2])])
     def test_any_integers(self, images, indices):

@@ -17,7 +17,7 @@ from transferjax import attacks, losses, models, rules
 from transferjax.attacks import ensembles, gradients, inputs, projections, updates
 from transferjax.naming import UnstableName, described, stable_name
 
-POOL = np.arange(12.0, dtype=np.float32).reshape(1, 2, 2, 3)
+POOL = np.arange(12.0, dtype=np.float32).reshape(1, 2, 2, 3) / 12
 SCALE = 2.0
 
 
@@ -158,7 +158,7 @@ def test_a_function_that_calls_itself_has_a_name():
         iter([1]),
         [1].append,
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_compared_has_no_name(value):
     with pytest.raises(UnstableName):

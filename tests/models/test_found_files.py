@@ -7,21 +7,28 @@ import argparse
 import collections
 import contextlib
 import io
+import json
 import os
 import pickle
 import sys
 import types
 import zipfile
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from transferjax import models
+from transferjax.models.convert import main
 from transferjax.models.files import load, read_tensors, save, unwrap
+from transferjax.models.names import own_tensors
 from transferjax.models.pickles import UnsafeFile, read_pickled_tensors
 
 NAME, OPTIONS = "cifar_resnet18", {"width": 2, "blocks": (1, 1)}
+FLAGS = [f"--model={NAME}", "--option=width=2", "--option=blocks=(1,1)"]
+FILES = (Path(__file__).parents[1] / "golden").glob("*.state_dict.json")
+GOLDEN = {path.name.split(".")[0]: path for path in FILES if path.name.split(".")[0] in models.ZOO}
 TYPES = {"<f4": "FloatStorage", "<f8": "DoubleStorage", "<i8": "LongStorage", "|u1": "ByteStorage"}
 
 
@@ -185,6 +192,11 @@ def test_of_the_net_and_its_average_the_one_that_was_taken_is_said(tmp_path, ten
     assert_loads(
         path, shifted(tensors) | {k: v for k, v in tensors.items() if "tracked" in k}, entry="model_ema"
     )
+    with pytest.warns(UserWarning, match="entry='model_ema' takes that"):
+        main([str(path), str(tmp_path / "net.npz"), *FLAGS])
+    main([str(path), str(tmp_path / "ema.npz"), *FLAGS, "--entry=model_ema"])
+    one, other = (read_tensors(tmp_path / name)["linear.bias"] for name in ("net.npz", "ema.npz"))
+    np.testing.assert_array_equal(one + 1, other)
     with pytest.raises(ValueError, match=r"net\.pth: no entry 'ema'; got \['model', 'model_ema'\]"):
         read_tensors(path, "ema")
     with pytest.raises(ValueError, match=r"several state dicts are in it, \['a', 'b'\]"):
@@ -233,14 +245,17 @@ def test_copies_of_a_net(tmp_path, tensors):
         load(NAME, torch_save(two, tmp_path / "net.pth"), **OPTIONS)
 
 
-def test_nets_whose_own_names_begin_alike(golden):
-    """`features.` is no wrapper's prefix."""
-    for name in ("densenet121", "mobilenetv2_100"):
-        weights = golden(name)[0]
-        expected = models.from_torch(name, weights)
-        with pytest.warns(UserWarning, match=r"prefix 'net\.1\.' was taken off"):
-            found = models.from_torch(name, under("net.1.", weights))
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_a_net_is_found_under_any_prefix(name):
+    """`features.`, `blocks.` and the like are no wrapper's prefix, however many names begin so."""
+    weights = {key: np.zeros(shape) for key, shape in json.loads(GOLDEN[name].read_text()).items()}
+    module = models.build(name)
+    plain = own_tensors(module, weights)
+    assert (plain.rest, plain.notes) == ([], [])
+    for prefix in ("net.1.", "features.", "1."):
+        found = own_tensors(module, under(prefix, weights) | {"criterion.weight": np.zeros(3)})
+        assert found.tensors.keys() == plain.tensors.keys()
+        assert found.rest == ["criterion.weight"]
 
 
 def test_missing_and_unexpected_names_are_shown_together(tensors):

@@ -1,4 +1,4 @@
-"""What only attacks have to ask: budgets, goals, and whether a model can be attacked at all.
+"""What only attacks have to ask: goals, and whether a model can be attacked at all.
 
 Images and labels are looked at by `transferjax.checks`. Logits and gradients are looked at here by value, on
 the host, outside of `jit`; `craft` does that once before it begins.
@@ -15,29 +15,6 @@ from transferjax.checks import check_examples, check_images, check_labels
 from transferjax.classes import check_classes
 from transferjax.random import one_key, per_example
 from transferjax.typing import Array, Attack, Key, Predict
-
-NORMS = ("linf", "l2")
-
-
-def check_budget(eps: float, step_size: float | None, steps: int, norm: str) -> None:
-    """Hyper-parameters that every attack shares.
-
-    Raises:
-        ValueError: an unknown norm, a budget in 0–255 units, a negative one, or no steps.
-    """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
-    for name, value in (("eps", eps), ("step_size", step_size)):
-        if value is None or isinstance(value, jax.core.Tracer):  # traced: one compilation for many budgets
-            continue
-        if not value >= 0:
-            raise ValueError(f"{name} must not be negative; got {value}")
-        if norm == "linf" and value > 1:
-            raise ValueError(
-                f"{name}={value} looks like 0–255 units; images lie in [0, 1], so write {name}={value:g}/255"
-            )
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
 
 
 def is_targeted(attack: Attack) -> bool | None:

@@ -16,9 +16,8 @@ import jax
 import numpy as np
 
 from transferjax import losses
-from transferjax.attacks.checks import check_budget
 from transferjax.attacks.ensembles import Ensemble, mean_losses
-from transferjax.attacks.vocabulary import LOSSES, check_option, explain
+from transferjax.attacks.vocabulary import LOSSES, check_budget, check_option, explain
 from transferjax.checks import check_examples
 from transferjax.naming import described
 from transferjax.typing import Array, Attack, Key, Loss, Predict, Projection, Rule

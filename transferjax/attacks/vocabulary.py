@@ -122,6 +122,30 @@ def check_option(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a whole number; got {value!r}")
 
 
+NORMS = ("linf", "l2")
+
+
+def check_budget(eps: float, step_size: float | None, steps: int, norm: str) -> None:
+    """Hyper-parameters that every attack shares.
+
+    Raises:
+        ValueError: an unknown norm, a budget in 0–255 units, a negative one, or no steps.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
+    for name, value in (("eps", eps), ("step_size", step_size)):
+        if value is None or isinstance(value, jax.core.Tracer):  # traced: one compilation for many budgets
+            continue
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative; got {value}")
+        if norm == "linf" and value > 1:
+            raise ValueError(
+                f"{name}={value} looks like 0–255 units; images lie in [0, 1], so write {name}={value:g}/255"
+            )
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+
+
 LOSSES = ("cross_entropy", "logit", "margin", "dlr")
 LOSSES_ELSEWHERE = {
     "cross_entropy": "ce xent crossentropy cross-entropy nll cel softmax",
