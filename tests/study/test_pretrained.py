@@ -114,5 +114,5 @@ def test_weights_of_another_net_are_no_start(context, file):
     wide = Call(name="cifar_vgg11", options={"width": 8, "blocks": (1, 1)})
     with pytest.raises(ValueError, match="weights of cifar_vgg11 do not fit cifar_vgg11"):
         network(wide, start=network())
-    with pytest.raises(ValueError, match="do not fit|has shape|expected"):
+    with pytest.raises(ValueError, match=r"do not fit|has shape|expected"):
         network(wide, start=pretrained(file))
