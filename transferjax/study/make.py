@@ -47,6 +47,7 @@ def make(context: Context, members: Sequence[Spec]) -> Iterator[tuple[Spec, Made
 def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tuple[Spec, Made]]:
     """All budgets of one attack on the same surrogates."""
     spec = members[0]
+    registry.check_surrogates(spec.attack, len(spec.surrogates))
     context.check_classes(spec.surrogates, spec.data)
     dataset, predict = context.dataset(spec.data), _surrogate(context, spec)
     aims = classes_of(context, spec.goal, spec.data)
