@@ -29,6 +29,7 @@ from transferjax import attacks, data
 from transferjax.attacks import ascend, updates
 from transferjax.files import write_text
 from transferjax.metrics import activations
+from transferjax.norms import norm
 from transferjax.random import fold_in, sample
 from transferjax.typing import Array, Key, Predict
 
@@ -45,7 +46,7 @@ def _match(config: ConfigDict) -> Callable[..., Array]:
     f = config.features
 
     def distance(own: Array, goal: Array) -> Array:
-        return jnp.linalg.norm(own - goal, axis=-1)
+        return norm(own - goal, -1)
 
     match = ascend(
         updates.steepest("l2", f.step_size),

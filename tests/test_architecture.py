@@ -11,6 +11,7 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.typing": 0,
     "transferjax.random": 0,
     "transferjax.files": 0,
+    "transferjax.norms": 0,
     "transferjax.losses": 1,
     "transferjax.penalties": 1,
     "transferjax.rules": 1,

@@ -213,9 +213,13 @@ def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:
     return jnp.stack([predict(x) for predict in predicts]).mean(0)
 
 
+def log_mean_probabilities(logits: Array) -> Array:
+    """`log 1/n Σ_i softmax(z_i)` of logits `[n, B, K]`; finite where all these probabilities underflow."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+
+
 def _log_mean_of_probabilities(predicts: tuple[Predict, ...], x: Array) -> Array:
-    logs = jnp.stack([jax.nn.log_softmax(predict(x)) for predict in predicts])
-    return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(predicts))
+    return log_mean_probabilities(jnp.stack([predict(x) for predict in predicts]))
 
 
 def mean_logits(*predicts: Predict) -> Predict:

@@ -11,16 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.projections import l2_norm
+from transferjax.norms import unit
 from transferjax.typing import Array
 
 
 def _each(function: Callable[[Array], Array]) -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(lambda g, _: function(g))
-
-
-def _divide(g: Array, size: Array) -> Array:
-    return g / jnp.where(size > 0, size, 1)
 
 
 def sign() -> optax.GradientTransformation:
@@ -30,7 +26,7 @@ def sign() -> optax.GradientTransformation:
 
 def normalize_by_l2() -> optax.GradientTransformation:
     """`g / ‖g‖₂` per image, the steepest ascent of the L2 ball."""
-    return _each(lambda g: _divide(g, l2_norm(g)))
+    return _each(lambda g: unit(g, tuple(range(1, g.ndim))))
 
 
 def normalize_by_mean_abs() -> optax.GradientTransformation:
@@ -38,7 +34,12 @@ def normalize_by_mean_abs() -> optax.GradientTransformation:
 
     Reference: Dong et al., CVPR 2018, eq. 6 (which writes the L1 norm; the official code takes the mean).
     """
-    return _each(lambda g: _divide(g, jnp.mean(jnp.abs(g), axis=tuple(range(1, g.ndim)), keepdims=True)))
+
+    def scale(g: Array) -> Array:
+        size = jnp.mean(jnp.abs(g), axis=tuple(range(1, g.ndim)), keepdims=True)
+        return g / jnp.where(size > 0, size, 1)
+
+    return _each(scale)
 
 
 def steepest(norm: str, step_size: float) -> optax.GradientTransformation:

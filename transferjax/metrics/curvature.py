@@ -12,13 +12,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import (
     class_matvec,
     exact_eigenvalues,
     leading_eigenvalue,
     linearized,
 )
-from transferjax.metrics.gradients import confident_cross_entropy
 from transferjax.metrics.lanczos import Matvec, lanczos_eigenvalues, power_eigenvalue
 from transferjax.models import is_piecewise_linear
 from transferjax.typing import Array, Predict
@@ -49,12 +49,12 @@ def _second_derivative(value: Callable[[Array], Array], images: Array) -> Matvec
 
 def hessian_matvec(predict: Predict, images: Array, labels: Array) -> Matvec:
     """Exact products `v -> H v` of flat images `[B, N]` with each image's Hessian of the cross-entropy."""
-    return _second_derivative(lambda x: confident_cross_entropy(predict(x), labels).sum(), images)
+    return _second_derivative(lambda x: cross_entropy(predict(x), labels).sum(), images)
 
 
 def residual_matvec(predict: Predict, images: Array, labels: Array) -> Matvec:
     """Products with `R = Σ_k (p - y)_k ∇²f_k`, what the Hessian adds to its Gauss-Newton part."""
-    weights = jax.grad(lambda z: confident_cross_entropy(z, labels).sum())(predict(images))
+    weights = jax.grad(lambda z: cross_entropy(z, labels).sum())(predict(images))
     return _second_derivative(lambda x: (weights * predict(x)).sum(), images)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transferjax.norms import norm, unit
 from transferjax.typing import Array
 
 Matvec = Callable[[Array], Array]
@@ -35,8 +36,7 @@ class _Krylov(NamedTuple):
 
 def normalize(vector: Array) -> tuple[Array, Array]:
     """Vectors of norm one, or zero where they are zero, and their norms."""
-    norm = jnp.linalg.norm(vector, axis=-1)
-    return vector / jnp.where(norm > 0, norm, 1)[:, None], norm
+    return unit(vector, -1), norm(vector, -1)
 
 
 _BLOCK = 8
@@ -82,7 +82,7 @@ def _extend(matvec: Matvec, krylov: _Krylov) -> _Krylov:
     tridiagonal = tridiagonal.at[:, before, at].add(krylov.coupling)
     tridiagonal = tridiagonal.at[:, at, at].set(jnp.vecdot(product, vector))
     following, coupling = normalize(orthogonalize(product, basis, at + 1))
-    largest = jnp.maximum(jnp.abs(tridiagonal).max((-1, -2)), jnp.linalg.norm(product, axis=-1))
+    largest = jnp.maximum(jnp.abs(tridiagonal).max((-1, -2)), norm(product, -1))
     more = coupling > 8 * jnp.finfo(vector.dtype).eps * largest
     return _Krylov(
         basis, tridiagonal, jnp.where(more[:, None], following, 0), jnp.where(more, coupling, 0), at + 1

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.metrics.lanczos import Eigenvalues, lanczos_eigenvalues, lanczos_tridiagonal
+from transferjax.norms import unit
 from transferjax.typing import Array, Key
 
 Product = Callable[[Array], Array]
@@ -62,8 +63,7 @@ def top_eigenvalues(
         raise ValueError(f"start must be one vector [{size}], a row of the matrix; got shape {start.shape}")
     first = jax.random.normal(key, (size,), dtype)
     if start is not None:
-        length = jnp.linalg.norm(start)
-        first = start / jnp.where(length > 0, length, 1) + 0.1 * first / jnp.linalg.norm(first)
+        first = unit(start) + 0.1 * unit(first)
     found = lanczos_eigenvalues(lambda v: matvec(v[0])[None], first[None], k, max(steps, k), tol)
     return Eigenvalues(found.values[0], found.products[0])
 

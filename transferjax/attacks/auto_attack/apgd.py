@@ -16,9 +16,10 @@ from transferjax.attacks.auto_attack.loop import (
     until_fooled,
 )
 from transferjax.attacks.checks import check_budget
-from transferjax.attacks.projections import ball, l2_norm
+from transferjax.attacks.projections import ball
 from transferjax.attacks.recipe import recipe
 from transferjax.attacks.updates import normalize_by_l2, sign
+from transferjax.norms import unit
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Attack, Key, Loss, Predict
 
@@ -62,7 +63,7 @@ def _start(norm: str, eps: float, keys: Key, x: Array) -> Array:
         noise = sample(jax.random.uniform, keys, x.shape[1:], x.dtype, -1, 1)
         return x + eps * noise / jnp.abs(noise).max((1, 2, 3), keepdims=True)
     noise = sample(jax.random.normal, keys, x.shape[1:], x.dtype)
-    return x + eps * noise / l2_norm(noise)
+    return x + eps * unit(noise, (1, 2, 3))
 
 
 def run(
