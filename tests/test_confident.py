@@ -1,7 +1,7 @@
 """Nets that are sure of themselves: float32 through every entrance against closed forms in float64.
 
-The net is linear, with biases that set the margin of the label, so `∇x CE = Σ_k (T p_k - t_k) w_k`, T = Σ_k t_k.
-As `Σ_k (T p_k - t_k) (w_k - w_y)` over the other classes it loses no digits.
+The net is linear, with biases that set the margin of the label, so `∇x CE = Σ_k (T p_k - t_k) w_k` with
+`T = Σ_k t_k`. As `Σ_k (T p_k - t_k) (w_k - w_y)` over the other classes it loses no digits.
 """
 
 import jax
@@ -240,7 +240,7 @@ def test_curvature_of_a_sure_net(margin):
 
 @MARGINS
 def test_least_loss_of_the_bound(margin):
-    """`c_F = (min_y ℓ(x', y) - ℓ(x, y)) / ‖∇ℓ‖`, here with x' = x: zero, and not rounding noise over 1e-21."""
+    """`c_F = (min_y ℓ(x', y) - ℓ(x, y)) / ‖∇ℓ‖` with x' = x: zero, and not rounding noise over 1e-21."""
     net = Net(margin)
     found = bound.transferability_bound(net.predict, net.predict, *[net.images] * 2, net.labels, 0.0, 0.0)
     assert found.c_f == found.c_g == 0
