@@ -188,11 +188,11 @@ class _ClassSpace:
         every = jnp.int32(span.rows.shape[1])
         image = jnp.einsum("bm,bmn->bn", bounds.ritz, span.rows)
         product = jnp.einsum("bki,bk->bi", self.factor, self.push(image))
-        residual = orthogonalize(product, span.directions, every)
+        residual, _ = orthogonalize(product, span.directions, every)
         size = norm(residual, -1)
         noise = 8 * jnp.finfo(product.dtype).eps * norm(product, -1)
         direction = jnp.where((size > noise)[:, None], residual, bounds.spare)
-        direction, _ = normalize(orthogonalize(direction, span.directions, every))
+        direction, _ = normalize(orthogonalize(direction, span.directions, every)[0])
         span = _Span(
             span.directions.at[:, at].set(direction),
             span.rows.at[:, at].set(self.pulled(direction)),

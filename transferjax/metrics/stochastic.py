@@ -10,7 +10,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transferjax.metrics.lanczos import Eigenvalues, lanczos_eigenvalues, lanczos_tridiagonal
+from transferjax.metrics.lanczos import (
+    Eigenvalues,
+    check_effort,
+    lanczos_eigenvalues,
+    lanczos_tridiagonal,
+)
 from transferjax.norms import unit
 from transferjax.typing import Array, Key
 
@@ -45,7 +50,7 @@ def top_eigenvalues(
     start: Array | None = None,
     dtype: jnp.dtype = jnp.float32,
 ) -> Eigenvalues:
-    """The k eigenvalues `[k]` of largest magnitude by Lanczos, and the products it took.
+    """The k eigenvalues `[k]` of largest magnitude, each as often as it occurs, and the products they took.
 
     Args:
         key: one key, for the start vector.
@@ -57,8 +62,11 @@ def top_eigenvalues(
             random one is added, so that a bad guess costs products and not the result.
 
     Raises:
-        ValueError: a start of another shape than `[N]`.
+        ValueError: a start of another shape than `[N]`, or a k, steps or tol out of range.
     """
+    check_effort(steps, tol)
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be from 1 to {size} (the rows of the matrix); got {k}")
     if start is not None and start.shape != (size,):
         raise ValueError(f"start must be one vector [{size}], a row of the matrix; got shape {start.shape}")
     first = jax.random.normal(key, (size,), dtype)
@@ -146,6 +154,7 @@ def spectral_measure(
     Reference: Ghorbani, Krishnan and Xiao, "An Investigation into Neural Net Optimization via Hessian
     Eigenvalue Density", ICML 2019, Section 2; Golub and Welsch, 1969.
     """
+    check_effort(steps, 0.0)
     steps = min(steps, size)
 
     def one(probe: Array) -> tuple[Array, Array]:
