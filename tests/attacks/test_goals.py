@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.attack import make_craft
 from ml_collections import ConfigDict
 
 from configs import digits
 from experiments import build
-from experiments.attack import make_craft
 from transferjax import attacks, data
 from transferjax.attacks import craft, projections, updates
 from transferjax.attacks.auto_attack import one_after_another
