@@ -81,7 +81,8 @@ def check_vocabulary(labels: Array | np.ndarray, logits: int, num_classes: int |
     Raises:
         ValueError: see `check_classes`.
     """
-    if num_classes is not None or not has_values(labels) or not np.issubdtype(labels.dtype, np.integer):
+    classes = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
+    if num_classes is not None or not has_values(labels) or not classes:
         return check_classes(num_classes, logits, "the labels' data set")
     values = np.asarray(labels)
     found = len(np.unique(values))
