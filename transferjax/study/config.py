@@ -12,14 +12,17 @@ product is computed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from transferjax.study import registry, resolve, specs
+from transferjax.attacks.vocabulary import check_budget
+from transferjax.study import registry, resolve, said, specs
 from transferjax.study.make import attack_of
+from transferjax.study.said import Reader, Said
 from transferjax.study.specs import (
     Adversarial,
     Apply,
@@ -42,6 +45,7 @@ from transferjax.study.specs import (
 NETWORKS: dict[str, type[Spec]] = {
     cls.__name__: cls for cls in (Network, Pretrained, Purifier, Apply, Service)
 }
+IMAGES: dict[str, type[Spec]] = {"Data": Data, "Derived": Derived}
 
 
 class Member(NamedTuple):
@@ -99,127 +103,92 @@ class Study:
     error: str = "half_range"
 
 
-FIELDS = (
-    "name",
-    "title",
-    "networks",
-    "attacks",
-    "blocks",
-    "views",
-    "batch_size",
-    "checkpoint_epochs",
-    "error",
-)
+Stored = Callable[[Spec], bool]
 
 
-class _Reader:
-    """Collects what is wrong instead of stopping at the first mistake."""
-
-    def __init__(self) -> None:
-        self.wrong: list[str] = []
-
-    def attempt(self, where: str, function: Callable[..., Any], *args: Any) -> Any:
-        """What the function returns, or None with its mistakes noted."""
-        try:
-            return function(*args)
-        except Mistakes as error:
-            self.wrong += [line if line.startswith(where) else f"{where}: {line}" for line in error.lines]
-        except (ValueError, TypeError, FileNotFoundError) as error:
-            self.wrong.append(f"{where}: {one_line(error)}")
-        return None
-
-    def expect(self, known: Iterable[str], given: Iterable[str], where: str, what: str = "field") -> None:
-        """Unknown names are mistakes, with the nearest."""
-        known = list(known)
-        for name in given:
-            if name not in known:
-                self.wrong.append(f"{where}: unknown {what} {name!r}; {nearest(name, known)}")
-
-
-def read(config: ConfigDict | Mapping[str, Any], views: Mapping[str, Any], name: str = "study") -> Study:
+def read(
+    config: ConfigDict | Mapping[str, Any],
+    views: Mapping[str, Any],
+    name: str = "study",
+    stored: Stored = lambda spec: False,
+) -> Study:
     """The study of a config; nothing is computed, and no store is touched.
 
     Args:
         config: see above.
-        views: the table of views, name -> row with `check(study, options)`.
+        views: the table of views, name -> row with `rows(study, **options)` and `options`.
         name: of the study, unless the config says one.
+        stored: what was made already, and needs no trial.
 
     Raises:
         Mistakes: all that is wrong, one line each.
     """
-    reader = _Reader()
-    entries = dict(config.items())
-    reader.expect(FIELDS, entries, "config")
-    said = {field: _labels(entries.get(field, ())) for field in ("networks", "attacks", "blocks")}
-    networks = tuple(_networks(reader, entries.get("networks", ())))
-    attacks = dict(_attacks(reader, entries.get("attacks", ())))
-    blocks = {}
-    for place, entry in enumerate(entries.get("blocks", ())):
-        label, fields = _entry(reader, entry, 2, f"blocks[{place}]") or ("", {})
-        block = _block(reader, f"block {label!r}", label, dict(fields), said, networks, attacks)
-        if block is not None:
-            blocks[label] = block
-    study = Study(
-        str(entries.get("name", name)),
-        str(entries.get("title", name)),
-        networks,
-        blocks,
-        tuple(_views(reader, entries.get("views", ()), views, said["blocks"])),
-        int(entries.get("batch_size", 128)),
-        int(entries.get("checkpoint_epochs", 10)),
-        str(entries.get("error", "half_range")),
-    )
-    if not entries.get("networks"):
-        reader.wrong.append("config: networks is empty")
-    if not entries.get("views"):
-        reader.wrong.append("config: views is empty, so nothing is asked")
+    reader = Reader()
+    found = reader.shape(said.Head, {"name": name, **said.plain(config)}, "config")
+    if found is None:
+        raise Mistakes(reader.wrong)
+    head, wrong = found
+    known = {
+        field: None if field in wrong else _labels(getattr(head, field))
+        for field in ("networks", "attacks", "blocks")
+    }
+    networks = tuple(_networks(reader, head.networks, stored))
+    attacks = dict(_attacks(reader, head.attacks))
+    blocks = {b.name: b for b in _blocks(reader, head.blocks, known, networks, attacks, stored) if b}
+    for field in ("networks", "views"):
+        if not getattr(head, field) and field not in wrong:
+            reader.wrong.append(f"config: {field} is empty, so nothing is asked")
+    scalars = head.batch_size, head.checkpoint_epochs, head.error
+    study = Study(head.name, head.title or head.name, networks, blocks, (), *scalars)
+    study = replace(study, views=tuple(_views(reader, head.views, views, known["blocks"], study)))
     if reader.wrong:
         raise Mistakes(reader.wrong)
     return study
 
 
-def _labels(entries: Sequence[Any]) -> tuple[str, ...]:
-    """What entries are called, those with mistakes too: one mistake is one line."""
-    return tuple(
-        dict.fromkeys(str(entry[0]) for entry in entries if isinstance(entry, tuple | list) and entry)
-    )
+Labels = Sequence[str] | None
 
 
-def _entry(reader: _Reader, entry: Any, length: int, where: str) -> Any:
-    if isinstance(entry, tuple | list) and len(entry) == length:
-        return entry
-    reader.wrong.append(f"{where}: expected a tuple of {length}; got {entry!r}")
-    return None
+def _labels(entries: Sequence[Any]) -> Labels:
+    """What entries are called, those with mistakes too; None where one says no label."""
+    found = [
+        entry[0] for entry in entries if isinstance(entry, tuple) and entry and isinstance(entry[0], str)
+    ]
+    return list(dict.fromkeys(found)) if len(found) == len(entries) else None
 
 
-def _networks(reader: _Reader, entries: Sequence[Any]) -> Iterable[Member]:
+def _networks(reader: Reader, entries: Sequence[Any], stored: Stored) -> Iterable[Member]:
+    names = []
     for place, entry in enumerate(entries):
-        found = _entry(reader, entry, 3, f"networks[{place}]")
+        found = reader.entry(said.NetworkEntry, entry, f"networks[{place}]")
         if found is None:
             continue
-        label, tags, said = found
-        several = said if isinstance(said, tuple | list) else (said,)
-        made = [
-            reader.attempt(f"network {label!r}", network, fields, f"network {label!r}") for fields in several
-        ]
-        if not several:
-            reader.wrong.append(f"network {label!r}: an ensemble of no networks")
-        if None not in made:
-            yield Member(label, {"mechanism": label, "seed": 0, **tags}, tuple(made))
+        label, spec = found.entry.label, found.entry.spec
+        tags = {"mechanism": label, "seed": 0, **found.entry.tags.model_dump(exclude_unset=True)}
+        where = f"network {label!r}"
+        made = [reader.attempt(where, network, fields, where, stored) for fields in spec]
+        member = Member(label, tags, tuple(made))
+        names.append(str(member))
+        if None not in made and not found.wrong:
+            yield member
+    reader.once(names, "networks:")
 
 
-def network(fields: Mapping[str, Any], where: str = "network") -> Spec:
+def network(fields: Mapping[str, Any], where: str = "network", stored: Stored = lambda spec: False) -> Any:
     """A bound and pinned network from plain fields; `kind` is Network unless they say another.
 
     Raises:
         Mistakes: one line each.
     """
-    kind = NETWORKS.get(str(fields.get("kind", "Network")))
-    if kind is None:
-        raise Mistakes(
-            [f"{where}: unknown kind {fields['kind']!r}; {nearest(str(fields['kind']), NETWORKS)}"]
-        )
-    return bound(build(kind, {**fields, "kind": kind.__name__}, where))
+    return bound(_of_kind(NETWORKS, fields, where), stored)
+
+
+def _of_kind(kinds: Mapping[str, type[Spec]], fields: Mapping[str, Any], where: str) -> Any:
+    """A spec of the kind that the fields say, the first by default."""
+    name = fields.get("kind", next(iter(kinds)))
+    if not isinstance(name, str) or name not in kinds:
+        raise Mistakes([f"{where}: unknown kind {name!r}; {nearest(str(name), kinds)}"])
+    return build(kinds[name], {**fields, "kind": name}, where)
 
 
 TABLES: dict[type[Spec], dict[str, registry.Table]] = {
@@ -239,8 +208,12 @@ TABLES: dict[type[Spec], dict[str, registry.Table]] = {
 """Which table a call in which field belongs to."""
 
 
-def bound(spec: Spec) -> Any:
+def bound(spec: Spec, stored: Stored = lambda spec: False) -> Any:
     """The spec with every call bound to its table, parts in the order of their slots, data and files pinned.
+
+    Args:
+        spec: as a config has it.
+        stored: what was made already, and needs no trial.
 
     Raises:
         Mistakes: one line each.
@@ -265,12 +238,15 @@ def bound(spec: Spec) -> Any:
         return inner.replace(**changes) if changes and not wrong else inner
 
     found = specs.rebuild(spec, one)
+    try:
+        found = resolve.pin(found)
+    except Mistakes as error:
+        wrong += error.lines
     if wrong:
         raise Mistakes(wrong)
-    found = resolve.pin(found)
     try:
-        _try(found)
-    except (ValueError, FileNotFoundError) as error:
+        _try(found, stored)
+    except (ValueError, TypeError, OSError) as error:
         raise Mistakes([one_line(error)]) from error
     return found
 
@@ -283,8 +259,10 @@ def _noted(wrong: list[str], table: registry.Table, call: Call) -> Call:
         return call
 
 
-def _try(spec: Spec) -> None:
+def _try(spec: Spec, stored: Stored) -> None:
     """Builds what costs nothing to build, so that a mistake shows before hours of training."""
+    if isinstance(spec, specs.STORED) and stored(spec):
+        return
     if isinstance(spec, Network):
         from transferjax.study.networks import check
 
@@ -296,70 +274,85 @@ def _try(spec: Spec) -> None:
     if isinstance(spec, Apply):
         registry.check_predicts(registry.APPLY, spec.call, len(spec.of))
     for child in specs.children(spec):
-        _try(child)
+        _try(child, stored)
 
 
-def _attacks(reader: _Reader, entries: Sequence[Any]) -> Iterable[tuple[str, Call]]:
+def _attacks(reader: Reader, entries: Sequence[Any]) -> Iterable[tuple[str, Call]]:
+    names = []
     for place, entry in enumerate(entries):
-        found = _entry(reader, entry, 3, f"attacks[{place}]")
+        found = reader.entry(said.AttackEntry, entry, f"attacks[{place}]")
         if found is None:
             continue
-        label, name, options = found
-        where = f"attack {label!r}"
-        call = reader.attempt(where, build, Call, {"name": name, "options": options}, where)
-        call = call and reader.attempt(where, registry.bind, registry.ATTACKS, call)
+        label, name, options = found.entry.label, found.entry.name, found.entry.options
+        names.append(label)
+        call = reader.attempt(f"attack {label!r}", _call, registry.ATTACKS, name, options)
         if call is not None:
             yield label, call
+    reader.once(names, "attacks:")
 
 
-BLOCK_FIELDS = (
-    "surrogates", "attacks", "goals", "eps_255", "eps", "norm", "targets", "data", "accuracy", "measures",
-    "noise", "seed",
-)  # fmt: skip
+def _call(table: registry.Table, name: str, options: Mapping[str, Any]) -> Call:
+    return registry.bind(table, build(Call, {"name": name, "options": options}, f"{table.what} {name!r}"))
+
+
+def _blocks(
+    reader: Reader,
+    entries: Sequence[Any],
+    known: Mapping[str, Labels],
+    networks: Sequence[Member],
+    attacks: Mapping[str, Call],
+    stored: Stored,
+) -> Iterable[Block | None]:
+    names = []
+    for place, entry in enumerate(entries):
+        found = reader.entry(said.BlockEntry, entry, f"blocks[{place}]")
+        where = f"block {found.entry.name!r}" if found else ""
+        fields = found and reader.shape(said.BlockFields, found.entry.fields, where)
+        if found and fields and not found.wrong:
+            names.append(found.entry.name)
+            yield _block(reader, where, found.entry.name, fields, known, networks, attacks, stored)
+    reader.once(names, "blocks:")
 
 
 def _block(
-    reader: _Reader,
+    reader: Reader,
     where: str,
     label: str,
-    fields: dict[str, Any],
-    said: Mapping[str, Sequence[str]],
+    found: Said,
+    known: Mapping[str, Labels],
     networks: Sequence[Member],
     attacks: Mapping[str, Call],
+    stored: Stored,
 ) -> Block | None:
-    before = len(reader.wrong)
-    reader.expect(BLOCK_FIELDS, fields, where)
+    before, fields = len(reader.wrong), found.entry
     chosen = {
-        name: _members(reader, where, name, fields.get(name, ()), said["networks"], networks)
-        for name in ("surrogates", "targets")
+        name: _members(reader, where, name, fields, known, networks) for name in ("surrogates", "targets")
     }
-    for name, kinds in (("surrogates", (Service, Purifier)), ("targets", (Purifier,))):
-        wrong = {member.label for member in chosen[name] if isinstance(member.specs[0], kinds)}
-        reader.wrong += [f"{where}: {label!r} cannot stand among the {name}" for label in sorted(wrong)]
-    reader.expect(said["attacks"], fields.get("attacks", ()), where, "attack")
-    named = tuple((name, attacks[name]) for name in fields.get("attacks", ()) if name in attacks)
-    goals = tuple(
-        g for g in (_goal(reader, where, goal) for goal in fields.get("goals", ("untargeted",))) if g
-    )
-    images = {
-        name: reader.attempt(where, _data, fields[name]) for name in ("data", "accuracy") if name in fields
-    }
-    if named and "data" not in fields:
-        reader.wrong.append(f"{where}: attacks without data")
-    for name in ("surrogates", *(("targets",) if named else ())):
-        if not fields.get(name):
+    reader.expect(known["attacks"], fields.attacks, f"{where}, attacks", "attack")
+    needed = ("surrogates", *(("targets", "goals", "data") if fields.attacks else ()))
+    for name in needed:
+        if not getattr(fields, name) and name not in found.wrong:
             reader.wrong.append(f"{where}: {name} is empty, so nothing would be made")
-    budgets = tuple((f"{e:g}/255", float(e), float(e) / 255) for e in fields.get("eps_255", ()))
-    budgets += tuple((f"{e:g}", 255.0 * float(e), float(e)) for e in fields.get("eps", ()))
-    if named and not budgets:
+    if fields.attacks and not fields.eps_255 + fields.eps and not found.wrong & {"eps", "eps_255"}:
         reader.wrong.append(f"{where}: eps_255 (or eps) is empty, so nothing would be attacked")
-    norm = fields.get("norm", "linf")
-    for name, call in named:
-        for goal_name, goal in goals:
-            line = f"{where}: attack {name!r} with goal {goal_name!r}"
-            reader.attempt(line, check_attack, call, goal, budgets[0][2] if budgets else 0.1, norm)
-    measures = tuple(filter(None, (_measure(reader, where, entry) for entry in fields.get("measures", ()))))
-    if len(reader.wrong) > before:
+    for name in ("attacks", "eps_255", "eps"):
+        reader.once(getattr(fields, name), f"{where}, {name}:")
+    named = tuple((name, attacks[name]) for name in fields.attacks if name in attacks)
+    goals = tuple(_goals(reader, where, fields.goals, stored))
+    images = {
+        name: reader.attempt(f"{where}, {name}", _data, getattr(fields, name), stored)
+        for name in ("data", "accuracy")
+        if getattr(fields, name)
+    }
+    budgets = tuple(_budgets(reader, where, fields))
+    for (name, call), (goal_name, goal) in product(named, goals):
+        line = f"{where}: attack {name!r} with goal {goal_name!r}"
+        reader.attempt(line, check_attack, call, goal, budgets[0][2] if budgets else 0.1, fields.norm)
+    measures = tuple(_measures(reader, where, fields.measures, stored))
+    whole = len(named) == len(fields.attacks) and all(
+        {member.label for member in chosen[name]} == set(getattr(fields, name)) for name in chosen
+    )
+    if len(reader.wrong) > before or found.wrong or not whole:
         return None
     data = images.get("data")
     return Block(
@@ -368,49 +361,77 @@ def _block(
         named,
         goals,
         budgets,
-        norm,
+        fields.norm,
         chosen["targets"],
         data,
         images.get("accuracy", data),
         measures,
-        bool(fields.get("noise", True)),
-        int(fields.get("seed", 0)),
+        fields.noise,
+        fields.seed,
     )
 
 
 def _members(
-    reader: _Reader,
+    reader: Reader,
     where: str,
     field: str,
-    wanted: Any,
-    known: Sequence[str],
+    fields: said.BlockFields,
+    known: Mapping[str, Labels],
     networks: Sequence[Member],
 ) -> tuple[Member, ...]:
-    labels = (wanted,) if isinstance(wanted, str) else tuple(wanted)
-    reader.expect(known, labels, f"{where}, {field}", "network")
-    return tuple(member for label in labels for member in networks if member.label == label)
+    labels = getattr(fields, field)
+    reader.expect(known["networks"], labels, f"{where}, {field}", "network")
+    reader.once(labels, f"{where}, {field}:")
+    members = tuple(member for label in labels for member in networks if member.label == label)
+    kinds = (Purifier,) if field == "targets" else (Service, Purifier)
+    wrong = {member.label for member in members if isinstance(member.specs[0], kinds)}
+    reader.wrong += [f"{where}: {label!r} cannot stand among the {field}" for label in sorted(wrong)]
+    return members
 
 
-def _goal(reader: _Reader, where: str, said: Any) -> tuple[str, Goal] | None:
-    label, fields = (said, {"aim": said}) if isinstance(said, str) else (said[0], dict(said[1]))
-    goal = reader.attempt(where, lambda: bound(build(Goal, fields, f"{where}, goal {label!r}")))
-    return None if goal is None else (label, goal)
+def _goals(
+    reader: Reader, where: str, goals: Sequence[tuple[str, Any]], stored: Stored
+) -> Iterable[tuple[str, Goal]]:
+    reader.once([label for label, _ in goals], f"{where}, goals:")
+    for label, fields in goals:
+        line = f"{where}, goal {label!r}"
+        goal = reader.attempt(line, lambda f=fields, w=line: bound(build(Goal, f, w), stored))
+        if goal is not None:
+            yield label, goal
 
 
-def _data(fields: Any) -> Any:
-    kinds: dict[str, type[Spec]] = {"Data": Data, "Derived": Derived}
-    kind = kinds[str(fields.get("kind", "Data"))]
-    return bound(build(kind, {**fields, "kind": kind.__name__}, "data"))
+def _budgets(reader: Reader, where: str, fields: said.BlockFields) -> Iterable[tuple[str, float, float]]:
+    """Label, budget in 0–255 units, and in those of [0, 1]."""
+    for label, eps_255, eps in (
+        *((f"{e:g}/255", float(e), float(e) / 255) for e in fields.eps_255),
+        *((f"{e:g}", 255.0 * float(e), float(e)) for e in fields.eps),
+    ):
+        before = len(reader.wrong)
+        reader.attempt(f"{where}: a budget of {label}", check_budget, eps, None, 1, fields.norm)
+        if len(reader.wrong) == before:
+            yield label, eps_255, eps
 
 
-def _measure(reader: _Reader, where: str, entry: Any) -> Any:
-    found = _entry(reader, entry, 4, f"{where}, measures")
-    if found is None:
-        return None
-    column, name, options, fields = found
-    call = reader.attempt(where, lambda: registry.bind(registry.MEASURES, Call(name=name, options=options)))
-    images = reader.attempt(where, _data, fields)
-    return (column, call, images) if call and images else None
+def _data(fields: Mapping[str, Any], stored: Stored) -> Any:
+    return bound(_of_kind(IMAGES, fields, "data"), stored)
+
+
+def _measures(
+    reader: Reader, where: str, entries: Sequence[Any], stored: Stored
+) -> Iterable[tuple[str, Call, Any]]:
+    columns = []
+    for place, entry in enumerate(entries):
+        found = reader.entry(said.MeasureEntry, entry, f"measures[{place}]")
+        if found is None:
+            continue
+        column, name = found.entry.column, found.entry.name
+        columns.append(column)
+        line = f"{where}, measure {column!r}"
+        call = reader.attempt(line, _call, registry.MEASURES, name, found.entry.options)
+        images = reader.attempt(line, _data, found.entry.data, stored)
+        if call and images:
+            yield column, call, images
+    reader.once(columns, f"{where}, measures:")
 
 
 def check_attack(call: Call, goal: Goal, eps: float, norm: str) -> None:
@@ -424,20 +445,21 @@ def check_attack(call: Call, goal: Goal, eps: float, norm: str) -> None:
 
 
 def _views(
-    reader: _Reader, entries: Sequence[Any], table: Mapping[str, Any], blocks: Sequence[str]
+    reader: Reader, entries: Sequence[Any], table: Mapping[str, Any], blocks: Labels, study: Study
 ) -> Iterable[View]:
+    names = []
     for place, entry in enumerate(entries):
-        found = _entry(reader, entry, 3, f"views[{place}]")
+        found = reader.entry(said.ViewEntry, entry, f"views[{place}]")
         if found is None:
             continue
-        name, kind, options = found
-        if kind not in table:
-            reader.wrong.append(f"view {name!r}: unknown view {kind!r}; {nearest(kind, table)}")
-            continue
-        known = table[kind].options
-        reader.expect(known, options, f"view {name!r}", "option")
-        if options.get("block", "") not in blocks:
-            block = options.get("block", "")
-            reader.wrong.append(f"view {name!r}: unknown block {block!r}; {nearest(block, blocks)}")
-            continue
-        yield View(name, kind, dict(options))
+        name, kind, options = found.entry.name, found.entry.view, found.entry.options
+        where, before = f"view {name!r}", len(reader.wrong)
+        names.append(name)
+        reader.expect(table, (kind,), where, "view")
+        if kind in table:
+            reader.expect(table[kind].options, options, where, "option")
+        reader.expect(blocks, (options.get("block", "(none)"),), where, "block")
+        if len(reader.wrong) == before and options["block"] in study.blocks:
+            reader.attempt(where, lambda k=kind, o=options: list(table[k].rows(study, **o)))
+        yield View(name, kind, options)
+    reader.once(names, "views:")

@@ -1,7 +1,7 @@
 """Networks: from a spec to one compiled train step, and through the one host loop to weights."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -197,7 +197,7 @@ def _shapes(tree: PyTree) -> PyTree:
 def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tuple[Network, dict[str, Any]]]:
     """Members are one training stopped at several epochs; each is yielded when its epoch is over."""
     spec = members[0]
-    program = spec.replace(seed=0, start=None, epoch=None)
+    program = _program(spec)
     trainer: Trainer = context.cached(
         ("trainer", program.key), lambda: Trainer(program, context.source(spec.data))
     )
@@ -241,24 +241,40 @@ def check(spec: Network) -> None:
     Raises:
         ValueError: options, sizes or weights that do not fit.
     """
+    fresh = _abstract(_program(spec))
+    if spec.start is None:
+        return
+    net = module_of(spec, facts(spec.data).num_classes)
+    if isinstance(spec.start, Network):
+        _check_fit(spec, net, _abstract(_program(spec.start))["params"], fresh["params"])
+    else:
+        models.pretrained(net, models.read_tensors(spec.start.file), fresh)
+
+
+def _program(spec: Network) -> Network:
+    """What networks that differ in seed, start and end have in common."""
+    return spec.replace(seed=0, start=None, epoch=None)
+
+
+@cache
+def _abstract(spec: Network) -> PyTree:
+    """The shapes of a network's weights; its train step is built too."""
     known = facts(spec.data)
-    steps = data.steps_per_epoch(known.size, spec.training.batch_size)
-    train_step(spec, known.num_classes, steps)
+    channels = known.image_shape[-1]
+    for name in ("mean", "std"):
+        if len(values := getattr(spec, name)) not in (1, channels):
+            raise ValueError(f"{name} {values}: expected one value, or one for each of {channels} channels")
+    if min(spec.std) <= 0:
+        raise ValueError(f"std {spec.std}: expected positive values")
+    train_step(spec, known.num_classes, data.steps_per_epoch(known.size, spec.training.batch_size))
     if (
         spec.training.augment is not None
         and isinstance(spec.data, Data)
         and "scale" in dict(spec.data.options)
     ):
         raise ValueError("the data come as random crops, flipped half of the time already: no `augment` then")
-    net, fresh = module_of(spec, known.num_classes), _abstract(spec)
-    if isinstance(spec.start, Network):
-        _check_fit(spec, net, _abstract(spec.start)["params"], fresh["params"])
-    if isinstance(spec.start, Pretrained):
-        models.pretrained(net, models.read_tensors(spec.start.file), fresh)
-
-
-def _abstract(spec: Network) -> PyTree:
-    """The shapes of a network's weights."""
-    known = facts(spec.data)
-    images = jnp.zeros((1, *known.image_shape))
-    return jax.eval_shape(module_of(spec, known.num_classes).init, jax.random.key(0), images)
+    net, images = (
+        module_of(spec, known.num_classes),
+        jax.ShapeDtypeStruct((1, *known.image_shape), jnp.float32),
+    )
+    return jax.eval_shape(lambda images: net.init(jax.random.key(0), images), images)

@@ -6,13 +6,14 @@ line here, and one in the pins.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
-from transferjax.study.specs import Call, Mistakes, nearest
+from transferjax.study.specs import Call, Mistakes, near, nearest
 
 
 @dataclass(frozen=True)
@@ -183,13 +184,23 @@ def bind(table: Table, call: Call) -> Call:
             mine = "; the engine gives it, from the study around" if name in table.offered else ""
             wrong.append(f"{table.what} {call.name!r} has no option {name!r}{mine}; {nearest(name, known)}")
             continue
-        value = _typed(_bind_pieces(value), known[name])
+        try:
+            value = _typed(_bind_pieces(value), known[name])
+        except Mistakes as error:
+            wrong += error.lines
+            continue
+        if not _fits(value, known[name].annotation):
+            kind = _words(known[name].annotation)
+            wrong.append(f"{table.what} {call.name!r}: {name} must be {kind}; got {value!r}")
         if name in row.free:
             free[name] = value
         elif type(value) is not type(known[name].default) or value != known[name].default:
             options[name] = value
     missing = [n for n, p in known.items() if p.default is p.empty and n not in call.arguments]
-    wrong += [f"{table.what} {call.name!r} needs the option {name!r}" for name in missing]
+    meant = {name for unknown in call.arguments.keys() - known.keys() for name in near(unknown, known)}
+    wrong += [
+        f"{table.what} {call.name!r} needs the option {name!r}" for name in missing if name not in meant
+    ]
     if wrong:
         raise Mistakes(wrong)
     return Call(name=call.name, options=options, free=free, version=row.version)
@@ -210,6 +221,41 @@ def _typed(value: Any, parameter: inspect.Parameter) -> Any:
         if isinstance(parameter.default, float) or ("float" in wants and "int" not in wants):
             return float(value)
     return value
+
+
+def _hint(annotation: Any) -> Any:
+    """A type; recipes write those of shared options as text."""
+    if not isinstance(annotation, str):
+        return annotation
+    return eval(annotation, vars(import_module("transferjax.attacks.recipe")))
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a parameter's type; where it wants no scalar, a call stands for what it makes."""
+    hint = _hint(annotation)
+    kind, inside = get_origin(hint) or hint, get_args(hint)
+    if kind in (Any, inspect.Parameter.empty):
+        return True
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in inside)
+    if kind is type(None) or kind is None:
+        return value is None
+    if kind in (bool, int, str):
+        return type(value) is kind
+    if kind is float:
+        return type(value) in (float, int)
+    if isinstance(kind, type) and issubclass(kind, Iterable) and not issubclass(kind, str):
+        if not isinstance(value, tuple):
+            return False
+        if len(inside) == 1 or inside[1:] == (...,):
+            return all(_fits(entry, inside[0]) for entry in value)
+        return not inside or (len(inside) == len(value) and all(map(_fits, value, inside)))
+    return isinstance(value, Call)
+
+
+def _words(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return "a piece" if "Callable" in text or "Transformation" in text else str(text)
 
 
 def check_predicts(table: Table, call: Call, count: int) -> None:

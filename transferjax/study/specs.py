@@ -56,13 +56,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
     if isinstance(value, Mapping) and "name" in value:
-        return Call(**value)
+        return build(Call, value, f"call {value['name']!r}")
     expected = "a scalar, a tuple or a call {'name': …, 'options': …}"
     raise ValueError(f"expected {expected}; got {type(value).__name__} {value!r}")
 
 
 def _pairs(options: Any) -> tuple[tuple[str, Any], ...]:
-    pairs = options.items() if isinstance(options, Mapping) else options
+    """Sorted by name.
+
+    Raises:
+        ValueError: no options, or values that are none.
+    """
+    try:
+        pairs = list(dict(options).items())
+    except (TypeError, ValueError):
+        raise ValueError("expected options {name: value}") from None
     return tuple(sorted((str(name), _plain(value)) for name, value in pairs))
 
 
@@ -75,13 +83,16 @@ def _tuple(value: Any) -> Any:
 
 def _floats(value: Any) -> Any:
     value = _tuple(value)
-    return tuple(_plain(float(v)) for v in value) if isinstance(value, tuple) else value
+    if not isinstance(value, tuple) or not all(isinstance(v, float | int | np.number) for v in value):
+        raise ValueError("expected a tuple of numbers")
+    return tuple(_plain(float(v)) for v in value)
 
 
 Options = Annotated[Any, BeforeValidator(_pairs)]
 """Pairs (name, value), sorted; a mapping is welcome."""
 Floats = Annotated[tuple[float, ...], BeforeValidator(_floats)]
 Float = Annotated[float, BeforeValidator(_plain)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
 class Call(Spec):
@@ -114,7 +125,7 @@ class Data(Spec):
     split: str = "test"
     options: Options = ()
     count: int = Field(0, ge=0)
-    order_seed: int | None = None
+    order_seed: Seed | None = None
     content: str = ""
     unkeyed: ClassVar = ("name", "split", "options", "count", "order_seed")
 
@@ -126,7 +137,7 @@ class Derived(Spec):
     call: Call
     of: "Predictor"
     data: "Images"
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Training(Spec):
@@ -159,7 +170,7 @@ class Network(Spec):
     std: Floats = (1.0,)
     parts: Annotated[tuple[Call, ...], BeforeValidator(_tuple)] = ()
     training: Training
-    seed: int = 0
+    seed: Seed = 0
     start: "Trained | None" = None
     epoch: Float | None = Field(None, gt=0)
 
@@ -195,7 +206,7 @@ class Purifier(Spec):
     of: "Predictor | None" = None
     data: "Images"
     training: Training
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Apply(Spec):
@@ -230,7 +241,7 @@ class Goal(Spec):
     kind: Literal["Goal"] = "Goal"
     aim: Literal["untargeted", "next", "least_likely", "random", "file"] = "untargeted"
     of: "Predictor | None" = None
-    seed: int = 0
+    seed: Seed = 0
     file: str = ""
     sha256: str = ""
     unkeyed: ClassVar = ("file",)
@@ -263,7 +274,7 @@ class Adversarial(Spec):
     eps: Float = Field(ge=0)
     norm: Literal["linf", "l2"] = "linf"
     data: "Images"
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Verdicts(Spec):
@@ -394,7 +405,7 @@ def build(kind: type[Spec], fields: Mapping[str, Any], where: str) -> Any:
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:
-        raise Mistakes([_mistake(e, kind, where) for e in error.errors()]) from None
+        raise Mistakes(mistakes(error, kind, where)) from None
 
 
 class Mistakes(ValueError):
@@ -411,14 +422,42 @@ def one_line(error: BaseException, width: int = 300) -> str:
     return text if len(text) <= width else f"{text[:width]} …"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """ "; did you mean …?" with the nearest of the known names, else all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
+    found = near(name, known)
+    return f"did you mean {' or '.join(found)}?" if found else f"known: {', '.join(sorted(known))}"
 
 
-def _mistake(error: Any, kind: type[Spec], where: str) -> str:
+def mistakes(error: ValidationError, kind: type[BaseModel], where: str) -> list[str]:
+    """What pydantic found, one line each, with its place and the nearest name."""
+    lines: list[str] = []
+    found = error.errors()
+    meant = {(*e["loc"][:-1], name) for e in found for name in _meant(e, kind)}
+    for e in found:
+        if e["type"] == "missing" and e["loc"] in meant:
+            continue  # it is there, misspelt
+        inner = e.get("ctx", {}).get("error")
+        if isinstance(inner, Mistakes):
+            place = ".".join(str(part) for part in e["loc"] if part not in KINDS)
+            lines += [f"{where}: {place}: {line}" for line in inner.lines]
+        else:
+            lines.append(_mistake(e, kind, where))
+    return lines
+
+
+def near(name: object, known: Iterable[str]) -> list[str]:
+    """The known names that a name may stand for."""
+    return difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
+
+
+def _meant(error: Any, kind: type[BaseModel]) -> list[str]:
+    """What an unknown field may stand for."""
+    unknown = error["type"] == "extra_forbidden"
+    return near(error["loc"][-1], _fields(_owner(kind, error["loc"][:-1]))) if unknown else []
+
+
+def _mistake(error: Any, kind: type[BaseModel], where: str) -> str:
     path = [part for part in error["loc"] if part not in KINDS]
     place = ".".join(map(str, path))
     if error["type"] == "extra_forbidden":
@@ -432,14 +471,20 @@ def _mistake(error: Any, kind: type[Spec], where: str) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], Spec | Mapping):  # what a spec as a whole refuses says what it has
         return f"{where}: {place + ': ' if place else ''}{message}"
-    return f"{where}: {place}: {message}; got {error['input']!r}"
+    return f"{where}: {place}: {message}; got {short(error['input'])}"
 
 
-def _fields(kind: type[Spec]) -> list[str]:
+def short(value: Any, width: int = 80) -> str:
+    """A value on one line, cut."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= width else f"{text[:width]} …"
+
+
+def _fields(kind: type[BaseModel]) -> list[str]:
     return [name for name in kind.model_fields if name != "kind"]
 
 
-def _owner(kind: type[Spec], loc: tuple) -> type[Spec]:
+def _owner(kind: type[BaseModel], loc: tuple) -> type[BaseModel]:
     """The spec class that a place inside a spec of `kind` belongs to."""
     for part in loc:
         if part in KINDS:

@@ -59,13 +59,25 @@ def adversarial(
     )
 
 
+def block_of(study: Study, name: str, *needs: str) -> Block:
+    """A block that has what a view shows.
+
+    Raises:
+        ValueError: it lacks some of it.
+    """
+    block = study.blocks[name]
+    if lacks := [need for need in needs if not getattr(block, need)]:
+        raise ValueError(f"block {name!r} has no {' and no '.join(lacks)}, which this view shows")
+    return block
+
+
 def transfer_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per surrogate, attack, goal, budget and target; then of noise, which needs no surrogate.
 
     `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand;
     `fooling_rate` is the success on the surrogate itself, `noise_fooling_rate` that of noise.
     """
-    b = study.blocks[block]
+    b = block_of(study, block, "attacks", "targets")
     seeds = dict.fromkeys(member.tags["seed"] for member in b.surrogates)
     noise = [Member(NOISE, {"mechanism": NOISE, "seed": seed}, ()) for seed in seeds] if b.noise else []
     for surrogate in (*b.surrogates, *noise):
@@ -243,7 +255,7 @@ EXAMPLES = 6  # images in the report's grid
 
 def image_rows(study: Study, block: str) -> Iterator[Row]:
     """The largest budget of the first attack, on the first surrogate and target."""
-    b = study.blocks[block]
+    b = block_of(study, block, "attacks", "targets")
     surrogate, target = b.surrogates[0], b.targets[0]
     (_, call), (goal_name, goal) = b.attacks[0], b.goals[0]
     _, eps_255, eps = max(b.budgets, key=lambda budget: budget[2])
@@ -319,7 +331,7 @@ def training(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
 
 def accuracy_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per network: how often it is right."""
-    b = study.blocks[block]
+    b = block_of(study, block, "accuracy")
     for name, member in _named((*b.surrogates, *b.targets)):
         for spec in member.specs:
             needs = {"it": Verdicts(target=spec, images=b.accuracy)}
