@@ -11,6 +11,8 @@ eight seeds was 1.2 points below the peer's, 3.0 standard errors: that was chanc
 
     python benchmarks/transfer.py [--images 200] [--seeds 5] [--neighbors 20] [--attacks dim ssa …]
 
+The row `noise` is what random signs of the same size reach, without any surrogate.
+
 Rows say where they ran, and of how many images and neighbors they are; attacks not asked for keep theirs.
 """
 
@@ -62,6 +64,12 @@ def pairs(net, pool, n):
     }
 
 
+def noisy(images, seed):
+    """Random signs of the budget."""
+    signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), np.shape(images))
+    return np.clip(images + np.float32(EPS) * signs, 0, 1)
+
+
 def summary(rates):
     """Means and standard errors in percent, and how far apart they are."""
     means = {who: float(np.mean(values)) for who, values in rates.items()}
@@ -95,6 +103,9 @@ def main():
         name: getattr(arguments, name) for name in ("images", "neighbors", "train_steps")
     }
     of["clean_error_of_target"] = fooled(images)
+    noise = [fooled(noisy(images, seed)) for seed in range(arguments.seeds)]
+    rows["noise"] = of | {"rates": noise, "mean": round(float(np.mean(noise)), 2)}
+    print("noise", rows["noise"], flush=True)
     for name, (ours, theirs) in pairs(net, images, arguments.neighbors).items():
         if arguments.attacks and name not in arguments.attacks:
             continue

@@ -1,6 +1,7 @@
 """The S&P 2024 paper's question on real CIFAR-10, small enough for 2 CPU cores.
 
-    TFDS_DATA_DIR=<where CIFAR-10 is> python -m experiments.study --config=configs/cifar10_cpu.py --store=runs/store
+    TFDS_DATA_DIR=<where CIFAR-10 is> python -m experiments.study --config=configs/cifar10_cpu.py \
+        --store=runs/store
 
 The nets are small and see the training set three times: enough for 70 % test accuracy, which is what makes
 the mechanisms comparable, and far from the 94 % of the paper's ResNet-18. One seed; `:seeds=3` trains more.

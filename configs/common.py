@@ -2,9 +2,10 @@
 
     python -m experiments.study --config=configs/<file>.py[:variant] --store=<directory>
 
-A study is networks and questions. `networks` holds (label, tags, spec): a label may stand for several networks,
-a mechanism's seeds; a spec may be a tuple, an ensemble or the snapshots of one training. `blocks` say which are
-attacked how and tried on which, `views` which tables and figures are drawn. Order is meant, hence tuples.
+A study is networks and questions. `networks` holds (label, tags, spec): a label may stand for several
+networks, a mechanism's seeds; a spec may be a tuple, an ensemble or the snapshots of one training. `blocks`
+say which are attacked how and tried on which, `views` which tables and figures are drawn. Order is meant,
+hence tuples.
 """
 
 from ml_collections import ConfigDict
@@ -49,7 +50,14 @@ def call(name, **options):
 
 def data(name, split="test", count=0, order_seed=None, **options):
     """Images by name: the first `count` (of a seeded order); 0 for all."""
-    return {"name": name, "split": split, "count": count, "order_seed": order_seed, "options": options, "kind": "Data"}
+    return {
+        "name": name,
+        "split": split,
+        "count": count,
+        "order_seed": order_seed,
+        "options": options,
+        "kind": "Data",
+    }
 
 
 def derived(name, network, source, seed=0, **options):
@@ -118,9 +126,9 @@ def targets(models, seed=100, **common):
 
 
 def snapshots(start, mechanism="ST", *, epochs=10, per_epoch=4, peak=0.05, dataset="cifar10"):
-    """LGV: training goes on from a network at a constant high rate, and `per_epoch` weights an epoch are kept.
+    """LGV: training goes on from a network at a constant high rate, `per_epoch` weights an epoch are kept.
 
-    `mechanism` is what collects (SGD is ST; SAM and SAM&JR widen the vicinity), whatever `start` was trained with.
+    `mechanism` is what collects (SGD is ST; SAM and SAM&JR widen the vicinity), whatever trained `start`.
 
     Reference: Gubri et al., "LGV", ECCV 2022, algorithm 1; Zhang et al., S&P 2024, Table 5.
     """
@@ -150,7 +158,7 @@ def main_block(mechanisms, targets, *, data, eps_255, smoothness=None, similarit
 def variant(text, **defaults):
     """`:name,key=value` after a config's file: the defaults with what the text says.
 
-    `variant("seeds=3", seeds=1)` is `{"seeds": 3}`; a name alone is a switch, `variant("smoke", smoke=False)`.
+    `variant("seeds=3", seeds=1)` is `{"seeds": 3}`; a name alone is a switch: `variant("b", b=False)`.
     """
     found = dict(defaults)
     for part in filter(None, text.split(",")):

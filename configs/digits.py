@@ -23,7 +23,11 @@ def get_config(variant=""):
     mechanisms, seeds, targets = ("ST", "SAM", "IR", "SAM&IR"), (0, 1), TARGETS
     epochs, width, blocks, train, test, eps_255 = 8, 8, (1, 1, 1), 0, 0, (16, 32, 48)
     if smoke:
-        mechanisms, seeds, targets = ("ST", "SAM&IR"), (0,), {"VGG": ("cifar_vgg11", {"width": 4, "blocks": (1, 1)})}
+        mechanisms, seeds, targets = (
+            ("ST", "SAM&IR"),
+            (0,),
+            {"VGG": ("cifar_vgg11", {"width": 4, "blocks": (1, 1)})},
+        )
         epochs, width, blocks, train, test, eps_255 = 2, 4, (1,), 256, 64, (32,)
     images = common.data("digits", count=test)
     shared = {
@@ -34,7 +38,9 @@ def get_config(variant=""):
     return common.study(
         "Quickstart: transferability on handwritten digits",
         networks=(
-            *common.surrogates(mechanisms, seeds, "cifar_resnet18", {"width": width, "blocks": blocks}, **shared),
+            *common.surrogates(
+                mechanisms, seeds, "cifar_resnet18", {"width": width, "blocks": blocks}, **shared
+            ),
             *common.targets(targets, **shared),
         ),
         # Black ink on white paper takes larger budgets than photographs; steps of 2.5 eps / steps.

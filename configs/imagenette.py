@@ -81,9 +81,7 @@ def cpu():
     return common.study(
         "ImageNette on two CPU cores",
         networks=(("ST", {"mechanism": "ST", "seed": 0}, net),),
-        blocks=(
-            ("main", {"surrogates": ("ST",), "accuracy": common.data("imagenette/160px-v2", size=96)}),
-        ),
+        blocks=(("main", {"surrogates": ("ST",), "accuracy": common.data("imagenette/160px-v2", size=96)}),),
         attacks=(),
         views=(("training", "training", {"block": "main"}), ("accuracy", "accuracy", {"block": "main"})),
         batch_size=50,

@@ -1,6 +1,6 @@
 """Runs a study: trains, attacks, measures what its views need and draws them.
 
-    python -m experiments.study --config=configs/digits.py --store=runs/store
+python -m experiments.study --config=configs/digits.py --store=runs/store
 """
 
 from transferjax.study import cli

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
 
 import cv2
 import jax
@@ -123,6 +124,17 @@ def test_the_cache_spares_requests(server, target, tmp_path):
         other(255 - IMAGES)
 
 
+def test_the_cache_tells_models_apart_and_not_who_asks(server, target, tmp_path):
+    for headers, asked in (
+        ({"X-Model": "a", "Authorization": "Key 1"}, 5),
+        ({"X-Model": "a", "Authorization": "Key 2", "X-Api-Key": "3"}, 5),
+        ({"X-Model": "b"}, 10),
+    ):
+        http, _ = target(cache=tmp_path, headers=headers)
+        http(IMAGES)
+        assert len(server.requests) == asked
+
+
 def test_answers_that_cannot_be_parsed_are_not_kept(server, target, tmp_path):
     http, _ = target(cache=tmp_path)
     http.parse = lambda body, n: []
@@ -203,3 +215,73 @@ def test_torch_target():
     )
     with pytest.raises(TypeError, match="has no gradient: attack a surrogate"):
         jax.grad(lambda x: predict(x).sum())(jnp.asarray(x))
+
+
+class Named(NamedTuple):
+    features: Any
+    logits: Any
+
+
+class Output:
+    """As the models of transformers return it, without being a dictionary."""
+
+    def __init__(self, logits):
+        self.loss, self.logits = None, logits
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda logits, other: logits,
+        lambda logits, other: (other, logits),
+        lambda logits, other: [logits],
+        lambda logits, other: {"out": logits, "features": other},
+        lambda logits, other: {"aux": logits + 1, "logits": logits},
+        lambda logits, other: Named(logits + 1, logits),
+        lambda logits, other: Output(logits),
+    ],
+)
+def test_logits_are_found_in_what_a_module_returns(wrap):
+    logits, other = np.arange(8.0).reshape(2, 4), np.zeros((2, 5))
+    np.testing.assert_array_equal(adapters._logits(wrap(logits, other), (2, 4)), logits)
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (np.zeros((2, 5)), r"ndarray \[2, 5\]: check num_classes"),
+        (np.zeros(4), r"ndarray \[4\]"),
+        ((np.zeros((2, 4)), np.zeros((2, 4))), r"0 \[2, 4\], 1 \[2, 4\]"),
+        ({"features": np.zeros((2, 5))}, r"features \[2, 5\]"),
+        (None, r"NoneType \['\?'\]"),
+    ],
+)
+def test_what_holds_no_logits_or_several_is_shown(output, found):
+    with pytest.raises(ValueError, match=rf"expected logits \[2, 4\], .*gave {found}"):
+        adapters._logits(output, (2, 4))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_torch_modules_of_every_precision(dtype):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 4))
+    x = jnp.asarray(IMAGES / 255, jnp.float32)
+    expected = adapters.torch_target(module, 4)(x)
+    logits = jax.jit(adapters.torch_target(module.to(getattr(torch, dtype)), 4))(x)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(
+        logits, expected, atol={"float16": 2e-3, "bfloat16": 2e-2, "float64": 1e-6}[dtype]
+    )
+
+
+def test_a_torch_module_with_other_logits_is_refused_before_the_program_runs():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4))
+    predict = adapters.torch_target(module, 10)
+    x = jnp.zeros((8, 4, 4, 3))
+    for call in (predict, jax.jit(predict), jax.vmap(lambda x: predict(x[None]))):
+        with pytest.raises(
+            ValueError, match=r"expected logits \[\d, 10\], .*Tensor \[\d, 4\]: check num_classes"
+        ):
+            call(x)

@@ -12,6 +12,8 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.random": 0,
     "transferjax.files": 0,
     "transferjax.trees": 0,
+    "transferjax.host": 0,
+    "transferjax.naming": 0,
     "transferjax.losses": 1,
     "transferjax.penalties": 1,
     "transferjax.rules": 1,

@@ -9,17 +9,17 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transferjax.files import write_bytes
+from transferjax.host import host_call
 from transferjax.typing import Array, Predict, PyTree
 
 
@@ -40,35 +40,58 @@ def from_callable(function: Callable[..., Array], variables: PyTree = None) -> P
 def torch_target(module: Any, num_classes: int, device: str = "cpu") -> Predict:
     """A `Predict` without gradient around a PyTorch module that takes NCHW images in [0, 1].
 
-    It works inside `jit` (as a callback), and raises a TypeError where a gradient is asked for.
+    It works inside `jit` (as a call of the host), and raises a TypeError where a gradient is asked for.
+    Images are cast to the type of the module's parameters, logits to float32.
 
     Args:
-        module: a `torch.nn.Module`; put into evaluation mode. Its normalization must lie inside.
+        module: a `torch.nn.Module`; put into evaluation mode. Its normalization must lie inside. It returns
+            a tensor, or what holds one: `logits` of that name, or the only `[B, K]` of a tuple or dictionary.
         num_classes: K, the width of the logits.
         device: where PyTorch computes.
+
+    Raises:
+        ValueError: when it is called or traced, if no logits `[B, K]` come out.
     """
     import torch
 
     module = module.to(device).eval()
+    weights = (*module.parameters(), *module.buffers())
+    dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.float32)
 
     def on_host(images: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(np.array(images, np.float32).transpose(0, 3, 1, 2).copy()).to(device)
+        x = torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2).copy())
         with torch.no_grad():
-            logits = module(x).cpu().numpy()
-        if logits.shape != (len(images), num_classes):
-            raise ValueError(f"expected logits {(len(images), num_classes)}; the module gave {logits.shape}")
-        return logits.astype(np.float32)
+            output = module(x.to(device, dtype))
+        return _logits(output, (len(images), num_classes)).float().cpu().numpy()
 
     @jax.custom_jvp
     def predict(images: Array) -> Array:
-        shape = jax.ShapeDtypeStruct((images.shape[0], num_classes), jnp.float32)
-        return jax.pure_callback(on_host, shape, images, vmap_method="sequential")
+        if isinstance(images, jax.core.Tracer):  # a mistake shows here, not as the trace of a running program
+            on_host(np.zeros((min(2, images.shape[0]), *images.shape[1:]), np.float32))
+        return host_call(on_host, images, num_classes)
 
     @predict.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
         raise TypeError("a torch_target has no gradient: attack a surrogate, and evaluate here")
 
     return jax.tree_util.Partial(predict)
+
+
+def _logits(output: Any, shape: tuple[int, int]) -> Any:
+    """The tensor of logits in what a PyTorch module returned."""
+    output = getattr(output, "logits", output)
+    output = output.get("logits", output) if isinstance(output, Mapping) else output
+    if isinstance(output, tuple | list):
+        output = dict(enumerate(output))
+    parts = output if isinstance(output, Mapping) else {type(output).__name__: output}
+    fitting = [part for part in parts.values() if getattr(part, "shape", None) == shape]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = ", ".join(f"{name} {list(getattr(part, 'shape', '?'))}" for name, part in parts.items())
+    raise ValueError(
+        f"expected logits {list(shape)}, [images, num_classes]; the module gave {found}: check num_classes, "
+        "or wrap the module in one that returns its logits alone"
+    )
 
 
 class BudgetExceeded(RuntimeError):
@@ -98,6 +121,10 @@ Parse = Callable[[bytes, int], Sequence[Any]]
 
 RETRY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that are worth another try."""
+
+
+CREDENTIALS = ("authorization", "key", "token", "cookie", "secret")
+"""Words in the names of headers that say who asks, and not what is asked."""
 
 
 @dataclass
@@ -176,6 +203,9 @@ class HttpTarget:
         if self.cache is None:
             return None
         request = hashlib.sha256(self.url.encode() + b"\0" + body)
+        for name, value in sorted(self.headers.items()):
+            if not any(word in name.lower() for word in CREDENTIALS):  # such as the version of a model
+                request.update(f"\0{name.lower()}: {value}".encode())
         return Path(self.cache) / f"{request.hexdigest()}.answer"
 
     def _request(self, body: bytes, headers: dict[str, str], count: int) -> bytes:

@@ -1,10 +1,10 @@
-"""Checkpoints with Orbax: atomic, asynchronous, the newest and the best kept.
+"""Checkpoints of a training with Orbax: atomic, asynchronous, the newest kept.
 
-A checkpoint holds the whole `TrainState` and a JSON `meta` (the training history). A killed save leaves a
-temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
+A checkpoint holds a whole state, any pytree of arrays, and a JSON `meta` (the training history). A killed
+save leaves a temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from transferjax.training import TrainState
 from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
 
@@ -22,41 +21,29 @@ __all__ = ["load_tree", "load_variables", "open_checkpoints", "restore", "save",
 
 
 @contextmanager
-def open_checkpoints(
-    directory: str | Path, *, best: str = "accuracy", newest: int = 1, keep: Sequence[int] = ()
-) -> Iterator[ocp.CheckpointManager]:
+def open_checkpoints(directory: str | Path, *, newest: int = 1) -> Iterator[ocp.CheckpointManager]:
     """A checkpoint manager for one training run; leaving the block waits for pending saves.
 
     Args:
         directory: made if absent.
-        best: the metric whose largest value marks the best checkpoint.
         newest: how many of the newest to keep.
-        keep: steps to keep for good, besides the newest and the best.
     """
-    # `best_fn` with `max_to_keep` would drop the newest checkpoint, and with it the way to resume.
-    preserve = policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(newest),
-            policies.BestN(get_metric_fn=lambda metrics: metrics[best], n=1),
-            policies.CustomSteps(list(keep)),
-        ]
-    )
-    options = ocp.CheckpointManagerOptions(preservation_policy=preserve)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policies.LatestN(newest))
     with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
         yield manager
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, meta: PyTree, metrics: dict[str, float]) -> None:
+def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree) -> None:
     """Saves `state` under its step, in the background; `meta` is anything JSON holds."""
     # Arrays of the host: of several processes, which hold the same state, the first one writes.
     host = jax.device_get(state)
     items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
-    manager.save(int(state.step), args=items, metrics=metrics, force=True)
+    manager.save(step, args=items, force=True)
 
 
 def restore(
-    manager: ocp.CheckpointManager, template: TrainState, step: int | None = None
-) -> tuple[TrainState, PyTree] | None:
+    manager: ocp.CheckpointManager, template: PyTree, step: int | None = None
+) -> tuple[Any, PyTree] | None:
     """A state and its meta, or None where there is none; checkpoints after it are forgotten.
 
     Args:
@@ -85,7 +72,7 @@ def load_variables(directory: str | Path, step: int | None = None) -> dict[str, 
     Raises:
         FileNotFoundError: no checkpoint there, or none of that step.
     """
-    hint = "train the network first (python -m experiments.train)"
+    hint = "train the network first"
     if not Path(directory).is_dir():
         raise FileNotFoundError(f"no checkpoints in {directory}: {hint}")
     with open_checkpoints(directory) as manager:

@@ -1,7 +1,9 @@
 """Crafting over a data set: the same images by every road, and files that survive interruptions."""
 
+import functools
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -146,3 +148,114 @@ def test_errors_come_before_the_work(dataset, predict):
     probabilities = jax.tree_util.Partial(lambda p, x: jax.nn.softmax(p(x)), predict)
     with pytest.raises(ValueError, match="returned probabilities"):
         craft(ATTACK, probabilities, dataset, batch_size=8)
+
+
+def linear(weights, x):
+    return x.reshape(len(x), -1) @ weights
+
+
+class Linear:
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, x):
+        return linear(self.weights, x)
+
+    predict = __call__
+
+
+HIDDEN = {
+    "lambda": lambda w: lambda x: linear(w, x),
+    "partial": lambda w: functools.partial(linear, w),
+    "object": Linear,
+    "method": lambda w: Linear(w).predict,
+    "jit": lambda w: jax.jit(lambda x: linear(w, x)),
+    "Partial around a closure": lambda w: jax.tree_util.Partial(lambda x: linear(w, x)),
+    "ensemble": lambda w: (lambda x: linear(WEIGHTS, x), lambda x: linear(w, x)),
+    "snapshots": lambda w: attacks.ensembles.Snapshots(
+        jax.tree_util.Partial(lambda i, x: linear(i * w, x), jnp.ones(2))
+    ),
+    "stochastic": lambda w: attacks.Stochastic(lambda keys, x: linear(w, x), jax.random.key(0)),
+    "same logits, other gradients": lambda w: (
+        lambda x: (
+            linear(WEIGHTS, jax.lax.stop_gradient(x))
+            + 0 * linear(w, x)
+            + linear(w, x)
+            - jax.lax.stop_gradient(linear(w, x))
+        )
+    ),
+}
+WEIGHTS = np.random.default_rng(1).standard_normal((192, 10)).astype(np.float32)
+
+
+@pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
+def test_weights_that_nobody_can_see_are_told_apart(hide, dataset, tmp_path):
+    """The second model does not get the first one's images; a millionth of difference counts."""
+    made = craft(ATTACK, hide(WEIGHTS), dataset, tmp_path, batch_size=8)
+    again = craft(ATTACK, hide(WEIGHTS.copy()), dataset, tmp_path, batch_size=24)
+    np.testing.assert_array_equal(made.images, again.images)
+    for other in (WEIGHTS[:, ::-1], WEIGHTS * np.float32(1 + 1e-6)):
+        with pytest.raises(ValueError, match=r"(predict|outputs): "):
+            craft(ATTACK, hide(jnp.asarray(other)), dataset, tmp_path, batch_size=8)
+
+
+def test_the_static_part_of_a_predict_counts(dataset, predict, tmp_path):
+    """Equal leaves, equal logits, other gradients: a surrogate with linear backpropagation."""
+    linear_relu = attacks.surrogates.linear_backprop
+    craft(ATTACK, linear_relu(predict, 0), dataset, tmp_path, batch_size=8)
+    with pytest.raises(ValueError, match=r"predict: .*\n.*outputs: .*other logits or gradients"):
+        craft(ATTACK, linear_relu(predict, 1), dataset, tmp_path, batch_size=8)
+
+
+def test_a_model_that_changes_its_mind_does_not_continue(dataset, tmp_path):
+    rng = np.random.default_rng(0)
+    predict = lambda x: linear(WEIGHTS + rng.standard_normal(WEIGHTS.shape).astype(np.float32), x)  # noqa: E731
+    craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
+    with pytest.raises(ValueError, match="answers the same images differently from call to call"):
+        craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
+
+
+def test_a_data_set_is_more_than_what_it_says_of_itself(dataset, predict, tmp_path):
+    craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
+    for key, other in (("labels", dataset.labels[::-1]), ("pixels", dataset.images[::-1])):
+        changed = replace(dataset, **{"images" if key == "pixels" else key: other})
+        assert changed.fingerprint == dataset.fingerprint
+        with pytest.raises(ValueError, match=rf"\n  {key}: "):
+            craft(ATTACK, predict, changed, tmp_path, batch_size=8)
+
+
+def signed_steps(size):
+    def attack(keys, predict, images, labels):
+        return jnp.clip(images + size * jnp.sign(images - 0.5), 0, 1)
+
+    return attack
+
+
+def test_attacks_of_ones_own_are_told_apart(dataset, predict, tmp_path):
+    make = functools.partial(
+        craft, predict=predict, dataset=dataset, directory=tmp_path, batch_size=8, eps=EPS
+    )
+    make(signed_steps(EPS))
+    make(signed_steps(EPS))
+    with pytest.raises(ValueError, match="attack: "):
+        make(signed_steps(EPS / 2))
+    with pytest.raises(
+        ValueError, match=r"the attack has no stable name .*lambda.* define a function at the top"
+    ):
+        make(lambda keys, predict, images, labels: images)
+
+
+@pytest.mark.parametrize("option", ["loss", "rules", "ensemble", "project"])
+def test_options_without_a_name_are_refused_where_there_is_a_directory(option, dataset, predict, tmp_path):
+    """Before anything is computed; without a directory they work."""
+    unnamed = {
+        "loss": lambda logits, labels: -logits.max(1),
+        "rules": (lambda grad_fn: grad_fn,),
+        "ensemble": lambda members: members.at(0),
+        "project": lambda x, x0: x0,
+    }
+    attack = attacks.pgd(EPS, 1, **{option: unnamed[option]})
+    with pytest.raises(ValueError, match=rf"^{option} of pgd has no stable name \(the lambda in line"):
+        craft(attack, None, dataset, tmp_path / "run", batch_size=8)
+    assert not (tmp_path / "run").exists()
+    craft(attack, predict, dataset, batch_size=8)

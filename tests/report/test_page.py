@@ -1,9 +1,12 @@
 import base64
 import re
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from transferjax.report import write_report
+from transferjax.report import asr_table, write_report
 
 
 def test_writes_a_self_contained_page_and_a_markdown_file(tmp_path, make_results, examples):
@@ -47,3 +50,25 @@ def test_untidy_results_write_nothing(tmp_path, make_results):
     with pytest.raises(ValueError, match="lack the columns"):
         write_report(tmp_path / "run", make_results().drop(columns="asr"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_report_with_noise_says_where_an_attack_is_weaker(tmp_path, make_results):
+    results = make_results(budgets=(8.0,)).assign(fooling_rate=0.5, noise_fooling_rate=0.25)
+    noise = results[results["mechanism"] == "ST"].assign(
+        mechanism="noise", surrogate_accuracy=np.nan, smoothness=np.nan, similarity=np.nan
+    )
+    weak = results["goal"] == "targeted"
+    results = pd.concat([results.assign(noise_fooling_rate=np.where(weak, 0.75, 0.25)), noise])
+    paths = write_report(tmp_path, results)
+    for text in (paths.markdown.read_text(), paths.html.read_text()):
+        assert text.count("Warning: on the surrogate itself") == 1
+        assert "targeted, ε = 8/255: 50.0 % against 75.0 %" in text
+        assert "is what random signs of the same size reach" in text
+    assert {path.stem for path in paths.figures} >= {"plane", "smoothness", "asr_untargeted"}
+    assert paths.markdown.read_text().count("| noise |") == 4
+
+
+@pytest.mark.parametrize("run", ["cifar10_cpu", "cifar10_magnitudes"])
+def test_results_from_before_noise_stay_readable(run):
+    results = pd.read_csv(Path(__file__).parents[2] / "docs/results" / run / "results.csv")
+    assert "noise" not in asr_table(results).center.index

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transferjax.report import asr_table, model_table, spread, to_html, to_markdown
+from transferjax.report import NOISE, asr_table, below_noise, model_table, spread, to_html, to_markdown
 
 
 def test_spread():
@@ -95,3 +95,32 @@ def test_untidy_results_are_refused(make_results):
         asr_table(results, "both")
     with pytest.raises(ValueError, match="no rows"):
         model_table(results.iloc[:0])
+
+
+def with_noise(results):
+    """Noise is first here, and best; it has neither accuracy nor smoothness."""
+    noise = results[results["mechanism"] == "ST"].assign(mechanism=NOISE, asr=0.99, asr_correct=0.99)
+    nothing = {"surrogate_accuracy": np.nan, "smoothness": np.nan, "similarity": np.nan}
+    return pd.concat([noise.assign(**nothing), results], ignore_index=True)
+
+
+def test_noise_is_the_last_row_and_never_the_best(make_results):
+    plain, noisy = (asr_table(results) for results in (make_results(), with_noise(make_results())))
+    assert list(noisy.center.index) == ["ST", "SAM", "IR", NOISE]
+    pd.testing.assert_frame_equal(noisy.center.drop(NOISE), plain.center)
+    np.testing.assert_allclose(noisy.center.loc[NOISE], 99)
+    assert noisy.best.drop(NOISE).equals(plain.best)
+    assert not noisy.best.loc[NOISE].any()
+    assert "| noise | 99.0 ± 0.0 |" in to_markdown(noisy)
+    assert NOISE not in model_table(with_noise(make_results())).center.index
+
+
+def test_a_white_box_success_below_noise_is_named_once(make_results):
+    results = make_results(budgets=(4.0,)).assign(fooling_rate=0.95, noise_fooling_rate=0.9)
+    assert below_noise(results) == ""
+    weak = (results["mechanism"] == "SAM") & (results["seed"] == 1) & (results["goal"] == "untargeted")
+    text = below_noise(results.assign(fooling_rate=results["fooling_rate"].mask(weak, 0.65)))
+    assert text.startswith("Warning: on the surrogate itself these attacks do less than random signs")
+    assert text.endswith(": SAM (seed 1), untargeted, ε = 4/255: 65.0 % against 90.0 %.")
+    assert below_noise(with_noise(results)) == ""
+    assert below_noise(make_results()) == ""

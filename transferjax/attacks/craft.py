@@ -1,6 +1,5 @@
 """Crafting over a data set: batches, devices, progress, and files that a lossy format cannot spoil."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,11 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from transferjax import __version__, data
+from transferjax import data
 from transferjax.attacks.checks import check_images, check_labels, check_predict, check_targets
+from transferjax.attacks.manifest import (
+    check_named,
+    is_unseen,
+    manifest_of,
+    members,
+    outputs_of,
+    refuse_other,
+)
 from transferjax.attacks.projections import eight_bit
 from transferjax.attacks.recipe import Recipe
 from transferjax.files import write_bytes, write_text
+from transferjax.naming import stable_name
 from transferjax.random import fold_in
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -86,16 +94,22 @@ def craft(
         progress: show a bar, if there is a terminal.
 
     Raises:
-        ValueError: inputs that do not fit together (see `checks`), a lossy format, or a directory that holds
-            the images of something else.
+        ValueError: inputs that do not fit together (see `checks`), a lossy format, a directory that holds the
+            images of something else, or an attack that no directory could tell from others.
     """
     _check_format(format)
     eps, norm = _budget(attack, eps, norm)
+    if directory is not None:
+        check_named(attack)
     classes = dataset.labels if targets is None else np.asarray(targets, np.int32)
     if targets is not None:
         check_labels(classes, len(dataset), dataset.num_classes)
         check_targets(dataset.labels, classes)
-    manifest = _manifest(attack, predict, dataset, targets, seed, eps, norm, format)
+    few, aims = _few(dataset, classes)
+    _check_first(predict, few, aims)
+    manifest = manifest_of(attack, predict, dataset, targets, seed, eps, norm, format)
+    if directory is not None:
+        manifest |= {"pixels": stable_name(few), "outputs": outputs_of(predict, few, is_unseen(manifest))}
     place = None if directory is None else _Place(Path(directory), manifest, dataset, classes, targets)
     start = 0 if place is None else place.done
     images = np.empty((len(dataset), *dataset.image_shape), np.uint8) if place is None else place.images
@@ -134,17 +148,15 @@ def _batches(
         x0 = data.to_float(images)
         return jnp.round(255 * finish(attack(keys, predict, x0, labels), x0)).astype(jnp.uint8)
 
+    # A function that is no pytree becomes a constant of the program.
+    predict = jax.tree.map(lambda leaf: jax.tree_util.Partial(leaf) if callable(leaf) else leaf, predict)
     parallel = jax.pmap(one, in_axes=(0, None, 0, 0))
     split = lambda a: a.reshape(devices, -1, *a.shape[1:])  # noqa: E731
-    checked = False
     for batch in data.eval_batches(dataset, batch_size, put=lambda batch: batch):
         rows = np.asarray(batch.indices)[np.asarray(batch.weights) > 0]
         if rows[-1] < start:
             continue
         aims = classes[np.asarray(batch.indices)]
-        if not checked:
-            _check_first(predict, np.asarray(batch.images)[: len(rows)], aims[: len(rows)])
-            checked = True
         keys = fold_in(jax.random.key(seed), jnp.asarray(batch.indices))
         x = parallel(split(keys), predict, split(np.asarray(batch.images)), split(aims))
         x = np.asarray(x).reshape(batch_size, *x.shape[2:])[: len(rows)]
@@ -153,11 +165,17 @@ def _batches(
 
 def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray) -> None:
     """A wrong predict fails here, at once and with a reason, and not as an attack that does nothing."""
-    few = jnp.asarray(images[:8], jnp.float32) / 255
+    few = data.to_float(jnp.asarray(images))
     check_images(few)
-    for member in predict if isinstance(predict, tuple | list) else (predict,):
-        if callable(member):
-            check_predict(member, few, jnp.asarray(labels[:8]), jax.random.key(0))
+    for member in members(predict):
+        check_predict(member, few, jnp.asarray(labels), jax.random.key(0))
+
+
+def _few(dataset: data.Source, classes: np.ndarray, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Images from the whole of a data set, and their classes."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int))
+    [batch] = data.eval_batches(dataset.subset(rows), len(rows), put=lambda batch: batch)
+    return np.asarray(batch.images), classes[rows]
 
 
 def _check_format(format: str) -> None:
@@ -180,48 +198,6 @@ def _budget(attack: Attack, eps: float | None, norm: str | None) -> tuple[float,
     return float(eps), norm or str(known.get("norm", "linf"))
 
 
-def _manifest(
-    attack: Attack,
-    predict: Predict,
-    dataset: data.Source,
-    targets: np.ndarray | None,
-    seed: int,
-    eps: float,
-    norm: str,
-    format: str,
-) -> dict[str, Any]:
-    """All that decides the images; equal manifests mean equal images."""
-    return {
-        "attack": repr(attack)
-        if isinstance(attack, Recipe)
-        else getattr(attack, "__qualname__", repr(attack)),
-        "predict": _digest(jax.tree.leaves(predict)),
-        "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "images": len(dataset),
-        "targets": None if targets is None else _digest([targets]),
-        "eps": eps,
-        "norm": norm,
-        "seed": seed,
-        "format": format,
-        "transferjax": __version__,
-        "jax": jax.__version__,
-        "platform": jax.default_backend(),
-    }
-
-
-def _digest(leaves: list) -> str:
-    sha = hashlib.sha256()
-    for leaf in leaves:
-        if callable(leaf):  # a plain function, whose weights nobody can see
-            sha.update(getattr(leaf, "__qualname__", type(leaf).__name__).encode())
-            continue
-        if jnp.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        sha.update(np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()[:16]
-
-
 class _Place:
     """A directory that fills from the first image to the last.
 
@@ -240,7 +216,7 @@ class _Place:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "manifest.json"
         if path.exists():
-            _refuse_other(path, manifest)
+            refuse_other(path, manifest)
         else:
             arrays: dict[str, Any] = {"labels": np.asarray(dataset.labels)}
             np.savez(
@@ -277,20 +253,6 @@ def _done(directory: Path) -> int | None:
     """How many images are there; None if all are."""
     path = directory / "progress.json"
     return json.loads(path.read_text())["done"] if path.exists() else None
-
-
-def _refuse_other(path: Path, manifest: dict[str, Any]) -> None:
-    there = json.loads(path.read_text())
-    differences = [
-        f"{key}: {there.get(key)!r} there, {manifest.get(key)!r} here"
-        for key in sorted({*there, *manifest})
-        if there.get(key) != manifest.get(key)
-    ]
-    if differences:
-        raise ValueError(
-            f"{path.parent} holds other adversarial images; choose another directory, or delete it\n  "
-            + "\n  ".join(differences)
-        )
 
 
 def _png(directory: Path, row: int) -> Path:

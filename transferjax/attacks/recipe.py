@@ -19,6 +19,7 @@ from transferjax import losses
 from transferjax.attacks.checks import check_budget
 from transferjax.attacks.ensembles import Ensemble, mean_losses
 from transferjax.attacks.vocabulary import LOSSES, check_option, explain
+from transferjax.naming import described
 from transferjax.typing import Array, Attack, Key, Loss, Predict, Projection, Rule
 
 P = ParamSpec("P")
@@ -92,7 +93,7 @@ class Recipe:
     def __repr__(self) -> str:
         usual = dict(self.usual)
         shown = [(n, v) for n, v in self.settings if n not in usual or _differs(v, usual[n])]
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in shown)})"
+        return f"{self.name}({', '.join(f'{name}={described(value)}' for name, value in shown)})"
 
 
 def _differs(value: object, usual: object) -> bool:

@@ -11,23 +11,28 @@ from transferjax.report.maps import attention_grid, image_grid, loss_surfaces, s
 from transferjax.report.page import ReportPaths, Section, write_report, write_sections
 from transferjax.report.tables import (
     COLUMNS,
+    NOISE,
     Table,
     asr_table,
+    below_noise,
     explained_table,
     model_table,
     spread,
     to_html,
     to_markdown,
+    value_table,
 )
 
 __all__ = [
     "COLUMNS",
+    "NOISE",
     "ReportPaths",
     "Section",
     "Table",
     "asr_by_mechanism",
     "asr_table",
     "attention_grid",
+    "below_noise",
     "correlation_intervals",
     "explained_table",
     "image_grid",
@@ -42,6 +47,7 @@ __all__ = [
     "to_html",
     "to_markdown",
     "training_curves",
+    "value_table",
     "write_report",
     "write_sections",
 ]

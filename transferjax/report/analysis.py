@@ -15,7 +15,15 @@ from transferjax.report.curves import correlation_intervals, metric_curves
 from transferjax.report.figures import metric_by_mechanism, smoothness_similarity_plane
 from transferjax.report.maps import similarity_heatmap
 from transferjax.report.page import Section
-from transferjax.report.tables import Table, check, explained_table, ordered, pivot, significant
+from transferjax.report.tables import (
+    Table,
+    check,
+    explained_table,
+    of_surrogates,
+    ordered,
+    pivot,
+    significant,
+)
 
 
 def similarity_section(similarities: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Section:
@@ -68,6 +76,7 @@ def regression_section(results: pd.DataFrame, goal: str) -> Section:
         results: tidy rows of the report; with `fooling_rate` among them, that is a factor too.
         goal: `"untargeted"` or `"targeted"`.
     """
+    results = of_surrogates(results)
     explained = explain(results[results["goal"] == goal])
     surrogates = results[["mechanism", "seed"]].drop_duplicates()
     figures = {

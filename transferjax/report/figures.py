@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transferjax.report.style import COLUMN, MARKERS, PAGE, SEQUENTIAL, legend_below, look, style, subplots
-from transferjax.report.tables import check, ordered, pivot, spread
+from transferjax.report.tables import check, of_surrogates, ordered, pivot, spread
 
 
 def asr_by_mechanism(results: pd.DataFrame, goal: str = "untargeted", error: str = "half_range") -> Figure:
@@ -58,7 +58,7 @@ def smoothness_similarity_plane(
         results: tidy, see `tables.COLUMNS`.
         goal, eps_255: which rows give the colour; the median budget if None.
     """
-    chosen = check(results)[results["goal"] == goal]
+    chosen = of_surrogates(check(results)[results["goal"] == goal])
     if eps_255 is None:
         budgets = np.unique(chosen["eps_255"])
         eps_255 = float(budgets[len(budgets) // 2])
@@ -125,7 +125,8 @@ def metric_by_mechanism(
     results: pd.DataFrame, value: str, label: str, error: str = "half_range", log: bool | None = None
 ) -> Figure:
     """One quantity of the surrogates (say `"smoothness"`) by mechanism, with its error over seeds."""
-    mechanisms = ordered(check(results, ("mechanism", "seed", value))["mechanism"])
+    results = of_surrogates(check(results, ("mechanism", "seed", value)))
+    mechanisms = ordered(results["mechanism"])
     seeds = results.groupby(["mechanism", "seed"], sort=False)[value].mean()
     pairs = np.array([spread(seeds[mechanism], error) for mechanism in mechanisms])
     with style():

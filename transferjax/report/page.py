@@ -17,7 +17,18 @@ from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, sm
 from transferjax.report.maps import image_grid
 from transferjax.report.style import style
 from transferjax.report.stylesheet import CSS
-from transferjax.report.tables import Table, asr_table, check, model_table, ordered, to_html, to_markdown
+from transferjax.report.tables import (
+    NOISE,
+    Table,
+    asr_table,
+    below_noise,
+    check,
+    model_table,
+    of_surrogates,
+    ordered,
+    to_html,
+    to_markdown,
+)
 
 _PIXELS_PER_INCH = 128  # a figure of a page's width fills the page, and all figures have letters of one size
 
@@ -56,14 +67,17 @@ def _errors(results: pd.DataFrame, error: str) -> str:
 
 
 def success_section(results: pd.DataFrame, goal: str, error: str) -> Section:
-    tables = [asr_table(results, goal, error)]
-    if results.loc[results["goal"] == goal, "asr_correct"].notna().any():
+    tables, rows = [asr_table(results, goal, error)], results[results["goal"] == goal]
+    if rows["asr_correct"].notna().any():
         tables.append(asr_table(results, goal, error, value="asr_correct"))
     figure = asr_by_mechanism(results, goal, error)
     caption = f"{goal.capitalize()} transfer success by mechanism; a panel per budget, a marker per target."
+    text = "Adversarial examples crafted on each surrogate, tried on each target. " + _errors(results, error)
+    if (rows["mechanism"] == NOISE).any():
+        text += f" The row {NOISE!r} is what random signs of the same size reach."
     return Section(
         f"{goal.capitalize()} transfer",
-        "Adversarial examples crafted on each surrogate, tried on each target. " + _errors(results, error),
+        " ".join(part for part in (text, below_noise(rows)) if part),
         tables,
         {f"asr_{goal}": (figure, caption)},
     )
@@ -72,7 +86,7 @@ def success_section(results: pd.DataFrame, goal: str, error: str) -> Section:
 def surrogates_section(results: pd.DataFrame, error: str) -> Section:
     goal = str(ordered(results["goal"])[0])
     figures = {}
-    if results[["smoothness", "similarity"]].notna().all(axis=None):
+    if of_surrogates(results)[["smoothness", "similarity"]].notna().all(axis=None):
         figures["plane"] = (
             smoothness_similarity_plane(results, goal),
             "Smoothness, similarity and transfer success: one point per surrogate.",

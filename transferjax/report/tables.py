@@ -22,6 +22,9 @@ COLUMNS = (
 )
 """The columns of tidy results. Rates and accuracies are fractions in [0, 1]; eps_255 is in units of 1/255."""
 
+NOISE = "noise"
+"""The mechanism of rows that no surrogate made: random signs of the budget, which every attack must beat."""
+
 ERRORS = ("half_range", "std")
 
 
@@ -50,6 +53,34 @@ def check(results: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFra
         if results[name].max() > 1:
             raise ValueError(f"{name} must be a fraction in [0, 1]; got {results[name].max()}: divide by 100")
     return results
+
+
+def of_surrogates(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows without noise: noise has no smoothness, similarity or accuracy."""
+    return results[results["mechanism"] != NOISE]
+
+
+def below_noise(results: pd.DataFrame) -> str:
+    """A warning that names the attacks whose white-box success lies below that of random signs; "" for none.
+
+    Args:
+        results: rows with `fooling_rate` and `noise_fooling_rate`, both on the surrogate itself.
+    """
+    if not {"fooling_rate", "noise_fooling_rate"} <= set(results):
+        return ""
+    which = ["mechanism", "seed", "goal", "eps_255", "fooling_rate", "noise_fooling_rate"]
+    weak = results.loc[results["fooling_rate"] < results["noise_fooling_rate"], which].drop_duplicates()
+    if weak.empty:
+        return ""
+    named = [
+        f"{row.mechanism} (seed {row.seed:g}), {row.goal}, ε = {row.eps_255:g}/255: "
+        f"{100 * row.fooling_rate:.1f} % against {100 * row.noise_fooling_rate:.1f} %"
+        for row in weak.itertuples()
+    ]
+    return (
+        "Warning: on the surrogate itself these attacks do less than random signs of the same size, so their "
+        f"transfer means nothing; look at steps, step size and loss: {'; '.join(named)}."
+    )
 
 
 def ordered(values: pd.Series) -> list[Hashable]:
@@ -98,7 +129,7 @@ def best_of(center: pd.DataFrame, largest: bool = True) -> pd.DataFrame:
 def asr_table(
     results: pd.DataFrame, goal: str = "untargeted", error: str = "half_range", value: str = "asr"
 ) -> Table:
-    """Transfer success in percent: mechanisms down, budgets x targets across, the best in bold.
+    """Transfer success in percent: mechanisms down, budgets x targets across, the best in bold; noise last.
 
     Args:
         results: tidy, see `COLUMNS`.
@@ -115,10 +146,39 @@ def asr_table(
     center.columns = err.columns = pd.MultiIndex.from_tuples(
         [(f"ε = {eps:g}/255", target) for eps, target in center.columns]
     )
+    center, err = (frame.loc[sorted(frame.index, key=NOISE.__eq__)] for frame in (center, err))
+    best = best_of(center.drop(index=NOISE, errors="ignore")).reindex(center.index, fill_value=False)
     title = f"{goal.capitalize()} transfer success (%)"
     if value == "asr_correct":
         title += ", images that both models classify correctly"
-    return Table(title, 100 * center, 100 * err, best_of(center), lambda number: f"{number:.1f}")
+    return Table(title, 100 * center, 100 * err, best, lambda number: f"{number:.1f}")
+
+
+def value_table(
+    results: pd.DataFrame,
+    value: str,
+    title: str,
+    *,
+    rows: str = "mechanism",
+    columns: Sequence[str] = (),
+    error: str = "half_range",
+    largest: bool = True,
+) -> Table:
+    """Any column by rows and columns, centre and error over seeds; the largest (or smallest) in bold.
+
+    Args:
+        results: one row per seed: `seed`, `value`, and the columns of `rows` and `columns`.
+        value, title: what to show, and what to call it.
+        rows, columns: which columns go down and across.
+        error: `"half_range"` or `"std"`, see `spread`.
+        largest: whether large is good.
+    """
+    across = tuple(columns) or ("everything",)
+    center, err = pivot(results.assign(everything=""), value, rows, across, error)
+    if len(across) == 1:
+        heads = pd.MultiIndex.from_tuples([(title, str(name)) for name in center.columns])
+        center.columns = err.columns = heads
+    return Table(title, center, err, best_of(center, largest), significant, rows)
 
 
 def significant(number: float) -> str:
@@ -128,7 +188,8 @@ def significant(number: float) -> str:
 
 def model_table(results: pd.DataFrame, error: str = "half_range") -> Table:
     """Each mechanism's accuracy (%), smoothness (lower is smoother) and similarity to each target."""
-    tidy = check(results).assign(accuracy=100 * results["surrogate_accuracy"], everything="")
+    tidy = of_surrogates(check(results)).assign(everything="")
+    tidy["accuracy"] = 100 * tidy["surrogate_accuracy"]
     parts = [pivot(tidy, name, "mechanism", ("everything",), error) for name in ("accuracy", "smoothness")]
     parts.append(pivot(tidy, "similarity", "mechanism", ("target",), error))
     titles = ("accuracy (%)", "smoothness λ₁", "gradient similarity")

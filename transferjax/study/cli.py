@@ -1,18 +1,16 @@
 """One command.
 
-    python -m experiments.study --config=configs/digits.py[:variant] --store=DIR [--views=a,b] [--dry_run]
-        [--json] [--list] [--workers=N | --scheduler=tcp://…]
-    python -m experiments.study --store=DIR ls | why KEY|LABEL | gc [--dry_run]
+python -m experiments.study --config=configs/digits.py[:variant] --store=DIR [--views=a,b] [--dry_run]
+    [--json] [--list] [--workers=N | --scheduler=tcp://…]
+python -m experiments.study --store=DIR ls | why KEY|LABEL | gc [--dry_run]
 """
 
 import json
 import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import pandas as pd
@@ -20,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from transferjax.files import replacing
-from transferjax.report import write_sections
+from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section
 from transferjax.study import config as configs
 from transferjax.study import estimate, specs, views
@@ -104,7 +102,9 @@ def chosen(study: Study) -> list[configs.View]:
 
 def _study(study: Study, store: Store) -> int:
     asked = {view.name: views.rows_of(study, view) for view in chosen(study)}
-    demand = list(dict.fromkeys(spec for rows in asked.values() for row in rows for spec in row.needs.values()))
+    demand = list(
+        dict.fromkeys(spec for rows in asked.values() for row in rows for spec in row.needs.values())
+    )
     if _DRY.value:
         plan = make_plan(demand, store)
         _print_plan(plan, store)
@@ -140,7 +140,9 @@ def _executor(context: Context, bar: Bar) -> Executor:
         enable_compilation_cache()
         return bar.over(Local(context))
     if _WORKERS.value and _SCHEDULER.value:
-        raise ValueError("--workers starts workers here, --scheduler uses those of a cluster: give one of them")
+        raise ValueError(
+            "--workers starts workers here, --scheduler uses those of a cluster: give one of them"
+        )
     if _COORDINATOR.value or _DISTRIBUTED.value:
         raise ValueError("--coordinator and --distributed share one training; they exclude --workers")
     from transferjax.study.cluster import Cluster
@@ -183,6 +185,8 @@ def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> N
             print(f"view {view.name}: nothing to draw, its results are missing")
             continue
         sections += views.draw(study, view, frame)
+        if view.kind == "table" and (warning := below_noise(frame)):
+            print(warning)
         with replacing(directory / f"{view.name}.csv") as partial:
             views.scalars(frame).to_csv(partial, index=False, float_format="%.6f")
     from transferjax.study.run import provenance
@@ -194,9 +198,9 @@ def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> N
 
 def _end(outcome: Outcome, missing: Mapping[str, Spec]) -> int:
     """What is said at the end; 1 where something failed."""
-    messages = [f"{_called(spec)}: {why}" for spec, why in outcome.failed.values()]
-    for line in dict.fromkeys(messages):
-        print(f"failed: {line}", file=sys.stderr)
+    for lines in _messages(outcome).values():
+        for line in lines:
+            print(f"failed: {line}", file=sys.stderr)
     if outcome.blocked:
         print(f"not made, because they need what failed: {_counted(outcome.blocked)}", file=sys.stderr)
     if _JSON.value:
@@ -204,13 +208,13 @@ def _end(outcome: Outcome, missing: Mapping[str, Spec]) -> int:
             "made": _counts(outcome.made),
             "found": _counts(outcome.found),
             "missing": _counts({**missing, **outcome.blocked}),
-            "failed": {kind: lines for kind, lines in _by_kind(outcome).items()},
+            "failed": _messages(outcome),
         }
         print(json.dumps(said))
     return 1 if outcome.failed else 0
 
 
-def _by_kind(outcome: Outcome) -> dict[str, list[str]]:
+def _messages(outcome: Outcome) -> dict[str, list[str]]:
     lines: dict[str, list[str]] = {}
     for spec, why in outcome.failed.values():
         lines.setdefault(type(spec).__name__, []).append(f"{_called(spec)}: {why}")
@@ -240,7 +244,7 @@ def _print_plan(plan: Plan, store: Store) -> None:
     if not plan.missing:
         return
     costs = estimate.costs(plan, store)
-    by_kind: Counter[str] = Counter()
+    by_kind: dict[str, float] = defaultdict(float)
     for group in plan.groups:
         by_kind[group.kind] += costs[group.key]
     for kind, seconds in by_kind.items():
@@ -261,12 +265,12 @@ def _list(study: Study) -> int:
 
 def _ls(store: Store, arguments: Sequence[str]) -> int:
     names = {key: label for study in store.studies().values() for label, key in study["labels"].items()}
-    total = 0
-    for entry in store.entries():
-        total += entry.bytes
-        when = entry.provenance["when"]
-        print(f"{entry.kind:12} {entry.key[:12]}  {entry.bytes / 1e6:9.2f} MB  {when}  {names.get(entry.key, '')}")
-    print(f"{len(list(store.entries()))} results, {total / 1e6:.1f} MB, studies: {', '.join(store.studies()) or 'none'}")
+    entries = list(store.entries())
+    for e in entries:
+        when, size = e.provenance["when"], e.bytes / 1e6
+        print(f"{e.kind:12} {e.key[:12]}  {size:9.2f} MB  {when}  {names.get(e.key, '')}")
+    total = sum(e.bytes for e in entries) / 1e6
+    print(f"{len(entries)} results, {total:.1f} MB, studies: {', '.join(store.studies()) or 'none'}")
     return 0
 
 

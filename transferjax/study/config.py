@@ -34,6 +34,7 @@ from transferjax.study.specs import (
     Training,
     build,
     nearest,
+    one_line,
 )
 
 NETWORKS: dict[str, type[Spec]] = {
@@ -46,7 +47,7 @@ class Member(NamedTuple):
 
     label: str
     tags: Mapping[str, Any]
-    specs: tuple[Spec, ...]
+    specs: tuple[Any, ...]
 
     def __str__(self) -> str:
         return f"{self.label} (seed {self.tags['seed']})" if "seed" in self.tags else self.label
@@ -64,10 +65,10 @@ class Block:
     attacks: tuple[tuple[str, Call], ...] = ()
     goals: tuple[tuple[str, Goal], ...] = (("untargeted", Goal()),)
     budgets: tuple[tuple[str, float, float], ...] = ()
-    norm: str = "linf"
+    norm: Any = "linf"
     targets: tuple[Member, ...] = ()
-    data: Data | Derived | None = None
-    accuracy: Data | Derived | None = None
+    data: Any = None
+    accuracy: Any = None
     measures: tuple[tuple[str, Call, Data | Derived], ...] = ()
     noise: bool = True
     seed: int = 0
@@ -96,7 +97,17 @@ class Study:
     error: str = "half_range"
 
 
-FIELDS = ("name", "title", "networks", "attacks", "blocks", "views", "batch_size", "checkpoint_epochs", "error")
+FIELDS = (
+    "name",
+    "title",
+    "networks",
+    "attacks",
+    "blocks",
+    "views",
+    "batch_size",
+    "checkpoint_epochs",
+    "error",
+)
 
 
 class _Reader:
@@ -112,7 +123,7 @@ class _Reader:
         except Mistakes as error:
             self.wrong += [line if line.startswith(where) else f"{where}: {line}" for line in error.lines]
         except (ValueError, TypeError, FileNotFoundError) as error:
-            self.wrong.append(f"{where}: {str(error).splitlines()[0]}")
+            self.wrong.append(f"{where}: {one_line(error)}")
         return None
 
     def expect(self, known: Iterable[str], given: Iterable[str], where: str, what: str = "field") -> None:
@@ -137,12 +148,13 @@ def read(config: ConfigDict | Mapping[str, Any], views: Mapping[str, Any], name:
     reader = _Reader()
     entries = dict(config.items())
     reader.expect(FIELDS, entries, "config")
+    said = {field: _labels(entries.get(field, ())) for field in ("networks", "attacks", "blocks")}
     networks = tuple(_networks(reader, entries.get("networks", ())))
     attacks = dict(_attacks(reader, entries.get("attacks", ())))
     blocks = {}
     for place, entry in enumerate(entries.get("blocks", ())):
         label, fields = _entry(reader, entry, 2, f"blocks[{place}]") or ("", {})
-        block = _block(reader, f"block {label!r}", label, dict(fields), networks, attacks)
+        block = _block(reader, f"block {label!r}", label, dict(fields), said, networks, attacks)
         if block is not None:
             blocks[label] = block
     study = Study(
@@ -150,18 +162,25 @@ def read(config: ConfigDict | Mapping[str, Any], views: Mapping[str, Any], name:
         str(entries.get("title", name)),
         networks,
         blocks,
-        tuple(_views(reader, entries.get("views", ()), views, blocks)),
+        tuple(_views(reader, entries.get("views", ()), views, said["blocks"])),
         int(entries.get("batch_size", 128)),
         int(entries.get("checkpoint_epochs", 10)),
         str(entries.get("error", "half_range")),
     )
-    if not networks:
-        reader.wrong.append("config: no networks")
-    if not study.views:
-        reader.wrong.append("config: no views, so nothing is asked")
+    if not entries.get("networks"):
+        reader.wrong.append("config: networks is empty")
+    if not entries.get("views"):
+        reader.wrong.append("config: views is empty, so nothing is asked")
     if reader.wrong:
         raise Mistakes(reader.wrong)
     return study
+
+
+def _labels(entries: Sequence[Any]) -> tuple[str, ...]:
+    """What entries are called, those with mistakes too: one mistake is one line."""
+    return tuple(
+        dict.fromkeys(str(entry[0]) for entry in entries if isinstance(entry, tuple | list) and entry)
+    )
 
 
 def _entry(reader: _Reader, entry: Any, length: int, where: str) -> Any:
@@ -178,7 +197,9 @@ def _networks(reader: _Reader, entries: Sequence[Any]) -> Iterable[Member]:
             continue
         label, tags, said = found
         several = said if isinstance(said, tuple | list) else (said,)
-        made = [reader.attempt(f"network {label!r}", network, fields, f"network {label!r}") for fields in several]
+        made = [
+            reader.attempt(f"network {label!r}", network, fields, f"network {label!r}") for fields in several
+        ]
         if not several:
             reader.wrong.append(f"network {label!r}: an ensemble of no networks")
         if None not in made:
@@ -193,7 +214,9 @@ def network(fields: Mapping[str, Any], where: str = "network") -> Spec:
     """
     kind = NETWORKS.get(str(fields.get("kind", "Network")))
     if kind is None:
-        raise Mistakes([f"{where}: unknown kind {fields['kind']!r}; {nearest(str(fields['kind']), NETWORKS)}"])
+        raise Mistakes(
+            [f"{where}: unknown kind {fields['kind']!r}; {nearest(str(fields['kind']), NETWORKS)}"]
+        )
     return bound(build(kind, {**fields, "kind": kind.__name__}, where))
 
 
@@ -243,7 +266,10 @@ def bound(spec: Spec) -> Any:
     if wrong:
         raise Mistakes(wrong)
     found = resolve.pin(found)
-    _try(found)
+    try:
+        _try(found)
+    except (ValueError, FileNotFoundError) as error:
+        raise Mistakes([one_line(error)]) from error
     return found
 
 
@@ -272,7 +298,7 @@ def _attacks(reader: _Reader, entries: Sequence[Any]) -> Iterable[tuple[str, Cal
             continue
         label, name, options = found
         where = f"attack {label!r}"
-        call = reader.attempt(where, lambda n, o: build(Call, {"name": n, "options": o}, where), name, options)
+        call = reader.attempt(where, build, Call, {"name": name, "options": options}, where)
         call = call and reader.attempt(where, registry.bind, registry.ATTACKS, call)
         if call is not None:
             yield label, call
@@ -289,16 +315,24 @@ def _block(
     where: str,
     label: str,
     fields: dict[str, Any],
+    said: Mapping[str, Sequence[str]],
     networks: Sequence[Member],
     attacks: Mapping[str, Call],
 ) -> Block | None:
     before = len(reader.wrong)
     reader.expect(BLOCK_FIELDS, fields, where)
-    chosen = {name: _members(reader, where, name, fields.get(name, ()), networks) for name in ("surrogates", "targets")}
-    reader.expect(attacks, fields.get("attacks", ()), where, "attack")
+    chosen = {
+        name: _members(reader, where, name, fields.get(name, ()), said["networks"], networks)
+        for name in ("surrogates", "targets")
+    }
+    reader.expect(said["attacks"], fields.get("attacks", ()), where, "attack")
     named = tuple((name, attacks[name]) for name in fields.get("attacks", ()) if name in attacks)
-    goals = tuple(g for g in (_goal(reader, where, goal) for goal in fields.get("goals", ("untargeted",))) if g)
-    images = {name: reader.attempt(where, _data, fields[name]) for name in ("data", "accuracy") if name in fields}
+    goals = tuple(
+        g for g in (_goal(reader, where, goal) for goal in fields.get("goals", ("untargeted",))) if g
+    )
+    images = {
+        name: reader.attempt(where, _data, fields[name]) for name in ("data", "accuracy") if name in fields
+    }
     if named and "data" not in fields:
         reader.wrong.append(f"{where}: attacks without data")
     for name in ("surrogates", *(("targets",) if named else ())):
@@ -318,14 +352,30 @@ def _block(
         return None
     data = images.get("data")
     return Block(
-        label, chosen["surrogates"], named, goals, budgets, norm, chosen["targets"],
-        data, images.get("accuracy", data), measures, bool(fields.get("noise", True)), int(fields.get("seed", 0)),
-    )  # fmt: skip
+        label,
+        chosen["surrogates"],
+        named,
+        goals,
+        budgets,
+        norm,
+        chosen["targets"],
+        data,
+        images.get("accuracy", data),
+        measures,
+        bool(fields.get("noise", True)),
+        int(fields.get("seed", 0)),
+    )
 
 
-def _members(reader: _Reader, where: str, field: str, wanted: Any, networks: Sequence[Member]) -> tuple[Member, ...]:
+def _members(
+    reader: _Reader,
+    where: str,
+    field: str,
+    wanted: Any,
+    known: Sequence[str],
+    networks: Sequence[Member],
+) -> tuple[Member, ...]:
     labels = (wanted,) if isinstance(wanted, str) else tuple(wanted)
-    known = dict.fromkeys(member.label for member in networks)
     reader.expect(known, labels, f"{where}, {field}", "network")
     return tuple(member for label in labels for member in networks if member.label == label)
 
@@ -368,7 +418,11 @@ def check_attack(call: Call, goal: Goal, eps: float, norm: str) -> None:
         offered["norm"] = norm
     if goal.targeted:
         if not registry.accepts(registry.ATTACKS, call, "targeted"):
-            able = [n for n in registry.ATTACKS.rows() if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")]
+            able = [
+                n
+                for n in registry.ATTACKS.rows()
+                if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")
+            ]
             raise ValueError(f"{call.name} has no targeted form; these have: {', '.join(able)}")
         offered["targeted"] = True
     if registry.accepts(registry.ATTACKS, call, "pool"):
@@ -379,7 +433,7 @@ def check_attack(call: Call, goal: Goal, eps: float, norm: str) -> None:
 
 
 def _views(
-    reader: _Reader, entries: Sequence[Any], table: Mapping[str, Any], blocks: Mapping[str, Block]
+    reader: _Reader, entries: Sequence[Any], table: Mapping[str, Any], blocks: Sequence[str]
 ) -> Iterable[View]:
     for place, entry in enumerate(entries):
         found = _entry(reader, entry, 3, f"views[{place}]")

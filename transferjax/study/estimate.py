@@ -13,7 +13,14 @@ from transferjax.study.resolve import size
 from transferjax.study.specs import Adversarial, Measure, Network, Purifier, Spec, Verdicts
 from transferjax.study.store import Store
 
-PASSES = {"Network": 3.0, "Adversarial": 3.0, "Verdicts": 1.0, "Measure": 12.0, "Derived": 300.0, "Purifier": 9.0}
+PASSES = {
+    "Network": 3.0,
+    "Adversarial": 3.0,
+    "Verdicts": 1.0,
+    "Measure": 12.0,
+    "Derived": 300.0,
+    "Purifier": 9.0,
+}
 """Forward passes for each image of `plan.work`."""
 
 
@@ -65,7 +72,7 @@ def _known_rates(store: Store) -> Mapping[str, list[float]]:
 
 @cache
 def _rate_here() -> float:
-    """Seconds of a small network's forward pass per image, from a product of matrices: 10 MFLOP at its rate."""
+    """Seconds of a small network's forward pass per image: 10 MFLOP at the rate of a matrix product."""
     a = np.ones((512, 512), np.float32)
     begin = time.perf_counter()
     for _ in range(3):

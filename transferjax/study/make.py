@@ -53,7 +53,13 @@ def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tu
         0,
     )
     for member in members:
-        shared = (predict, jnp.float32(member.eps), jax.random.key(spec.seed), jnp.asarray(aims), _pool(spec, dataset))
+        shared = (
+            predict,
+            jnp.float32(member.eps),
+            jax.random.key(spec.seed),
+            jnp.asarray(aims),
+            _pool(spec, dataset),
+        )
         images = context.each(crafting, dataset, shared, f"{spec.attack.name} {255 * member.eps:.3g}/255")
         yield member, {"arrays": {"images": images, "aims": np.asarray(aims, np.int32)}}
 
@@ -151,4 +157,3 @@ MAKERS: dict[str, Callable[..., Iterator[tuple[Spec, Made]]]] = {
     Derived.__name__: derived,
     Purifier.__name__: _purifiers,
 }
-

@@ -1,4 +1,4 @@
-"""The measures of a study: `(context, specs, **options) -> (spec, arrays)`, one value per image or per network."""
+"""The measures of a study, `(context, specs, **options) -> (spec, arrays)`: per image or per network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -67,11 +67,15 @@ def similarity(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Mea
         yield spec, {"values": np.concatenate(parts[spec.key])[: len(dataset)]}
 
 
-def _weights(context: Context, spec: Measure) -> tuple[Callable[[PyTree, Array], Array], PyTree, Array, Array]:
+def _weights(
+    context: Context, spec: Measure
+) -> tuple[Callable[[PyTree, Array], Array], PyTree, Array, Array]:
     """(params, images) -> logits of a network, its params, and the data."""
     net = spec.of[0]
     if not isinstance(net, Network):
-        raise ValueError(f"{spec.call.name} looks at the weights of a trained network; got {type(net).__name__}")
+        raise ValueError(
+            f"{spec.call.name} looks at the weights of a trained network; got {type(net).__name__}"
+        )
     variables, dataset = context.variables(net), context.dataset(spec.data)
     module = module_of(net, context.num_classes(net))
 

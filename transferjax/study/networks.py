@@ -145,7 +145,9 @@ class Trainer:
         return self.step.init(variables, self._batch(first))
 
     def _stats_of(self, variables: PyTree, images: Array) -> PyTree:
-        images = data.to_float(images.reshape(-1, *self.source.image_shape))  # sharded ones have a device axis
+        images = data.to_float(
+            images.reshape(-1, *self.source.image_shape)
+        )  # sharded ones have a device axis
         return models.train_apply(
             self.net, variables, images, self.spec.mean, self.spec.std, jax.random.key(0)
         )[1]
@@ -226,9 +228,15 @@ def check(spec: Network) -> None:
         ValueError: options, sizes or weights that do not fit.
     """
     known = facts(spec.data)
-    steps = data.steps_per_epoch(known.count, spec.training.batch_size)
+    steps = data.steps_per_epoch(known.size, spec.training.batch_size)
     train_step(spec, known.num_classes, steps)
-    if spec.training.augment is not None and isinstance(spec.data, Data) and "scale" in dict(spec.data.options):
+    if (
+        spec.training.augment is not None
+        and isinstance(spec.data, Data)
+        and "scale" in dict(spec.data.options)
+    ):
         raise ValueError("the data come as random crops, flipped half of the time already: no `augment` then")
     net = module_of(spec, known.num_classes)
-    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *known.image_shape)))
+    fresh = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *known.image_shape)))
+    if isinstance(spec.start, Pretrained):
+        models.pretrained(net, models.read_tensors(spec.start.file), fresh)

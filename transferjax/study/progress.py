@@ -52,7 +52,10 @@ class Bar:
             self.text, self.since, self.first = text, now, done
         rate = (done - self.first) / (now - self.since) if now > self.since else 0.0
         self.bar.set_description_str(f"{text} {done / max(total, 1):.0%}", refresh=False)
-        shown = {**({"images/s": f"{rate:.0f}"} if rate else {}), **{n: f"{v:.3f}" for n, v in figures.items()}}
+        shown = {
+            **({"images/s": f"{rate:.0f}"} if rate else {}),
+            **{n: f"{v:.3f}" for n, v in figures.items()},
+        }
         self.bar.set_postfix(shown)
 
     def over(self, execute: Executor) -> Executor:

@@ -90,8 +90,9 @@ ATTACKS = _table(
     "attack",
     _rows(
         "transferjax.attacks",
-        "fgsm bim pgd mi_fgsm ni_fgsm pi_fgsm dim tim sim si_ni_fgsm admix ssa bsr emi_fgsm vmi_fgsm vni_fgsm "
-        "gra pgn gnp rap tpa logit po_trip self_universality svre cwa lgv apgd apgd_t fab square auto_attack noise",
+        "fgsm bim pgd mi_fgsm ni_fgsm emi_fgsm pi_fgsm dim tim sim si_ni_fgsm admix ssa bsr vmi_fgsm "
+        "vni_fgsm gra pgn gnp rap tpa logit po_trip self_universality svre cwa lgv apgd apgd_t fab square "
+        "auto_attack noise",
         free=("chunk",),
     ),
     "eps norm targeted pool",
@@ -107,7 +108,7 @@ PARTS = _table(
     "axis_name total_steps steps_per_epoch",
 )
 SLOTS = ("transforms", "penalties", "rules", "averages")
-MODELS = Table("model", _models, frozenset("num_classes axis_name dtype parent name".split()))
+MODELS = Table("model", _models, frozenset(["num_classes", "axis_name", "dtype", "parent", "name"]))
 AUGMENTS = _table("augmentation", _rows("transferjax.augment", "crop_flip"))
 SCHEDULES = _table(
     "schedule",
@@ -139,12 +140,16 @@ APPLY = _table(
     },
     "predict purifier key",
 )
-DERIVED = _table("derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec")
+DERIVED = _table(
+    "derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec"
+)
 PURIFIERS = _table("purifier", _rows("transferjax.study.purifiers", "comdefend hgd nrp"), "predict")
 PIECES = _table(
     "piece",
     {
-        **_rows("transferjax.attacks.gradients", "through average probe mix lookahead variance_tuning relevance"),
+        **_rows(
+            "transferjax.attacks.gradients", "through average probe mix lookahead variance_tuning relevance"
+        ),
         **_rows("transferjax.attacks.gradients", "enhanced_momentum reverse_perturbation uniform_noise"),
         **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle"),
         **_rows("transferjax.attacks.ensembles", "one_member"),

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferjax import data, models, parallel
+from transferjax import data, models
 from transferjax.study import registry, specs
 from transferjax.study.specs import (
     Adversarial,
@@ -25,7 +25,6 @@ from transferjax.study.specs import (
     Network,
     Pretrained,
     Purifier,
-    Service,
     Spec,
 )
 from transferjax.study.store import Store
@@ -93,9 +92,11 @@ class Context:
             return data.Dataset(self.arrays(spec)["images"], clean.labels, clean.class_names, clean.name)
         if isinstance(spec, Derived):
             made = self.arrays(spec)
-            return data.Dataset(made["images"], made["labels"], self.dataset(spec.data).class_names, spec.call.name)
+            return data.Dataset(
+                made["images"], made["labels"], self.dataset(spec.data).class_names, spec.call.name
+            )
         found = self.source(spec)
-        return found.to_dataset() if isinstance(found, data.ImageStream) else found
+        return found.to_dataset() if isinstance(found, data.ImageStream) else cast(data.Dataset, found)
 
     def variables(self, spec: Network | Purifier | Pretrained) -> PyTree:
         """The weights of a network, on the device."""
@@ -142,8 +143,12 @@ class Context:
 
             return models.predictor(net_of(spec), self.variables(spec))
         if isinstance(spec, Apply):
-            return registry.make(registry.APPLY, spec.call, *map(self.predict, spec.of), key=jax.random.key(0))
-        raise ValueError(f"{getattr(spec, 'name', spec)!r} has no weights: a service answers, and nothing else")
+            return registry.make(
+                registry.APPLY, spec.call, *map(self.predict, spec.of), key=jax.random.key(0)
+            )
+        raise ValueError(
+            f"{getattr(spec, 'name', spec)!r} has no weights: a service answers, and nothing else"
+        )
 
     def mapped(self, function: Callable[..., Array]) -> Callable[..., Array]:
         """`function(examples, shared) -> [B]`, compiled for one device or split over all of this process."""
@@ -168,7 +173,9 @@ class Context:
             self.progress(text, min(len(parts) * batch_size, len(images)), len(images))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
 
-    def watch(self, last: int, batch_size: int, text: str = "train") -> Callable[[int, dict[str, float]], None]:
+    def watch(
+        self, last: int, batch_size: int, text: str = "train"
+    ) -> Callable[[int, dict[str, float]], None]:
         """Progress of a training of `last` steps."""
         return lambda step, metrics: self.progress(text, step * batch_size, last * batch_size, **metrics)
 
@@ -191,7 +198,7 @@ def _checked(spec: Data) -> data.Source:
 
 
 def content_of(source: data.Source, spec: Data) -> str:
-    """The hash of what is decoded: pixels, labels and their number; of a stream the encoded images and crops."""
+    """The hash of what is decoded, pixels and labels; of a stream the encoded images and how they are cut."""
     digest = hashlib.blake2b(digest_size=16)
     for part in _content(source, spec):
         digest.update(part)
@@ -250,7 +257,7 @@ def normalize(
 
 
 def resized(predict: Predict, size: int, method: str = "bilinear") -> Predict:
-    """The network sees images of another size, antialiased; differentiable, budgets stay in the image's pixels."""
+    """The network sees images of another size, antialiased; budgets stay in the image's own pixels."""
     return jax.tree_util.Partial(_Resized(size, method), predict)
 
 
@@ -327,7 +334,7 @@ class Facts(NamedTuple):
     """What a study knows of data before it reads them again."""
 
     content: str
-    count: int
+    size: int
     num_classes: int
     image_shape: tuple[int, int, int]
 
@@ -348,4 +355,4 @@ def facts(spec: Data | Derived) -> Facts:
 
 def size(spec: Spec) -> int:
     """Images in a data set."""
-    return facts(spec).count  # type: ignore[arg-type]
+    return facts(spec).size  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from transferjax.data import cache_dir
 from transferjax.study.make import make
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context, size
-from transferjax.study.specs import Spec, needs
+from transferjax.study.specs import Spec, needs, one_line
 from transferjax.study.store import Corrupt, Store
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
@@ -32,7 +32,7 @@ WAIT = 0.2  # seconds between looks at what another run makes
 
 @dataclass
 class Outcome:
-    """What became of a demand, by key; `failed` has a message for each, and `blocked` what waited for them."""
+    """What became of a demand, by key; `failed` with a message each, `blocked` is what waited for them."""
 
     found: dict[str, Spec] = field(default_factory=dict)
     made: dict[str, Spec] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass
 class Done:
-    """What one group came to: keys that were made and that were there, messages of failures, what was damaged."""
+    """What one group came to: keys made and found, messages of failures, what was damaged."""
 
     made: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
@@ -125,8 +125,8 @@ def make_group(context: Context, group: Group) -> Done:
     except Exception as error:
         if os.environ.get("TRANSFERJAX_TRACEBACK"):
             traceback.print_exc()
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        done.failed = {spec.key: said for spec in ready if spec.key not in done.made}
+        message = f"{type(error).__name__}: {one_line(error)}"
+        done.failed = {spec.key: message for spec in ready if spec.key not in done.made}
     return done
 
 

@@ -57,9 +57,8 @@ def _plain(value: Any) -> Any:
         return tuple(map(_plain, value))
     if isinstance(value, Mapping) and "name" in value:
         return Call(**value)
-    raise ValueError(
-        f"expected a scalar, a tuple or a call {{'name': …, 'options': …}}; got {type(value).__name__} {value!r}"
-    )
+    expected = "a scalar, a tuple or a call {'name': …, 'options': …}"
+    raise ValueError(f"expected {expected}; got {type(value).__name__} {value!r}")
 
 
 def _pairs(options: Any) -> tuple[tuple[str, Any], ...]:
@@ -79,7 +78,8 @@ def _floats(value: Any) -> Any:
     return tuple(_plain(float(v)) for v in value) if isinstance(value, tuple) else value
 
 
-Options = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_pairs)]
+Options = Annotated[Any, BeforeValidator(_pairs)]
+"""Pairs (name, value), sorted; a mapping is welcome."""
 Floats = Annotated[tuple[float, ...], BeforeValidator(_floats)]
 Float = Annotated[float, BeforeValidator(_plain)]
 
@@ -265,9 +265,8 @@ Images = Annotated[Data | Derived, _by_kind]
 Trained = Annotated[Network | Pretrained, _by_kind]
 Predictor = Annotated[Network | Pretrained | Purifier | Apply | Service, _by_kind]
 STORED: tuple[type[Spec], ...] = (Derived, Network, Purifier, Adversarial, Verdicts, Measure)
-KINDS: dict[str, type[Spec]] = {
-    cls.__name__: cls for cls in (Call, Data, Training, Pretrained, Apply, Service, Goal, *STORED)
-}
+_OTHERS: tuple[type[Spec], ...] = (Call, Data, Training, Pretrained, Apply, Service, Goal)
+KINDS = {kind.__name__: kind for kind in (*_OTHERS, *STORED)}
 for _kind in KINDS.values():
     _kind.model_rebuild()
 
@@ -342,7 +341,11 @@ def plain(spec: Spec) -> dict[str, Any]:
     said = {name: getattr(spec, name) for name in _said(spec)}
     options = {name: dict(said.pop(name)) for name in ("options", "free") if name in said}
     values = {name: of(value) for name, value in said.items()}
-    return {"kind": type(spec).__name__, **values, **{k: {n: of(v) for n, v in o.items()} for k, o in options.items()}}
+    return {
+        "kind": type(spec).__name__,
+        **values,
+        **{k: {n: of(v) for n, v in o.items()} for k, o in options.items()},
+    }
 
 
 def to_json(spec: Spec) -> str:
@@ -373,6 +376,12 @@ class Mistakes(ValueError):
     def __init__(self, lines: Iterable[str]):
         self.lines = list(dict.fromkeys(lines))
         super().__init__("\n".join(self.lines))
+
+
+def one_line(error: BaseException, width: int = 300) -> str:
+    """What an error says, on one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= width else f"{text[:width]} …"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

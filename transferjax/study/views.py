@@ -20,6 +20,7 @@ from transferjax.report.analysis import (
     smoothness_table,
 )
 from transferjax.report.page import Section, images_section, success_section, surrogates_section
+from transferjax.report.tables import NOISE, of_surrogates
 from transferjax.study.config import Block, Member, Study, View
 from transferjax.study.specs import Adversarial, Call, Measure, Network, Spec, Verdicts
 
@@ -43,7 +44,9 @@ class Kind:
     options: tuple[str, ...] = ("block",)
 
 
-def adversarial(block: Block, surrogate: Member, call: Call, goal: Any, eps: float) -> Adversarial:
+def adversarial(
+    block: Block, surrogate: Member, call: Call, goal: Any, eps: float, seed: int = 0
+) -> Adversarial:
     """One cell of a block: what an attack makes on a surrogate."""
     return Adversarial(
         surrogates=surrogate.specs,
@@ -52,75 +55,78 @@ def adversarial(block: Block, surrogate: Member, call: Call, goal: Any, eps: flo
         eps=eps,
         norm=block.norm,
         data=block.data,
-        seed=block.seed,
+        seed=block.seed + seed,
     )
 
 
 def transfer_rows(study: Study, block: str) -> Iterator[Row]:
-    """A row per surrogate, attack, goal, budget and target, and what was measured of the pair."""
+    """A row per surrogate, attack, goal, budget and target; then of noise, which needs no surrogate.
+
+    `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand;
+    `fooling_rate` is the success on the surrogate itself, `noise_fooling_rate` that of noise.
+    """
     b = study.blocks[block]
-    for surrogate in _with_noise(b):
-        noise = not surrogate.specs
-        attacks = (("noise", Call(name="noise")),) if noise else b.attacks
+    seeds = dict.fromkeys(member.tags["seed"] for member in b.surrogates)
+    noise = [Member(NOISE, {"mechanism": NOISE, "seed": seed}, ()) for seed in seeds] if b.noise else []
+    for surrogate in (*b.surrogates, *noise):
+        attacks = b.attacks if surrogate.specs else ((NOISE, Call(name="noise")),)
         for (attack, call), (goal_name, goal), (_, eps_255, eps) in product(attacks, b.goals, b.budgets):
-            images = adversarial(b, surrogate, call, goal, eps)
+            seed = 0 if surrogate.specs else surrogate.tags["seed"]
+            images = adversarial(b, surrogate, call, goal, eps, seed)
+            tags = {**surrogate.tags, "attack": attack, "goal": goal_name, "eps_255": eps_255}
             for target in b.targets:
-                yield _transfer_row(study, b, surrogate, target, images, (attack, goal_name, eps_255))
-
-
-def _with_noise(block: Block) -> tuple[Member, ...]:
-    """The surrogates, and noise of the same budget: what lies below it is no attack."""
-    return (*block.surrogates, Member(NOISE, {"mechanism": NOISE, "seed": 0}, ())) if block.noise else block.surrogates
-
-
-NOISE = "noise"
+                yield _transfer_row(b, surrogate, target, images, tags)
 
 
 def _transfer_row(
-    study: Study, block: Block, surrogate: Member, target: Member, images: Adversarial, named: tuple[str, str, float]
+    block: Block, surrogate: Member, target: Member, images: Adversarial, tags: Mapping[str, Any]
 ) -> Row:
-    attack, goal, eps_255 = named
-    target_spec = target.specs[0]
-    needs: dict[str, Spec] = {
-        "hit": Verdicts(target=target_spec, images=images),
-        "target clean": Verdicts(target=target_spec, images=block.data),
-        "target accuracy": Verdicts(target=target_spec, images=block.accuracy),
-    }
+    needs = _verdicts("target", target.specs[0], images, block) | _measured(block, surrogate, target.specs[0])
     for i, own in enumerate(surrogate.specs):
-        needs[f"own {i}"] = Verdicts(target=own, images=images)
-        needs[f"own clean {i}"] = Verdicts(target=own, images=block.data)
-        needs[f"own accuracy {i}"] = Verdicts(target=own, images=block.accuracy)
-    needs |= _measured(block, surrogate, target_spec)
-    count = len(surrogate.specs)
+        needs |= _verdicts(f"own {i}", own, images, block)
+        if block.noise:
+            nothing = Member(NOISE, {}, ())
+            seed = surrogate.tags["seed"]
+            noise = adversarial(block, nothing, Call(name="noise"), images.goal, images.eps, seed)
+            needs[f"own {i} noise"] = Verdicts(target=own, images=noise)
+    members = range(len(surrogate.specs))
 
     def reduce(found: Mapping[str, Arrays]) -> dict[str, Any]:
-        hit, both = _hits(found["hit"], images), _right(found["target clean"])
-        for i in range(count):
-            both = both & _right(found[f"own clean {i}"])
-        return {
+        hit, both = _hits(found["target"], images), _right(found["target clean"])
+        for i in members:
+            both = both & _right(found[f"own {i} clean"])
+        said: dict[str, Any] = {
             "asr": hit.mean(),
             "asr_correct": hit[both].mean() if both.any() else np.nan,
-            "fooling_rate": _mean(_hits(found[f"own {i}"], images).mean() for i in range(count)),
-            "surrogate_accuracy": _mean(_right(found[f"own accuracy {i}"]).mean() for i in range(count)),
+            "fooling_rate": _mean(_hits(found[f"own {i}"], images).mean() for i in members),
+            "surrogate_accuracy": _mean(_right(found[f"own {i} accuracy"]).mean() for i in members),
             "target_accuracy": _right(found["target accuracy"]).mean(),
-            **{column: np.nan for column in ("smoothness", "similarity")},
-            **{
-                column: _mean(np.mean(found[name]["values"], dtype=np.float64) for name in found if name.startswith(f"{column} of "))
-                for column, _, _ in block.measures
-            },
+            "smoothness": np.nan,
+            "similarity": np.nan,
         }
+        if block.noise:
+            said["noise_fooling_rate"] = _mean(_hits(found[f"own {i} noise"], images).mean() for i in members)
+        for column, _, _ in block.measures:
+            values = (found[f"{column} {i}"]["values"] for i in members)
+            said[column] = _mean(np.mean(value, dtype=np.float64) for value in values)
+        return said
 
-    tags = {**surrogate.tags, "attack": attack, "target": target.label, "goal": goal, "eps_255": eps_255}
-    return Row(tags, needs, reduce)
+    return Row({**tags, "target": target.label}, needs, reduce)
 
 
-def _measured(block: Block, surrogate: Member, target: Spec) -> dict[str, Spec]:
+def _verdicts(name: str, network: Any, images: Adversarial, block: Block) -> dict[str, Spec]:
+    """What a network says of attacked images, of the same clean ones, and of those that tell its accuracy."""
+    seen = {name: images, f"{name} clean": block.data, f"{name} accuracy": block.accuracy}
+    return {key: Verdicts(target=network, images=image) for key, image in seen.items()}
+
+
+def _measured(block: Block, surrogate: Member, target: Any) -> dict[str, Spec]:
     """What a block measures of a surrogate, or of it and a target; of an ensemble member by member."""
     found: dict[str, Spec] = {}
     for column, call, images in block.measures:
         for i, own in enumerate(surrogate.specs):
             of = (own, target) if call.name in PAIRS else (own,)
-            found[f"{column} of {i}"] = Measure(call=call, of=of, data=images)
+            found[f"{column} {i}"] = Measure(call=call, of=of, data=images)
     return found
 
 
@@ -147,7 +153,7 @@ def _mean(values: Iterator[Any]) -> float:
 def table(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Transfer success: a section per goal, with its figure."""
     parts = []
-    attacks = list(dict.fromkeys(frame.loc[frame["mechanism"] != NOISE, "attack"]))
+    attacks = list(dict.fromkeys(of_surrogates(frame)["attack"]))
     for attack in attacks:
         rows = frame[frame["attack"].isin((attack, NOISE))]
         for goal in dict.fromkeys(rows["goal"]):
@@ -163,17 +169,17 @@ def _of_attack(part: Section, attack: str) -> Section:
 
 def plane(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Why: accuracy, smoothness and similarity of each surrogate."""
-    return [surrogates_section(frame[frame["mechanism"] != NOISE], study.error)]
+    return [surrogates_section(frame, study.error)]
 
 
 def curve(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Everything against the mechanisms' magnitudes ("IR_3")."""
-    return [magnitude_section(frame[frame["mechanism"] != NOISE], study.error)]
+    return [magnitude_section(of_surrogates(frame), study.error)]
 
 
 def regression(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """What explains transfer: correlations and least squares, for each goal."""
-    rows = frame[frame["mechanism"] != NOISE]
+    rows = of_surrogates(frame)
     return [regression_section(rows, str(goal)) for goal in dict.fromkeys(rows["goal"])]
 
 
@@ -185,7 +191,11 @@ def matrix_rows(study: Study, block: str, column: str = "similarity") -> Iterato
     for name, one in _named(b.surrogates):
         for other_name, other in others:
             spec = Measure(call=call, of=(one.specs[0], other.specs[0]), data=images)
-            yield Row({"row": name, "column": other_name}, {"it": spec}, lambda found: {"values": found["it"]["values"]})
+            yield Row(
+                {"row": name, "column": other_name},
+                {"it": spec},
+                lambda found: {"values": found["it"]["values"]},
+            )
 
 
 def matrix(frame: pd.DataFrame, study: Study, block: str, column: str = "similarity") -> list[Section]:
@@ -246,7 +256,11 @@ def image_rows(study: Study, block: str) -> Iterator[Row]:
 
     def reduce(found: Mapping[str, Arrays]) -> dict[str, Any]:
         said = {name: found[name]["classes"][:EXAMPLES] for name in ("clean", "fooled")}
-        return {"adversarial": found["images"]["images"][:EXAMPLES], "labels": found["clean"]["labels"][:EXAMPLES], **said}
+        return {
+            "adversarial": found["images"]["images"][:EXAMPLES],
+            "labels": found["clean"]["labels"][:EXAMPLES],
+            **said,
+        }
 
     caption = f"{surrogate} -> {target.label}, {goal_name}, eps {eps_255:g}/255"
     yield Row({"caption": caption}, needs, reduce)
@@ -257,7 +271,7 @@ def image_grid(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     from transferjax.study.resolve import load
 
     row, dataset = frame.iloc[0], study.blocks[block].data
-    clean = load(dataset)  # type: ignore[arg-type]
+    clean = load(dataset)
     names = np.array(clean.class_names)
     count = len(row["labels"])
     return [
@@ -280,9 +294,15 @@ def training_rows(study: Study, block: str) -> Iterator[Row]:
     for name, member in _named((*b.surrogates, *b.targets)):
         for spec in member.specs:
             if isinstance(spec, Network):
-                yield Row({**member.tags, "row": name}, {"it": spec}, lambda found: {
-                    key.removeprefix("history/"): value for key, value in found["it"].items() if key.startswith("history/")
-                })
+                yield Row(
+                    {**member.tags, "row": name},
+                    {"it": spec},
+                    lambda found: {
+                        key.removeprefix("history/"): value
+                        for key, value in found["it"].items()
+                        if key.startswith("history/")
+                    },
+                )
 
 
 def training(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
@@ -303,16 +323,24 @@ def accuracy_rows(study: Study, block: str) -> Iterator[Row]:
     for name, member in _named((*b.surrogates, *b.targets)):
         for spec in member.specs:
             needs = {"it": Verdicts(target=spec, images=b.accuracy)}
-            yield Row({**member.tags, "row": name}, needs, lambda found: {"accuracy": _right(found["it"]).mean()})
+            yield Row(
+                {**member.tags, "row": name}, needs, lambda found: {"accuracy": _right(found["it"]).mean()}
+            )
 
 
 def accuracy(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Accuracy of every network, on the data that the block names."""
-    figure = report.metric_by_mechanism(
-        frame.assign(mechanism=frame["row"], percent=100 * frame["accuracy"]), "percent", "accuracy (%)", study.error
-    )
-    table = report.value_table(frame, "accuracy", "Accuracy (%)", study.error)
-    return [Section("Accuracy", "On images that no network was trained on.", [table], {"accuracy": (figure, "Accuracy.")})]
+    percent = frame.assign(percent=100 * frame["accuracy"])
+    figure = report.metric_by_mechanism(percent, "percent", "accuracy (%)", study.error)
+    table = report.value_table(percent, "percent", "accuracy (%)", error=study.error)
+    return [
+        Section(
+            "Accuracy",
+            "On images that no network was trained on.",
+            [table],
+            {"accuracy": (figure, "Accuracy.")},
+        )
+    ]
 
 
 VIEWS: dict[str, Kind] = {

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
 from configs.methods import MECHANISMS, method
-from experiments import build
 from transferjax import parallel
 from transferjax.averaging import averaged_params
+from transferjax.study import networks, registry
+from transferjax.study.specs import Call, Data, Network, Training
 from transferjax.typing import Batch
 
 SHAPE, K, B, STEPS = (8, 8, 1), 4, 16, 3
@@ -35,13 +35,19 @@ def batch():
 
 
 def make(name, axis_name=None):
-    config = digits.get_config("smoke")
-    with config.unlocked():
-        config.methods = {name: method(name)}
-        config.training.epochs, config.training.warmup_epochs = STEPS, 0.0
-    network = build.Network(name, "cifar_vgg11", (("blocks", (1,)), ("width", 4)), name, 0)
-    step = build.train_step(config, network, K, 1, axis_name)
-    return step, build.initializer(build.module(network, K), SHAPE)(0)
+    parts = tuple(registry.bind(registry.PARTS, Call(**part)) for part in method(name))
+    schedule = Call(name="warmup_cosine", options={"peak": 0.1})
+    spec = Network(
+        model=Call(name="cifar_vgg11", options={"blocks": (1,), "width": 4}),
+        data=Data(name="digits"),
+        mean=(0.31,),
+        std=(0.38,),
+        parts=parts,
+        training=Training(epochs=STEPS, batch_size=B, schedule=schedule),
+    )
+    net = networks.module_of(spec, K)
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    return networks.train_step(spec, K, 1, axis_name), variables
 
 
 @cache

@@ -1,0 +1,50 @@
+"""The command as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """Starts the command on a store, with one device and a compilation cache that all share."""
+    cache = tmp_path_factory.mktemp("cache")
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": flags,
+    }
+
+    def start(store, *arguments, config="configs/digits.py:smoke", devices=1):
+        command = [sys.executable, "-m", "experiments.study", f"--store={store}", *arguments]
+        command += [f"--config={config}"] if config else []
+        here = env | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
+        return subprocess.Popen(
+            command, cwd=ROOT, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def finish(start):
+    """Runs the command to its end: (exit code, output, errors)."""
+
+    def finish(*args, **kwargs):
+        process = start(*args, **kwargs)
+        out, err = process.communicate(timeout=400)
+        return process.returncode, out, err
+
+    return finish
+
+
+def said(out):
+    """The object that `--json` ends with."""
+    return json.loads(out.strip().splitlines()[-1])

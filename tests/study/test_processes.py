@@ -1,0 +1,34 @@
+"""Two processes that talk over the loopback interface train as one process does."""
+
+import socket
+
+import numpy as np
+
+from transferjax.study.store import Store
+
+CONFIG = "tests/study/one_network.py"
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def weights(store):
+    (entry,) = Store(store).entries("Network")
+    return Store(store).get(entry.spec)
+
+
+def test_two_processes_equal_one(start, tmp_path):
+    coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+    pair = [
+        start(tmp_path / "two", coordinator, "--num_processes=2", f"--process_id={i}", config=CONFIG)
+        for i in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], errors
+    assert start(tmp_path / "one", config=CONFIG).communicate(timeout=300)[1] == ""
+    two, one = (weights(tmp_path / name) for name in ("two", "one"))
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], atol=2e-4, rtol=1e-3)
