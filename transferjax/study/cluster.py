@@ -46,7 +46,7 @@ class Cluster:
         say: is told the dashboard's address, and of workers that died.
 
     Raises:
-        Mistakes: Dask is not installed; more workers than accelerators.
+        Mistakes: Dask is not installed; no address; more workers than accelerators.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class Cluster:
             raise Mistakes(["--workers and --scheduler need Dask: pip install 'transferjax[cluster]'"])
         if bool(workers) == bool(scheduler) or workers < 0:
             raise Mistakes([f"expected workers or a scheduler; got {workers=}, {scheduler=}"])
+        if scheduler:
+            _check_address(scheduler)
         self.devices = accelerators() if workers else []
         if self.devices and workers > len(self.devices):
             there = f"this machine has {len(self.devices)} accelerators, for one worker each"
@@ -65,7 +67,7 @@ class Cluster:
     def __call__(self, groups: Sequence[Group]) -> Iterator[tuple[Group, Done]]:
         """Starts or joins the cluster, and leaves it when all groups have ended."""
         if groups:
-            with _quiet(), self._marker() as marker, self._client() as client:
+            with _quiet(), self._client() as client, self._marker() as marker:
                 yield from self._made(client, groups, marker)
 
     def _made(self, client: Any, groups: Sequence[Group], marker: Path) -> Iterator[tuple[Group, Done]]:
@@ -108,8 +110,8 @@ class Cluster:
         """What a worker said; or what became of a group whose workers died."""
         if future.status == "finished":
             done = Done(**future.result())
-            made = [spec for spec in group.members if spec.key in done.made]
-            if hidden := _hidden(map(self.context.store.path, made), PATIENCE):
+            results = [self.context.store.path(spec) for spec in group.members if spec.key in done.made]
+            if hidden := _hidden(results, PATIENCE):
                 raise OSError(f"{hidden} was made, but is not to be seen here: {SHARED}")
             return done
         made = [spec.key for spec in group.members if self.context.store.has(spec)]
@@ -146,7 +148,7 @@ class Cluster:
         if self.scheduler:
             try:
                 client = Client(self.scheduler, timeout=ANSWER, set_as_default=False)
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 raise Mistakes([f"no Dask scheduler answers at {self.scheduler} ({_line(error)})"]) from error
             with client:
                 self._greet(client)
@@ -161,9 +163,16 @@ class Cluster:
         board = f"dashboard {client.dashboard_link}"
         if self.workers and importlib.util.find_spec("bokeh") is None:
             board = "no dashboard (it needs bokeh)"
-        self.say(
-            f"{count} workers, {board}" if count else f"no worker yet at {self.scheduler}: waiting, {board}"
-        )
+        self.say(f"{count} workers, {board}" if count else f"waits for workers at {self.scheduler}, {board}")
+
+
+def _check_address(scheduler: str) -> None:
+    from distributed.comm import get_address_host_port
+
+    try:
+        get_address_host_port(scheduler)
+    except ValueError as error:
+        raise Mistakes([f"--scheduler={scheduler}: expected tcp://host:port ({error})"]) from None
 
 
 def _ended(client: Any, running: Iterable[Any]) -> list[Any]:
@@ -185,13 +194,17 @@ def _ended(client: Any, running: Iterable[Any]) -> list[Any]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What concerns a user is said in a line of ours."""
+    import distributed  # noqa: F401  its import sets the levels
+
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
