@@ -1,13 +1,13 @@
 # Everything runs in .venv, made on first use; PYTHON chooses the interpreter (3.11 or 3.12).
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := runs/quickstart
+STORE := runs/store
 
 .PHONY: quickstart test lint bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart  install, then the whole path on handwritten digits: $(RUN)/report.html"
+	@echo "make quickstart  install, then a whole study of handwritten digits: $(STORE)/studies/digits/report.html"
 	@echo "make test        install the test extra, then run the tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch)"
@@ -20,7 +20,7 @@ help:
 	@touch $@
 
 quickstart: .venv/.installed-base
-	$(BIN)/python -m experiments.blueprint --config=configs/digits.py --workdir=$(RUN)
+	$(BIN)/python -m experiments.study --config=configs/digits.py --store=$(STORE)
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

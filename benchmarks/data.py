@@ -24,10 +24,10 @@ from pathlib import Path
 import jax
 
 from configs import imagenette
-from experiments import build
 from transferjax import data
 from transferjax.augment import crop_flip
-from transferjax.losses import one_hot
+from transferjax.study import resolve, specs
+from transferjax.study.networks import Trainer
 from transferjax.typing import Batch
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,28 +69,19 @@ def throughput(batch, repeats, seconds):
 
 def waiting(steps, repeats):
     """[(share of the time spent waiting for data, images per second)] of `steps` training steps each."""
-    config = imagenette.get_config("cpu")
-    stream, batch = build.source(config), config.training.batch_size
-    (network,) = build.surrogates(config)
-    epoch = data.steps_per_epoch(len(stream), batch)
-    step = build.train_step(config, network, stream.num_classes, epoch, None)
-
-    def as_batch(examples):
-        return Batch(data.to_float(examples.images), one_hot(examples.labels, stream.num_classes))
-
-    update = jax.jit(lambda state, key, examples: step.update(state, key, as_batch(examples)))
-    batches, key = data.train_batches(stream, batch, seed=0), jax.random.key(0)
-    start = build.initializer(build.module(network, stream.num_classes), stream.image_shape)(0)
-    first = next(batches)
-    state, shares = step.init(start, as_batch(first)), []
-    state = jax.block_until_ready(update(state, key, first))
+    ((_, _, fields),) = imagenette.get_config("cpu").networks
+    spec = specs.build(specs.Network, fields, "ST")
+    trainer, batch, key = Trainer(spec, resolve.load(spec.data)), spec.training.batch_size, jax.random.key(0)
+    batches, shares = trainer.batches(0, 0), []
+    state = trainer.fresh(trainer.initial(0))
+    state = jax.block_until_ready(trainer.update(state, key, next(batches)))
     for _ in range(repeats):
         waited, begin = 0.0, time.perf_counter()
         for _ in range(steps):
             asked = time.perf_counter()
             examples = jax.block_until_ready(next(batches))
             waited += time.perf_counter() - asked
-            state = jax.block_until_ready(update(state, key, examples))
+            state = jax.block_until_ready(trainer.update(state, key, examples))
         total = time.perf_counter() - begin
         shares.append((waited / total, steps * batch / total))
     return shares

@@ -32,9 +32,9 @@ import torch
 from models import device_name, take_turns
 from torch_cifar import ResNet
 
-from configs.blueprint import blueprint
+from configs import common
 from configs.methods import method
-from experiments import build
+from transferjax.study import networks, specs
 from transferjax.typing import Batch
 
 LEAST = {"SAM": 6, "ASAM": 6, "IR": 6, "JR": 6, "ER": 6, "SAM&IR": 12, "SAM&JR": 12, "AT": 23, "LookSAM": 3.6}
@@ -67,12 +67,13 @@ def batch_of(size: int) -> Batch:
 
 def ours(mechanism: str, width: int, batch: Batch) -> Callable[[], object]:
     """One jitted step of a mechanism, with its state."""
-    config = blueprint()
-    with config.unlocked():
-        config.methods = {mechanism: method(mechanism)}
-    network = build.Network(mechanism, "cifar_resnet18", (("width", width),), mechanism, 0)
-    step = build.train_step(config, network, 10, 100, None)
-    state = [step.init(build.initializer(build.module(network, 10), (32, 32, 3))(0), batch)]
+    source, training = common.data("cifar10", "train"), common.training()
+    options = {"parts": method(mechanism), "data": source, "training": training, **common.CIFAR10}
+    fields = common.network("cifar_resnet18", {"width": width}, **options)
+    spec = specs.build(specs.Network, fields, mechanism)
+    step = networks.train_step(spec, 10, 100)
+    init = jax.jit(networks.module_of(spec, 10).init)
+    state = [step.init(init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))), batch)]
     update = jax.jit(step.update, donate_argnums=0)
 
     def run() -> object:

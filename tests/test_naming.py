@@ -17,7 +17,7 @@ from transferjax import attacks, losses, models, rules
 from transferjax.attacks import ensembles, gradients, inputs, projections, updates
 from transferjax.naming import UnstableName, described, stable_name
 
-POOL = np.arange(12.0, dtype=np.float32).reshape(1, 2, 2, 3)
+POOL = np.arange(12.0, dtype=np.float32).reshape(1, 2, 2, 3) / 12
 SCALE = 2.0
 
 

@@ -18,6 +18,7 @@ import cv2
 import jax
 import numpy as np
 
+from transferjax.checks import check_images
 from transferjax.files import write_bytes
 from transferjax.host import host_call
 from transferjax.typing import Array, Predict, PyTree
@@ -249,10 +250,10 @@ def _seconds(header: str | None, default: float) -> float:
 
 
 def _to_uint8(images: np.ndarray) -> np.ndarray:
-    if images.ndim != 4:
-        raise ValueError(f"images must be [B, H, W, C]; got shape {images.shape}")
-    if images.dtype == np.uint8:
+    if images.ndim == 4 and images.dtype == np.uint8:
         return images
-    if not np.issubdtype(images.dtype, np.floating) or images.min() < 0 or images.max() > 1:
-        raise ValueError("images must be uint8, or floats in [0, 1]")
-    return np.round(images * 255).astype(np.uint8)
+    try:
+        check_images(images)
+    except ValueError as error:
+        raise ValueError(f"images must be uint8, or floats in [0, 1]; {error}") from None
+    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)

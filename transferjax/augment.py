@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax.attacks import pgd
+from transferjax.checks import check_batch
 from transferjax.random import per_example, sample
 from transferjax.typing import Array, Batch, Key, Predict, Transform
 
@@ -35,6 +36,7 @@ def crop_flip(padding: int = 4, flip: bool = True) -> Transform:
         return jnp.where(draw[2] == 1, crop[:, ::-1], crop)
 
     def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        check_batch(batch)
         draws = sample(jax.random.randint, per_example(key, len(batch.images)), (3,), 0, choices)
         return batch._replace(images=jax.vmap(one)(batch.images, draws))
 
@@ -88,6 +90,7 @@ def _blend(
         return image, target
 
     def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        check_batch(batch)
         del predict
         keys, pool = per_example(key, len(batch.images)), _pool(batch, axis_name)
         return Batch(*jax.vmap(one, (0, 0, 0, None))(keys, *batch, pool))
@@ -146,6 +149,7 @@ def cutout(size: int) -> Transform:
         raise ValueError(f"size={size}: expected at least 1 pixel")
 
     def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        check_batch(batch)
         del predict
         keys = per_example(key, len(batch.images))
         boxes = sample(_box, keys, *batch.images.shape[1:3], size, size)
@@ -162,6 +166,7 @@ def label_smoothing(prob: float) -> Transform:
     _check_probability("prob", prob)
 
     def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        check_batch(batch)
         del key, predict
         t = batch.targets
         return batch._replace(targets=(1 - prob) * t + prob * (1 - t) / (t.shape[-1] - 1))
@@ -184,9 +189,11 @@ def adversarial(
 
     Reference: Madry et al., ICLR 2018, eq. 2.1; trains on adversarial images alone.
     """
-    attack = pgd(eps, steps, norm=norm, step_size=step_size, random_start=random_start)
+    # The loop takes probabilities where the recipe around it takes classes.
+    attack = pgd(eps, steps, norm=norm, step_size=step_size, random_start=random_start).run
 
     def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        check_batch(batch)
         return batch._replace(images=attack(key, predict, batch.images, batch.targets))
 
     return apply

@@ -7,28 +7,40 @@ these (towards a target: minimizes them), training minimizes them.
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import check_loss
 from transferjax.typing import Array
 
 
 def one_hot(labels: Array, num_classes: int, dtype: jnp.dtype = jnp.float32) -> Array:
     """Probabilities `[B, K]` of integer labels `[B]`; probabilities pass through."""
+    check_loss((*jnp.shape(labels)[:1], num_classes), labels, "labels")
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return jax.nn.one_hot(labels, num_classes, dtype=dtype)
     return labels
 
 
+def probabilities(logits: Array, targets: Array) -> Array:
+    """The targets as probabilities, shaped like the logits: what all losses begin with.
+
+    Raises:
+        ValueError: targets that are neither classes `[B]` nor probabilities `[B, K]`, see `check_loss`.
+    """
+    check_loss(logits.shape, targets)
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        return jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+    return targets
+
+
 def _split(logits: Array, targets: Array) -> tuple[Array, Array]:
     """The logit of the (most probable) target class, and the largest other logit."""
-    truth = one_hot(targets, logits.shape[-1], logits.dtype)
-    truth = jax.nn.one_hot(truth.argmax(-1), logits.shape[-1], dtype=bool)
+    truth = jax.nn.one_hot(probabilities(logits, targets).argmax(-1), logits.shape[-1], dtype=bool)
     of_target = jnp.where(truth, logits, 0).sum(-1)
     return of_target, jnp.where(truth, -jnp.inf, logits).max(-1)
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
     """Soft-target cross-entropy `-Σ_k t_k log softmax(z)_k`, `[B]`."""
-    targets = one_hot(targets, logits.shape[-1], logits.dtype)
-    return -(targets * jax.nn.log_softmax(logits)).sum(-1)
+    return -(probabilities(logits, targets) * jax.nn.log_softmax(logits)).sum(-1)
 
 
 def logit(logits: Array, targets: Array) -> Array:
@@ -36,7 +48,7 @@ def logit(logits: Array, targets: Array) -> Array:
 
     Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021.
     """
-    return -(one_hot(targets, logits.shape[-1], logits.dtype) * logits).sum(-1)
+    return -(probabilities(logits, targets) * logits).sum(-1)
 
 
 def margin(logits: Array, targets: Array) -> Array:

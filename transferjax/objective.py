@@ -6,6 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import check_batch
 from transferjax.losses import cross_entropy
 from transferjax.random import fold_in
 from transferjax.typing import Array, Batch, Key, Loss, Memory, Penalty, PyTree
@@ -35,6 +36,7 @@ def objective(
     """
 
     def value(params: PyTree, memory: Memory, keys: Key, batch: Batch) -> tuple[Array, Memory]:
+        check_batch(batch)
         variables = {"params": params, "batch_stats": memory["batch_stats"]}
 
         def logits_of(images: Array) -> tuple[Array, PyTree]:

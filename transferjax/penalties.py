@@ -14,7 +14,7 @@ then returns the same share of the penalty, so that the mean over devices is the
 import jax
 import jax.numpy as jnp
 
-from transferjax.losses import one_hot
+from transferjax.losses import probabilities
 from transferjax.random import per_example, sample
 from transferjax.typing import Array, Key, Penalty, Pullback
 
@@ -58,7 +58,7 @@ def input_gradient(weight: float, *, scaling: str = "official", axis_name: str |
 
     def penalty(key: Key, logits: Array, targets: Array, pullback: Pullback) -> Array:
         del key
-        targets = one_hot(targets, logits.shape[-1], logits.dtype)
+        targets = probabilities(logits, targets)
         d_logits = jax.nn.softmax(logits) * targets.sum(-1, keepdims=True) - targets
         squares = _squared_norms(pullback(d_logits))
         if scaling == "paper":

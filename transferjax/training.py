@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from transferjax.checks import check_batch, check_images, check_labels, check_mask, check_outputs
+from transferjax.classes import check_vocabulary
 from transferjax.losses import cross_entropy
 from transferjax.models.conv import conv_p
 from transferjax.objective import Objective
-from transferjax.random import fold_in, per_example
+from transferjax.random import fold_in, one_key, per_example
 from transferjax.rules import chain, initial_memory
 from transferjax.typing import Array, Batch, GradFn, Key, Memory, Predict, PyTree, Rule, Transform
 
@@ -85,7 +87,8 @@ def make_train_step(
         return fold_in(jnp.broadcast_to(fold_in(key, step), (count,)), start + jnp.arange(count))
 
     def update(state: TrainState, key: Key, batch: Batch) -> TrainState:
-        keys = example_keys(key, state.step, len(batch.images))
+        check_batch(batch)
+        keys = example_keys(one_key(key), state.step, len(batch.images))
         predict = predictor(state.variables)
         for i, transform in enumerate(transforms):
             batch = transform(fold_in(keys, i), batch, predict)
@@ -94,6 +97,7 @@ def make_train_step(
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, memory)
 
     def init(variables: dict[str, PyTree], batch: Batch) -> TrainState:
+        check_batch(batch)
         params = variables["params"]
         memory = {"batch_stats": variables.get("batch_stats", {})}
         keys = per_example(jax.random.key(0), len(batch.images))
@@ -145,9 +149,23 @@ def sgd(
     )
 
 
-def evaluate(predict: Predict, images: Array, labels: Array, mask: Array) -> dict[str, Array]:
-    """Sums over the examples that `mask` `[B]` marks: `loss`, `correct` and `count`; add over batches."""
+def evaluate(
+    predict: Predict, images: Array, labels: Array, mask: Array, num_classes: int | None = None
+) -> dict[str, Array]:
+    """Sums over the examples that `mask` `[B]` marks: `loss`, `correct` and `count`; add over batches.
+
+    Args:
+        predict, images, labels: the net, `[B, H, W, C]` in [0, 1], and classes `[B]`.
+        mask: bool `[B]`, which examples count.
+        num_classes: how many classes the labels' data set has, see `metrics.fooled`.
+    """
+    if images.ndim > 2:  # else what predict takes are features
+        check_images(images)
     logits = predict(images)
+    check_outputs(logits, len(images))
+    check_vocabulary(labels, logits.shape[-1], num_classes)
+    check_labels(labels, len(images), logits.shape[-1])
+    check_mask(mask, len(images))
     return {
         "loss": jnp.where(mask, cross_entropy(logits, labels), 0).sum(),
         "correct": jnp.sum((logits.argmax(-1) == labels) & mask),

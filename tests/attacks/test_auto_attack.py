@@ -180,6 +180,51 @@ def test_budgets_around_the_distance_decide(norm, factory, problem_with_margin):
         assert bool(predict(x).argmax(-1)[0] != labels[0]) is fooled
 
 
+def few_classes(count, seed=0):
+    """A linear net of so many classes, one image in the middle of [0, 1], its label, its distance in L∞."""
+    rng = np.random.default_rng(seed)
+    weights = rng.standard_normal((27, count)).astype(np.float32)
+    image = (0.4 + 0.2 * rng.random((1, 3, 3, 3))).astype(np.float32)
+    logits = image.reshape(1, -1) @ weights
+    label = logits.argmax(-1)
+    away = np.abs(weights[:, label] - weights).sum(0)
+    distance = np.delete((logits[0, label] - logits[0]) / np.maximum(away, 1e-9), label).min()
+    return (
+        jax.tree_util.Partial(linear, jnp.asarray(weights)),
+        jnp.asarray(image),
+        jnp.asarray(label),
+        distance,
+    )
+
+
+FEW = {
+    "apgd_t": lambda eps: apgd_t(eps, 20),
+    "fab_t": lambda eps: fab(eps, 20, target_classes=9),
+    "square": lambda eps: square(eps, 2000),
+    "standard": lambda eps: auto_attack(eps, steps=20, queries=20),
+    "plus": lambda eps: auto_attack(eps, steps=10, queries=10, version="plus"),  # a long compilation
+    "rand": lambda eps: auto_attack(eps, steps=20, version="rand"),
+}
+
+
+@pytest.mark.parametrize(("name", "count"), [(n, k) for n in FEW for k in (2, 3) if (n, k) != ("plus", 3)])
+def test_few_classes(name, count):
+    """Two and three classes, for which (targeted) DLR is not defined: the known distance decides as ever."""
+    predict, image, label, distance = few_classes(count)
+    attack = jax.jit(lambda eps, *problem: FEW[name](eps)(*problem))
+    for share, fooled in ((0.97, False), (3 if name == "square" else 1.05, True)):
+        x = attack(distance * share, jax.random.key(0), predict, image, label)
+        assert bool(predict(x).argmax(-1)[0] != label[0]) is fooled
+
+
+@pytest.mark.parametrize("attack", [apgd_t(0.1, 2), fab(0.1, 2), auto_attack(0.1, steps=2, queries=2)])
+def test_a_single_class_is_refused(attack):
+    predict, image, label, _ = few_classes(2)
+    one = lambda x: predict(x)[:, :1]  # noqa: E731
+    with pytest.raises(ValueError, match=r"at least 2 classes; predict returned logits of shape \(1, 1\)"):
+        attack(jax.random.key(0), one, image, 0 * label)
+
+
 def setting(**changes):
     return {"eps": 0.15, **changes}
 

@@ -63,6 +63,34 @@ def test_neighbours_are_uniform_and_differ(at):
     assert np.unique(np.asarray(mean)).size > mean.size // 2
 
 
+def test_neighbours_are_uniform_in_the_l2_ball():
+    """Of a uniform draw from a ball of radius r in n dimensions, `(‖u‖ / r)ⁿ` is uniform in [0, 1]."""
+    x, keys = jnp.zeros((500, 2, 2, 1)), fold_in(jax.random.key(0), jnp.arange(500))
+    u = np.asarray(uniform_noise(0.3, "l2")(keys, x, 0)).reshape(500, -1)
+    shares = np.sort((np.linalg.norm(u, axis=-1) / 0.3) ** 4)
+    assert np.abs(shares - np.linspace(0, 1, 500)).max() < 0.08
+    assert np.abs(u.mean(0)).max() < 0.02
+
+
+def test_lookahead_and_enhanced_momentum_go_lengths_in_l2(at):
+    """The second call looks at `x + step ĝ` with ĝ of length one."""
+    ahead = SCALE * at[0] / jnp.sqrt(((SCALE * at[0]) ** 2).sum((1, 2, 3), keepdims=True))
+    (_, second), _, _ = run(gradients.lookahead(1.0, 0.1, "l2"), at, steps=2)
+    np.testing.assert_allclose(second, SCALE * (at[0] + 0.1 * ahead), rtol=1e-5, atol=1e-6)
+    seen = []
+
+    def watched(x, memory, keys, labels):
+        jax.debug.callback(lambda x: seen.append(x), x)
+        return quadratic(x, memory, keys, labels)
+
+    x, memory, keys, labels = at
+    grad_fn = gradients.enhanced_momentum(0.1, 2, 7.0, "l2")(watched)
+    (_, memory), _ = grad_fn(x, initial_memory(grad_fn, *at), keys, labels)
+    grad_fn(x, memory, keys, labels)
+    jax.effects_barrier()
+    np.testing.assert_allclose(np.linalg.norm((seen[-1] - x).reshape(3, -1), axis=-1), 0.7, rtol=1e-5)
+
+
 def test_counters_survive_averages(at):
     """A rule inside an average leaves the memory it would leave alone."""
 
@@ -83,6 +111,8 @@ def test_counters_survive_averages(at):
 def test_chunk_must_divide(samples, chunk):
     with pytest.raises(ValueError, match=f"chunk={chunk}, samples={samples}"):
         average(inputs.halve, samples, chunk=chunk)
+    with pytest.raises(ValueError, match=f"chunk={chunk}, samples={samples}"):  # before any image is seen
+        gradients.enhanced_momentum(0.1, samples, 7.0, chunk=chunk)
 
 
 def test_probe_sees_the_hessian(at):
@@ -156,6 +186,15 @@ def test_shrink_on_flip():
         step, state = update.update(u, state)
         steps.append(np.asarray(step))
     np.testing.assert_allclose(steps, [[1, 1, 0], [1, -0.5, 0], [1, 0.25, 0]])
+
+
+def test_shrink_on_flip_steps_along_the_gradient_in_l2():
+    update = updates.shrink_on_flip(0.5, "l2")
+    u = jnp.array([3.0, -4.0]).reshape(1, 1, 2, 1)
+    first, state = update.update(u, update.init(u))
+    second, _ = update.update(u * jnp.array([1.0, -1.0]).reshape(1, 1, 2, 1), state)
+    np.testing.assert_allclose(first.ravel(), [0.6, -0.8], rtol=1e-6)
+    np.testing.assert_allclose(second.ravel(), [0.6, 0.4], rtol=1e-6)
 
 
 def test_patch_wise_spreads_what_overshoots():

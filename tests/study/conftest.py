@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from transferjax.study.resolve import Context
+from transferjax.study.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +52,18 @@ def finish(start):
 def said(out):
     """The object that `--json` ends with."""
     return json.loads(out.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """This process as if it had one device: what eight virtual ones add is compile time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)
+        patch.setattr(jax, "local_device_count", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def context(one_device, tmp_path_factory):
+    """A store of the module's, and what makes results in it."""
+    return Context(Store(tmp_path_factory.mktemp("store")), batch_size=64)

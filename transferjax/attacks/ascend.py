@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.ensembles import Ensemble, mean_losses, members
+from transferjax.attacks.ensembles import Ensemble, check_members, mean_losses, members
 from transferjax.attacks.projections import Start
 from transferjax.attacks.stochastic import with_keys
+from transferjax.checks import check_examples
 from transferjax.losses import cross_entropy
 from transferjax.random import fold_in, per_example
 from transferjax.rules import chain, initial_memory
@@ -70,6 +71,8 @@ def ascend(
         raise ValueError(f"steps must be at least 1; got {steps}")
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
+        check_examples(images, labels, soft=True)
+        check_members(predict, images)
         keys = per_example(key, images.shape[0])
         plain = partial(gradient_of, loss=loss, targeted=targeted)
         grad_fn = chain(*rules)(ensemble(members(predict, plain)))
@@ -85,4 +88,5 @@ def ascend(
         (x, _, _), _ = jax.lax.scan(step, (x, update.init(x), memory), jnp.arange(1, steps + 1))
         return x if finish is None else finish(x, images)
 
+    attack.targeted = targeted  # type: ignore[attr-defined]  # for whoever checks that labels and goal fit
     return attack

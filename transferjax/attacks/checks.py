@@ -1,87 +1,70 @@
-"""Bad input, caught where it enters: each error names the value, what was expected and what to do.
+"""What only attacks have to ask: goals, and whether a model can be attacked at all.
 
-The checks of arrays look at values, so call them on the host, outside `jit`; `craft` does.
+Images and labels are looked at by `transferjax.checks`. Logits and gradients are looked at here by value, on
+the host, outside of `jit`; `craft` does that once before it begins.
 """
 
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transferjax.attacks.ascend import gradient_of
-from transferjax.random import per_example
-from transferjax.typing import Array, Key, Predict
+from transferjax.attacks.recipe import Recipe
+from transferjax.checks import check_examples, check_images, check_labels
+from transferjax.classes import check_classes
+from transferjax.random import one_key, per_example
+from transferjax.typing import Array, Attack, Key, Predict
 
-NORMS = ("linf", "l2")
+
+def is_targeted(attack: Attack) -> bool | None:
+    """Whether an attack runs towards the classes it is given; None for a function that does not say.
+
+    A recipe says so in its hyper-parameters, what `ascend` makes in its attribute `targeted`. Recipes with
+    neither (AutoAttack's: APGD-T and FAB-T choose the classes that they try themselves) flee the labels.
+    """
+    if not isinstance(attack, Recipe):
+        return getattr(attack, "targeted", None)
+    return bool(dict(attack.settings).get("targeted", getattr(attack.run, "targeted", False)))
 
 
-def check_budget(eps: float, step_size: float | None, steps: int, norm: str) -> None:
-    """Hyper-parameters that every attack shares.
+def check_goal(attack: Attack, targets: object = None, targeted: bool | None = None) -> None:
+    """Targets for an attack that reaches for them, and for no other.
+
+    Args:
+        attack: of the catalogue, of `ascend`, or any function.
+        targets: the classes to reach, None if there are none.
+        targeted: what a function does that does not say it.
 
     Raises:
-        ValueError: an unknown norm, a budget in 0–255 units, a negative one, or no steps.
+        ValueError: targets and no targeted attack, a targeted attack and no targets, or targets and a
+            function of which nobody knows.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
-    for name, value in (("eps", eps), ("step_size", step_size)):
-        if value is None or isinstance(value, jax.core.Tracer):  # traced: one compilation for many budgets
-            continue
-        if not value >= 0:
-            raise ValueError(f"{name} must not be negative; got {value}")
-        if norm == "linf" and value > 1:
+    name = getattr(attack, "name", getattr(attack, "__name__", "this attack"))
+    said = is_targeted(attack)
+    if None not in (said, targeted) and said != targeted:
+        raise ValueError(f"{name} is made with targeted={said}; got targeted={targeted}")
+    towards = targeted if said is None else said
+    if targets is None:
+        if towards:
             raise ValueError(
-                f"{name}={value} looks like 0–255 units; images lie in [0, 1], so write {name}={value:g}/255"
+                f"{name} is targeted, and without targets it would run towards the true classes: give "
+                "targets, such as `choose_targets` makes, or make it with targeted=False"
             )
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
-
-
-def check_images(images: Array | np.ndarray) -> None:
-    """Float images `[B, H, W, C]` in [0, 1].
-
-    Raises:
-        ValueError: another rank, channels first, integers, NaN, or values outside [0, 1].
-    """
-    shape = images.shape
-    if len(shape) != 4:
-        raise ValueError(f"images must be [B, H, W, C]; got shape {shape} (one image? add an axis: x[None])")
-    if shape[1] in (1, 3) and shape[3] not in (1, 3):
+    elif towards is None:
         raise ValueError(
-            f"images must be [B, H, W, C]; {shape} has its channels first: x.transpose(0, 2, 3, 1)"
+            f"{name} does not say whether it runs towards targets: give targeted=True if it does"
         )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images must be floats in [0, 1]; got {images.dtype}: divide by 255")
-    values = np.asarray(images, np.float32)
-    if np.isnan(values).any():
-        raise ValueError("images contain NaN")
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        advice = (
-            "divide by 255" if high > 2 and low >= 0 else "undo the normalization; it belongs into predict"
+    elif not towards:
+        has_both = "targeted" in dict(getattr(attack, "settings", ())) or hasattr(
+            getattr(attack, "run", attack), "targeted"
         )
-        raise ValueError(f"images must lie in [0, 1]; these lie in [{low:g}, {high:g}]: {advice}")
-
-
-def check_labels(labels: Array | np.ndarray, count: int, num_classes: int) -> None:
-    """Classes `[count]` in 0 … num_classes - 1.
-
-    Raises:
-        ValueError: another shape, no integers, or classes out of range (1-based labels are named as such).
-    """
-    if labels.shape != (count,):
-        raise ValueError(f"labels must have shape ({count},), one class per image; got {labels.shape}")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels must be integers; got {labels.dtype}")
-    values = np.asarray(labels)
-    low, high = int(values.min()), int(values.max())
-    if low >= 1 and high == num_classes:
-        raise ValueError(
-            f"labels lie in {low} … {high}, but predict has {num_classes} logits, 0 … {num_classes - 1}: "
-            "these look 1-based; subtract 1"
+        way_out = (
+            "make it with targeted=True"
+            if has_both
+            else "it has no targeted goal; take one that has, such as pgd(…, targeted=True) or logit(…)"
         )
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"labels must lie in 0 … {num_classes - 1}; these lie in {low} … {high}")
+        raise ValueError(f"{name} is untargeted and would run away from the targets: {way_out}")
 
 
 def check_targets(labels: Array | np.ndarray, targets: Array | np.ndarray) -> None:
@@ -135,11 +118,15 @@ def check_gradients(gradients: Array | np.ndarray) -> None:
         )
 
 
-def check_predict(predict: Predict, images: Array, labels: Array, key: Key) -> None:
-    """Logits and gradients on one batch, with all checks above."""
+def check_predict(
+    predict: Predict, images: Array, labels: Array, key: Key, num_classes: int | None = None
+) -> None:
+    """Images, labels, logits and gradients of one batch, and whether the labels are of predict's classes."""
+    check_images(images)
     keys = per_example(key, len(images))
     logits = predict(images)
     check_logits(logits)
+    check_classes(num_classes, logits.shape[-1])
     check_labels(labels, len(images), logits.shape[-1])
     check_gradients(gradient_of(predict)(images, {}, keys, labels)[1])
 
@@ -163,7 +150,8 @@ def robustness_flags(
 
     Reference: Croce & Hein, ICML 2020; the checks of the official package.
     """
-    flags = []
+    check_examples(images, labels)
+    key, flags = one_key(key), []
     logits = run(lambda predict, x: predict(x))(predict, images)
     if looks_like_probabilities(logits):
         flags.append("predict returns probabilities: losses saturate; return logits")

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from transferjax import data
-from transferjax.attacks.checks import check_images, check_labels, check_predict, check_targets
+from transferjax.attacks.checks import check_goal, check_predict, check_targets
 from transferjax.attacks.manifest import (
     check_named,
     is_unseen,
@@ -25,6 +25,7 @@ from transferjax.attacks.manifest import (
 )
 from transferjax.attacks.projections import eight_bit
 from transferjax.attacks.recipe import Recipe
+from transferjax.checks import check_labels
 from transferjax.files import write_bytes, write_text
 from transferjax.naming import stable_name
 from transferjax.random import fold_in
@@ -69,6 +70,7 @@ def craft(
     directory: str | Path | None = None,
     *,
     targets: np.ndarray | None = None,
+    targeted: bool | None = None,
     seed: int = 0,
     batch_size: int = 128,
     eps: float | None = None,
@@ -87,6 +89,8 @@ def craft(
         dataset: uint8 images and labels, such as `data.load` gives.
         directory: where to write the images, labels and a manifest; nothing is written if None.
         targets: classes `[N]` for a targeted attack.
+        targeted: whether the attack runs towards the targets; read off it, if it is of the catalogue or of
+            `ascend`.
         seed: of all randomness.
         batch_size: images at once, over all devices of this process.
         eps, norm: budget, for the rounding; read off the attack if it is one of the catalogue.
@@ -101,12 +105,14 @@ def craft(
     eps, norm = _budget(attack, eps, norm)
     if directory is not None:
         check_named(attack)
-    classes = dataset.labels if targets is None else np.asarray(targets, np.int32)
+    classes = dataset.labels
     if targets is not None:
-        check_labels(classes, len(dataset), dataset.num_classes)
-        check_targets(dataset.labels, classes)
+        check_labels(np.asarray(targets), len(dataset), dataset.num_classes, "targets")
+        check_targets(dataset.labels, targets)
+        classes = np.asarray(targets, np.int32)
+    check_goal(attack, targets, targeted)
     few, aims = _few(dataset, classes)
-    _check_first(predict, few, aims)
+    _check_first(predict, few, aims, dataset.num_classes)
     manifest = manifest_of(attack, predict, dataset, targets, seed, eps, norm, format)
     if directory is not None:
         manifest |= {"pixels": stable_name(few), "outputs": outputs_of(predict, few, is_unseen(manifest))}
@@ -163,12 +169,11 @@ def _batches(
         yield rows[rows >= start], x[rows >= start]
 
 
-def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     """A wrong predict fails here, at once and with a reason, and not as an attack that does nothing."""
     few = data.to_float(jnp.asarray(images))
-    check_images(few)
     for member in members(predict):
-        check_predict(member, few, jnp.asarray(labels), jax.random.key(0))
+        check_predict(member, few, jnp.asarray(labels), jax.random.key(0), num_classes)
 
 
 def _few(dataset: data.Source, classes: np.ndarray, count: int = 8) -> tuple[np.ndarray, np.ndarray]:

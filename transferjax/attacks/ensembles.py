@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from transferjax.attacks.projections import ball
 from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs, unit
+from transferjax.classes import noting
 from transferjax.random import fold_in
 from transferjax.rules import chain
 from transferjax.typing import Array, GradFn, Key, Memory, Predict, PyTree, Rule
@@ -213,12 +214,29 @@ def cwa(
     return ensemble
 
 
+def _noted(predicts: Sequence[Predict]) -> list[Predict]:
+    """The predicts, which must have equally many logits."""
+    counts: dict[str, int] = {}
+    return [noting(predict, f"model {i}", counts) for i, predict in enumerate(predicts)]
+
+
+def check_members(predict: Predict | Sequence[Predict] | Snapshots, x: Array) -> None:
+    """Several predicts have equally many logits; looks at shapes alone.
+
+    Raises:
+        ValueError: with their numbers.
+    """
+    if isinstance(predict, tuple | list) and len(predict) > 1:
+        for member in _noted(predict):
+            jax.eval_shape(member, x)
+
+
 def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:
-    return jnp.stack([predict(x) for predict in predicts]).mean(0)
+    return jnp.stack([predict(x) for predict in _noted(predicts)]).mean(0)
 
 
 def _log_mean_of_probabilities(predicts: tuple[Predict, ...], x: Array) -> Array:
-    logs = jnp.stack([jax.nn.log_softmax(predict(x)) for predict in predicts])
+    logs = jnp.stack([jax.nn.log_softmax(predict(x)) for predict in _noted(predicts)])
     return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(predicts))
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax.attacks.gradients import InputTransform
+from transferjax.checks import check_images
 from transferjax.random import fold_in, sample
 from transferjax.typing import Array, Key
 
@@ -96,6 +97,7 @@ def admix(pool: Array, ratio: float = 0.2) -> InputTransform:
 
     Reference: Wang et al., "Admix", ICCV 2021; their code mixes with images of the same batch.
     """
+    check_images(pool, "pool")
 
     def transform(keys: Key, x: Array, _: Array | int) -> Array:
         chosen = sample(jax.random.randint, keys, (), 0, len(pool))

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from transferjax import losses
-from transferjax.attacks.checks import check_budget
 from transferjax.attacks.ensembles import Ensemble, mean_losses
-from transferjax.attacks.vocabulary import LOSSES, check_option, explain
+from transferjax.attacks.vocabulary import LOSSES, check_budget, check_option, explain
+from transferjax.checks import check_examples
 from transferjax.naming import described
 from transferjax.typing import Array, Attack, Key, Loss, Predict, Projection, Rule
 
@@ -87,7 +87,8 @@ class Recipe:
     usual: tuple[tuple[str, object], ...] = field(default=(), repr=False, compare=False)  # the defaults
 
     def __call__(self, key: Key, predict: Predict, images: Array, labels: Array) -> Array:
-        """Adversarial images in the budget around `images [B, H, W, C]`."""
+        """Adversarial images in the budget around `images [B, H, W, C]`; `labels` are classes `[B]`."""
+        check_examples(images, labels)
         return self.run(key, predict, images, labels)
 
     def __repr__(self) -> str:

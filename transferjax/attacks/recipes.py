@@ -55,8 +55,8 @@ def pgd(eps: float, steps: int = 10, *, step_size: float | None = None, **option
         step_size: length of one step in the same norm; if None `2.5 eps / steps`, so that the border can be
             reached from any start.
 
-    Reference: Madry et al., ICLR 2018; the step is that of section 5 and appendix B ("2.5 · eps / steps").
-    (Table configs of the S&P 2024 paper: no random start, `quantize`.)
+    Reference: Madry et al., ICLR 2018 (100 steps of 2.5 ε / 100 in section 5). Table configs of the S&P 2024
+    paper: no random start, `quantize`.
     """
     update = updates.steepest(options["norm"], given(step_size, 2.5 * eps / steps))
     return in_ball(update, eps=eps, steps=steps, **options)
@@ -67,8 +67,8 @@ def bim(eps: float, steps: int = 10, *, step_size: float | None = None, **option
     """Basic iterative method, I-FGSM: steepest steps from the clean image.
 
     Reference: Kurakin et al., ICLR workshop 2017, section 2.2, where the step is 1/255 and there are
-    min(ε + 4, 1.25 ε) of them; `eps / steps` is how Dong et al., CVPR 2018, section 4.1, and the papers on
-    transfer after it run I-FGSM.
+    min(ε + 4, 1.25 ε) of them; `eps / steps` is how Dong et al., CVPR 2018, and the papers on transfer after
+    it run I-FGSM.
     """
     update = updates.steepest(options["norm"], given(step_size, eps / steps))
     return in_ball(update, eps=eps, steps=steps, **options | {"random_start": False})

@@ -1,12 +1,13 @@
 """Predicts that draw: ghost networks, randomized defences."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import jax
 
-from transferjax.random import per_example
-from transferjax.typing import Array, Key, Predict
+from transferjax.random import fold_in, per_example
+from transferjax.typing import Array, Key
 
 
 @jax.tree_util.register_dataclass
@@ -26,8 +27,20 @@ class Stochastic:
         return self.draw(per_example(self.key, x.shape[0]), x)
 
 
-def with_keys(predict: Predict, keys: Key) -> Predict:
-    """The predict, its randomness drawn from `keys [B]` if it has any."""
+T = TypeVar("T")
+
+
+def with_keys(predict: T, keys: Key) -> T:
+    """The predict, its randomness drawn from `keys [B]` if it has any, or if one inside of it has."""
+    inside = 0
+
+    def fresh(part: Any) -> Any:
+        nonlocal inside
+        if not isinstance(part, Stochastic):
+            return part
+        inside += 1
+        return replace(part, draw=with_keys(part.draw, fold_in(keys, inside)), key=fold_in(keys, inside))
+
     if isinstance(predict, Stochastic):
-        return lambda x: predict.draw(keys, x)
-    return predict
+        return cast(T, replace(predict, draw=with_keys(predict.draw, keys), key=keys))
+    return jax.tree.map(fresh, predict, is_leaf=lambda part: isinstance(part, Stochastic))

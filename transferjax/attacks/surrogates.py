@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from transferjax.attacks.projections import l2_norm
 from transferjax.attacks.stochastic import Stochastic
-from transferjax.random import fold_in, sample
+from transferjax.random import fold_in, sample, typed
 from transferjax.typing import Array, Key, Predict
 
 Context = nn.module.InterceptorContext
@@ -267,7 +267,7 @@ def ghost_skips(predict: Predict, key: Key, radius: float = 0.22) -> Stochastic:
 
     Reference: Li et al., "Learning Transferable Adversarial Examples via Ghost Networks", AAAI 2020.
     """
-    return Stochastic(jax.tree_util.Partial(_GhostSkips(radius), predict), key)
+    return Stochastic(jax.tree_util.Partial(_GhostSkips(radius), predict), typed(key))
 
 
 @dataclass(frozen=True)
@@ -290,4 +290,4 @@ def ghost_dropout(predict: Predict, key: Key, rate: float = 0.012) -> Stochastic
 
     Reference: Li et al., AAAI 2020.
     """
-    return Stochastic(jax.tree_util.Partial(_GhostDropout(rate), predict), key)
+    return Stochastic(jax.tree_util.Partial(_GhostDropout(rate), predict), typed(key))

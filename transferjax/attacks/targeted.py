@@ -12,7 +12,8 @@ from transferjax.attacks.builders import given, with_momentum
 from transferjax.attacks.gradients import average, through
 from transferjax.attacks.recipe import Momentum, recipe
 from transferjax.attacks.stochastic import Stochastic
-from transferjax.losses import cross_entropy, one_hot
+from transferjax.checks import check_labels
+from transferjax.losses import cross_entropy, probabilities
 from transferjax.random import per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -30,6 +31,7 @@ def choose_targets(rule: str, key: Key, logits: Array, labels: Array) -> Array:
         labels: `[B]`.
     """
     count = logits.shape[-1]
+    check_labels(labels, len(logits), count)
     if rule == "next":
         return (labels + 1) % count
     if rule == "random":
@@ -55,7 +57,7 @@ def logit(
     Args:
         step_size: length of one step in the same norm; `eps / 8` if None.
 
-    Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021, section 4.1: 300 steps of 2/255 at
+    Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021: 300 steps of 2/255 at
     ε = 16/255, DI with probability 0.7, a kernel of 5.
     """
     own = through(updates.smooth(kernel_size, (kernel_size - 1) / 6)), average(inputs.diversity(rate, prob))
@@ -72,7 +74,7 @@ def poincare(logits: Array, targets: Array) -> Array:
     """
     norm = jnp.abs(logits).sum(-1, keepdims=True)
     u = logits / jnp.where(norm > 0, norm, 1)
-    v = jnp.maximum(one_hot(targets, logits.shape[-1], logits.dtype) - 1e-5, 0)
+    v = jnp.maximum(probabilities(logits, targets) - 1e-5, 0)
     squared = lambda a: jnp.sum(a * a, -1)  # noqa: E731
     room = jnp.maximum((1 - squared(u)) * (1 - squared(v)), 1e-12)
     return jnp.arccosh(1 + jnp.maximum(2 * squared(u - v) / room, 1e-7))
@@ -83,6 +85,8 @@ def triplet(logits: Array, targets: Array, truth: Array, margin: float = 0.007) 
 
     Reference: Li et al., CVPR 2020.
     """
+    for name, classes in (("targets", targets), ("truth", truth)):
+        check_labels(classes, len(logits), name=name)
     size = jnp.sqrt(jnp.maximum(jnp.sum(logits**2, -1), 1e-12))
     of = lambda k: jnp.abs(jnp.take_along_axis(logits, k[:, None], -1)[:, 0]) / size  # noqa: E731
     return jnp.maximum(of(truth) - of(targets) + margin, 0)
@@ -99,7 +103,7 @@ def po_trip(
 ) -> Attack:
     """Poincaré distance to the target and a triplet with the true class, which is the net's clean prediction.
 
-    Reference: Li et al., CVPR 2020, algorithm 1 and section 4.1: 20 steps of `eps / steps`.
+    Reference: Li et al., CVPR 2020, algorithm 1: 20 steps of `eps / steps`.
     """
 
     def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
@@ -167,8 +171,8 @@ def self_universality(
         low, high: share of the image's area in a crop.
     The paper adds DI and TI (`rules`).
 
-    Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023,
-    section 4.1: 300 steps of 2/255 at ε = 16/255.
+    Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023:
+    300 steps of 2/255 at ε = 16/255.
     """
     options["step_size"] = given(options["step_size"], eps / 8)
 

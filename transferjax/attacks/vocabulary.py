@@ -102,7 +102,7 @@ def explain(name: str, options: Collection[str]) -> str:
     return f"it takes {', '.join(options)}"
 
 
-def check_option(name: str, value: object) -> None:
+def check_option(name: str, value: Any) -> None:
     """One option, by its name; traced values and names that are not in the vocabulary pass.
 
     Raises:
@@ -114,12 +114,36 @@ def check_option(name: str, value: object) -> None:
         return
     words, holds, whole = RANGES[name]
     number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
-    if not number or isinstance(value, bool):
+    if not number or isinstance(value, bool) or np.isinf(value):
         raise ValueError(f"{name} must be a number; got {value!r}")
     if not holds(value):
         raise ValueError(f"{name} {words}; got {value!r}")
     if whole and not np.issubdtype(np.asarray(value).dtype, np.integer):
         raise ValueError(f"{name} must be a whole number; got {value!r}")
+
+
+NORMS = ("linf", "l2")
+
+
+def check_budget(eps: float, step_size: float | None, steps: int, norm: str) -> None:
+    """Hyper-parameters that every attack shares.
+
+    Raises:
+        ValueError: an unknown norm, a budget in 0–255 units, a negative one, or no steps.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
+    for name, value in (("eps", eps), ("step_size", step_size)):
+        if value is None or isinstance(value, jax.core.Tracer):  # traced: one compilation for many budgets
+            continue
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative; got {value}")
+        if norm == "linf" and value > 1:
+            raise ValueError(
+                f"{name}={value} looks like 0–255 units; images lie in [0, 1], so write {name}={value:g}/255"
+            )
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
 
 
 LOSSES = ("cross_entropy", "logit", "margin", "dlr")

@@ -24,9 +24,10 @@ from transferjax.data.digits import digits
 from transferjax.data.folders import image_folder, nips2017
 from transferjax.data.storage import cache_dir, open_saved, save, saved_splits
 from transferjax.data.stream import ImageStream
-from transferjax.data.tfds import in_memory, stream
+from transferjax.data.tfds import IMAGENETTE_IN_IMAGENET, in_memory, stream
 
 __all__ = [
+    "IMAGENETTE_IN_IMAGENET",
     "Dataset",
     "Examples",
     "ImageStream",

@@ -17,10 +17,11 @@ class Dataset:
 
     Args:
         images: uint8 `[N, H, W, C]`; may be memory-mapped.
-        labels: classes `[N]`, integers in [0, len(class_names)).
-        class_names: one name per class.
+        labels: classes `[N]`, integers in [0, num_classes).
+        class_names: one name per class, or how many classes there are: they are called "0", "1", … then.
         name: what to call it in reports.
         fingerprint: identifies the content (not the place it was read from); hashed from it when empty.
+        num_classes: K; not needed with `class_names`.
 
     Raises:
         ValueError: shapes, types or labels that do not fit together.
@@ -28,30 +29,29 @@ class Dataset:
 
     images: np.ndarray
     labels: np.ndarray
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
     name: str = "dataset"
     fingerprint: str = ""
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         images, labels = self.images, np.asarray(self.labels)
+        names = names_of(self.class_names, self.num_classes)
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(f"expected uint8 images [N, H, W, C], got {images.dtype} {images.shape}")
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
             raise ValueError(f"expected {len(images)} integer labels, got {labels.dtype} {labels.shape}")
-        outside = labels[(labels < 0) | (labels >= len(self.class_names))]
+        outside = labels[(labels < 0) | (labels >= len(names))]
         if outside.size:
-            raise ValueError(f"label {outside[0]} is outside of the {len(self.class_names)} classes")
+            raise ValueError(f"label {outside[0]} is outside of the {len(names)} classes")
         object.__setattr__(self, "images", _read_only(images))
         object.__setattr__(self, "labels", _read_only(labels.astype(np.int32)))
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        object.__setattr__(self, "fingerprint", self.fingerprint or digest(images, labels, self.class_names))
+        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "num_classes", len(names))
+        object.__setattr__(self, "fingerprint", self.fingerprint or digest(images, labels, names))
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -76,6 +76,23 @@ class Dataset:
         return Dataset(
             self.images[rows], self.labels[rows], self.class_names, self.name, digest(self.fingerprint, rows)
         )
+
+
+def names_of(class_names: Sequence[str] | int | None, num_classes: int = 0) -> tuple[str, ...]:
+    """One name per class: those given, else the numbers of the classes.
+
+    Raises:
+        ValueError: neither names nor a count, or names and another count.
+    """
+    if isinstance(class_names, (int, np.integer)):
+        return names_of(None, num_classes or int(class_names))
+    names = tuple(class_names or map(str, range(num_classes)))
+    if not names or num_classes not in (0, len(names)):
+        raise ValueError(
+            f"expected class_names, or num_classes for classes without a name; got {len(names)} names and "
+            f"num_classes={num_classes}"
+        )
+    return names
 
 
 def rows_of(source: Any, which: int | slice | Sequence[int] | np.ndarray, seed: int | None) -> np.ndarray:

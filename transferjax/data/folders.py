@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from transferjax.data.crops import Crop, center_crop, whole
-from transferjax.data.dataset import Dataset, digest
+from transferjax.data.dataset import Dataset, digest, names_of
 from transferjax.data.stream import ImageStream
 from transferjax.files import hidden
 
@@ -133,9 +133,8 @@ def nips2017(
     classes = np.array([(_class(row, "TrueLabel", num_classes), _class(row, "TargetClass", num_classes))
                         for row in rows], np.int32).reshape(-1, 2)  # fmt: skip
     files = Files([_image(Path(images), row["ImageId"]) for row in rows])
-    names = tuple(str(label) for label in range(num_classes))
     mark = digest(size, *((path.name, path.stat().st_size) for path in files.paths))
-    stream = ImageStream(files, classes[:, 0], names, size, whole, "nips2017", mark)
+    stream = ImageStream(files, classes[:, 0], names_of(num_classes), size, whole, "nips2017", mark)
     return stream.to_dataset(), classes[:, 1]
 
 

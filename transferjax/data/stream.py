@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from transferjax.data.crops import DRAWS, Crop, decode
-from transferjax.data.dataset import Dataset, digest, rows_of
+from transferjax.data.dataset import Dataset, digest, names_of, rows_of
 
 
 class Encoded(Protocol):
@@ -26,7 +26,7 @@ class ImageStream:
     Args:
         encoded: PNG or JPEG bytes by index.
         labels: classes `[N]`.
-        class_names: one name per class.
+        class_names: one name per class, or how many classes there are.
         size: height and width of the crops, in pixels.
         crop: how to make a square of an image, e.g. `random_resized_crop()`.
         name, fingerprint: as in `Dataset`.
@@ -49,6 +49,7 @@ class ImageStream:
 
     def __post_init__(self) -> None:
         labels = np.asarray(self.labels, np.int32)
+        object.__setattr__(self, "class_names", names_of(self.class_names))
         if self.size < 1 or self.threads < 1:
             raise ValueError(f"size and threads must be at least 1, got {self.size} and {self.threads}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.class_names):

@@ -31,6 +31,8 @@ WNIDS = tuple(
     for number in (1440764, 2102040, 2979186, 3000684, 3028079, 3394916, 3417042, 3425413, 3445777, 3888257)
 )
 """ImageNette's folders, in the order of its classes."""
+IMAGENETTE_IN_IMAGENET = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
+"""ImageNette's classes among ImageNet's 1,000, in the order of its own: for `models.select_classes`."""
 
 
 def tfds_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:

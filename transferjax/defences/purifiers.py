@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from transferjax.attacks.checks import check_goal
 from transferjax.attacks.targeted import with_features
+from transferjax.checks import check_images, check_labels
 from transferjax.defences.lossy import straight_through
 from transferjax.models.layers import Layers, Net
 from transferjax.models.predict import train_apply
-from transferjax.random import per_example, sample
+from transferjax.random import one_key, per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict, PyTree
 
 Purify = Callable[[Array], Array]
@@ -169,8 +171,12 @@ def reconstruction_loss() -> PurifierLoss:
 def guided_loss(predict: Predict, attack: Attack) -> PurifierLoss:
     """`mean |z(P(x_adv)) - z(x)|`: adversarial images should look clean to the classifier (HGD's LGD).
 
+    Raises:
+        ValueError: a targeted attack, which would run towards the labels.
+
     Reference: Liao et al., CVPR 2018.
     """
+    check_goal(attack)
 
     def loss(purify: Purify, keys: Key, images: Array, labels: Array) -> Array:
         adversarial = attack(keys, predict, images, labels)
@@ -267,6 +273,8 @@ def make_purifier_step(
         return state._replace(variables=variables, opt_state=opt_state, step=state.step + 1)
 
     def init(key: Key, images: Array) -> PurifierState:
+        check_images(images)
+        key = one_key(key)
         state = start(net, key, images)
         if critic is None:
             return state
@@ -292,8 +300,11 @@ def make_purifier_step(
         return critic_weight * jax.nn.softplus(lead(params, y)[0]).mean(), later
 
     def update(state: PurifierState, key: Key, images: Array, labels: Array) -> tuple[PurifierState, Array]:
-        keys = per_example(jax.random.fold_in(key, state.step), len(images))
-        noise = jax.random.fold_in(jax.random.fold_in(key, state.step), len(images))
+        check_images(images)
+        if labels is not None:  # not every loss looks at them
+            check_labels(labels, len(images))
+        now = jax.random.fold_in(one_key(key), state.step)
+        keys, noise = per_example(now, len(images)), jax.random.fold_in(now, len(images))
 
         def objective(params: PyTree) -> tuple[Array, tuple[PyTree, PurifierState | None]]:
             kept: dict[str, Any] = {}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from transferjax.attacks.inputs import on_canvas
 from transferjax.attacks.stochastic import Stochastic
-from transferjax.random import fold_in
+from transferjax.random import fold_in, typed
 from transferjax.typing import Array, Key, Predict
 
 
@@ -35,7 +35,7 @@ def resize_and_pad(
     """
     if rate <= 1:
         raise ValueError(f"rate must be above 1; got {rate}")
-    return Stochastic(jax.tree_util.Partial(_ResizeAndPad(rate, resize_back), predict), key)
+    return Stochastic(jax.tree_util.Partial(_ResizeAndPad(rate, resize_back), predict), typed(key))
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,4 @@ def random_affine(
     ensemble of nets too: give `ensembles.mean_probabilities(…)` as predict.
     """
     net = _RandomAffine(samples, angle, shear, shift, zoom)
-    return Stochastic(jax.tree_util.Partial(net, predict), key)
+    return Stochastic(jax.tree_util.Partial(net, predict), typed(key))

@@ -10,7 +10,8 @@ import numpy as np
 from scipy import stats
 
 from transferjax.attacks.stochastic import Stochastic
-from transferjax.random import fold_in, sample
+from transferjax.checks import check_images
+from transferjax.random import fold_in, per_example, sample, typed
 from transferjax.typing import Array, Key, Predict
 
 ABSTAIN = -1
@@ -38,7 +39,7 @@ def smoothed(predict: Predict, key: Key, sigma: float = 0.25, samples: int = 32)
 
     Reference: Cohen et al., ICML 2019; Salman et al., NeurIPS 2019, for the soft form.
     """
-    return Stochastic(jax.tree_util.Partial(_Smoothed(sigma, samples), predict), key)
+    return Stochastic(jax.tree_util.Partial(_Smoothed(sigma, samples), predict), typed(key))
 
 
 class Certificate(NamedTuple):
@@ -77,7 +78,7 @@ def certify(
 
     Args:
         predict: the net under the noise; best one that was trained with it.
-        keys: one per example `[B]`.
+        keys: one per example `[B]`, or one.
         images: `[B, H, W, C]` in [0, 1].
         sigma: of the noise, in pixel units of [0, 1].
         guess, samples: draws that guess the winner, and that bound its probability.
@@ -88,13 +89,15 @@ def certify(
     3.2.
     """
 
+    check_images(images)
+
     def both(predict: Predict, keys: Key, x: Array) -> Array:
         few = count_votes(predict, fold_in(keys, 0), x, sigma, guess)
         many = count_votes(predict, fold_in(keys, 1), x, sigma, samples)
         winner = few.argmax(-1)
         return jnp.stack([winner, jnp.take_along_axis(many, winner[:, None], -1)[:, 0]])
 
-    classes, hits = np.asarray(run(both)(predict, keys, images))
+    classes, hits = np.asarray(run(both)(predict, per_example(keys, len(images)), images))
     low = np.where(hits > 0, stats.beta.ppf(alpha, np.maximum(hits, 1), samples - hits + 1), 0.0)
     sure = low > 0.5
     return Certificate(np.where(sure, classes, ABSTAIN), np.where(sure, sigma * stats.norm.ppf(low), 0.0))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transferjax.checks import check_images, check_labels
 from transferjax.typing import Array, Predict
 
 Interceptor = Callable[..., Any]
@@ -28,6 +29,7 @@ def _tap(change: Callable[[str, Array], Array]) -> Interceptor:
 
 def layers(predict: Predict, images: Array) -> dict[str, tuple[int, ...]]:
     """The net's modules by path, in order of evaluation, with the shapes of their outputs."""
+    check_images(images)
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(path: str, output: Array) -> Array:
@@ -87,6 +89,7 @@ def grad_cam(predict: Predict, images: Array, classes: Array, layer: str | None 
     Reference: Selvaraju et al., "Grad-CAM", ICCV 2017, eqs. 1 and 2.
     """
     layer, shape = _shape_of(predict, images, layer)
+    check_labels(classes, len(images), name="classes")
     if len(shape) != 4:
         raise ValueError(f"layer {layer!r} has outputs of shape {shape}, not maps [B, h, w, c]")
 

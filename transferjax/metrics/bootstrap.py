@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transferjax.random import one_key
 from transferjax.typing import Array, Key
 
 
@@ -52,6 +53,6 @@ def bootstrap_interval(
         chosen = jax.random.randint(key, (count,), 0, count)
         return statistic(jax.tree.map(lambda each: each[chosen], values))
 
-    draws = jax.lax.map(draw, jax.random.split(key, resamples))
+    draws = jax.lax.map(draw, jax.random.split(one_key(key), resamples))
     low, high = jnp.quantile(draws, jnp.array([(1 - level) / 2, (1 + level) / 2]))
     return Interval(statistic(values), low, high)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import check_examples, check_images
+from transferjax.classes import noting
 from transferjax.metrics.gradients import confident_cross_entropy, input_gradient
 from transferjax.metrics.similarity import cosine_similarity
 from transferjax.typing import Array, Predict
@@ -68,6 +70,13 @@ def transferability_bound(
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Theorem 1, after Yang et al.,
     "TRS", NeurIPS 2021, Theorem 1.
     """
+    check_examples(images, labels)
+    # The theorem asks for no pixels in [0, 1]; but who is farther away has other units.
+    check_images(adversarial, "adversarial images", slack=1)
+    if adversarial.shape != images.shape:
+        raise ValueError(f"adversarial images must be like images, {images.shape}; got {adversarial.shape}")
+    counts: dict[str, int] = {}
+    surrogate, target = noting(surrogate, "surrogate", counts), noting(target, "target", counts)
     loss_f, _, right_f = _losses(surrogate, images, labels)
     loss_g, _, right_g = _losses(target, images, labels)
     _, least_f, still_f = _losses(surrogate, adversarial, labels)
@@ -94,6 +103,7 @@ def jacobian_norm(predict: Predict, images: Array) -> Array:
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Proposition 1.
     """
+    check_images(images)
     logits, pullback = jax.vjp(predict, images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
     rows = jax.vmap(lambda c: pullback(c)[0])(cotangents)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import check_examples
 from transferjax.metrics.class_space import (
     class_matvec,
     exact_eigenvalues,
@@ -136,6 +137,7 @@ def input_hessian_eigenvalues(
     runs SciPy's `eigsh(k=1, which="LA")` on double-backpropagation products, one image at a time, each
     product with a forward pass of its own.
     """
+    check_examples(images, labels)
     count, size = len(images), images[0].size
     if not 1 <= k <= size:
         raise ValueError(f"k must be from 1 to {size} (the pixels of an image); got {k}")

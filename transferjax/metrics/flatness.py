@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from transferjax.metrics.gradients import confident_cross_entropy, input_gradient
+from transferjax.checks import check_examples, check_images
+from transferjax.metrics.gradients import confident_cross_entropy, gradient_at, input_gradient
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Key, Loss, Predict
 
@@ -44,12 +45,13 @@ def expected_gradient_norm(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1; got {samples}")
+    check_examples(images, labels, soft=True)
     keys = per_example(key, len(images))
 
     def add(total: Array, i: Array) -> tuple[Array, None]:
         draw = fold_in(keys, i)
         shift = sample(jax.random.uniform, draw, images.shape[1:], images.dtype, -radius, radius)
-        return total + gradient_norm(predict, images + shift, labels, loss), None
+        return total + _norm(gradient_at(predict, images + shift, labels, loss)), None
 
     total, _ = jax.lax.scan(add, jnp.zeros(len(images), images.dtype), jnp.arange(samples))
     return total / samples
@@ -69,6 +71,7 @@ def random_directions(key: Key, images: Array, kind: str = "normalized") -> tupl
     """
     if kind not in DIRECTIONS:
         raise ValueError(f"kind must be one of {DIRECTIONS}; got {kind!r}")
+    check_images(images)
     keys = per_example(key, len(images))
     pair = [sample(jax.random.normal, fold_in(keys, i), (images[0].size,), images.dtype) for i in (0, 1)]
     if kind == "normalized":
@@ -100,6 +103,7 @@ def loss_surface(
             the plane where a pixel is near black or white.
         loss: cross-entropy unless told otherwise.
     """
+    check_examples(images, labels, soft=True)
     down, across = directions
 
     def at(point: Array) -> Array:

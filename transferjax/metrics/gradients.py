@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import check_examples, check_loss
 from transferjax.losses import cross_entropy
 from transferjax.typing import Array, Loss, Predict
 
@@ -14,6 +15,7 @@ def confident_cross_entropy(logits: Array, labels: Array) -> Array:
     `softmax(z) - onehot(y)` loses all digits in float32, and with them the direction of the gradient.
     Probabilities `[B, K]` as labels fall back to the usual form.
     """
+    check_loss(logits.shape, labels, "labels")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         return cross_entropy(logits, labels)
     truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
@@ -25,4 +27,10 @@ def input_gradient(
     predict: Predict, images: Array, labels: Array, loss: Loss = confident_cross_entropy
 ) -> Array:
     """Gradient of each image's loss w.r.t. the image, `∇_x ℓ(f(x_i), y_i)`, `[B, H, W, C]`."""
+    check_examples(images, labels, soft=True)
+    return gradient_at(predict, images, labels, loss)
+
+
+def gradient_at(predict: Predict, images: Array, labels: Array, loss: Loss) -> Array:
+    """The same at any point, inside of [0, 1] or not."""
     return jax.grad(lambda x: loss(predict(x), labels).sum())(images)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from transferjax.metrics.stochastic import Estimate
+from transferjax.random import one_key
 from transferjax.typing import Array, Key, PyTree
 
 Scalar = Callable[[PyTree], Array]
@@ -40,7 +41,7 @@ def average_sharpness(key: Key, loss: Scalar, params: PyTree, radius: float, sam
         distance = radius * jax.random.uniform(length, dtype=weights.dtype) ** (1 / weights.size)
         return loss(unravel(weights + distance * _direction(along, weights)))
 
-    rises = jax.lax.map(rise, jax.random.split(key, samples)) - loss(params)
+    rises = jax.lax.map(rise, jax.random.split(one_key(key), samples)) - loss(params)
     return Estimate(rises.mean(), rises.std(ddof=1) / samples**0.5)
 
 
@@ -74,7 +75,7 @@ def worst_case_sharpness(
         delta = delta * jnp.minimum(1, radius / jnp.linalg.norm(delta))
         return (delta, jnp.maximum(best, value)), None
 
-    start = radius / 100 * _direction(key, weights)
+    start = radius / 100 * _direction(one_key(key), weights)
     here = loss(params)
     (delta, best), _ = jax.lax.scan(ascend, (start, here), None, length=steps)
     return jnp.maximum(best, loss(unravel(weights + delta))) - here

@@ -11,6 +11,14 @@ import jax.numpy as jnp
 from transferjax.typing import Array
 
 
+def _check(features: Array, size: int | None = None) -> None:
+    if features.ndim != 2 or size not in (None, features.shape[1]):
+        raise ValueError(
+            f"features must be [n, {size or 'D'}]; got {features.shape}: flatten images and maps first, "
+            "x.reshape(len(x), -1)"
+        )
+
+
 def frechet_distance(features_a: Array, features_b: Array) -> Array:
     """Squared Fréchet distance of the Gaussians that fit two sets of features, a scalar.
 
@@ -21,6 +29,7 @@ def frechet_distance(features_a: Array, features_b: Array) -> Array:
     Reference: Dowson and Landau, 1982; Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS
     2017. S&P 2024's Hypothesis 1 speaks of a shift of the distribution, without a measure.
     """
+    _check(features_a)
     if features_a.shape[1:] != features_b.shape[1:]:
         raise ValueError(f"features must be [n, D] of one D; got {features_a.shape} and {features_b.shape}")
     means = [features.mean(0) for features in (features_a, features_b)]
@@ -46,6 +55,8 @@ def local_intrinsic_dimension(features: Array, reference: Array, neighbors: int 
 
     Reference: Amsaleg et al., KDD 2015; Ma et al., "Characterizing Adversarial Subspaces", ICLR 2018.
     """
+    _check(reference)
+    _check(features, reference.shape[1])
     if not 2 <= neighbors < len(reference):
         raise ValueError(f"neighbors must be from 2 to {len(reference) - 1}; got {neighbors}")
 
@@ -67,6 +78,7 @@ class Subspace(NamedTuple):
 
 def principal_subspace(features: Array, rank: int) -> Subspace:
     """The affine subspace that holds most of the features' variance: a linear data manifold."""
+    _check(features)
     if not 1 <= rank <= min(features.shape):
         raise ValueError(f"rank must be from 1 to {min(features.shape)}; got {rank}")
     mean = features.mean(0)
@@ -75,5 +87,6 @@ def principal_subspace(features: Array, rank: int) -> Subspace:
 
 def off_subspace(features: Array, subspace: Subspace) -> Array:
     """Distance of each feature vector from the subspace, `‖(I - PᵀP)(x - μ)‖₂`, `[n]`."""
+    _check(features, subspace.mean.shape[0])
     centered = features - subspace.mean
     return jnp.linalg.norm(centered - (centered @ subspace.directions.T) @ subspace.directions, axis=-1)

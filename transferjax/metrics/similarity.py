@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from transferjax.classes import noting
 from transferjax.metrics.gradients import confident_cross_entropy, input_gradient
 from transferjax.typing import Array, Loss, Predict
 
@@ -51,12 +52,15 @@ def gradient_similarity(
     Returns:
         Similarities `[B]` in [-1, 1].
 
+    Raises:
+        ValueError: models with different numbers of logits.
+
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 5; Demontis et al.,
     "Why Do Adversarial Attacks Transfer?", USENIX Security 2019, eq. 8.
     """
-    return cosine_similarity(
-        input_gradient(predict_a, images, labels, loss), input_gradient(predict_b, images, labels, loss)
-    )
+    counts: dict[str, int] = {}
+    models = (noting(predict_a, "predict_a", counts), noting(predict_b, "predict_b", counts))
+    return cosine_similarity(*(input_gradient(model, images, labels, loss) for model in models))
 
 
 def similarity_matrix(
@@ -79,12 +83,18 @@ def similarity_matrix(
         Similarities `[A, T, B]`. Over a data set, concatenate batches on the last axis: its mean is the
         expected similarity, its minimum the infimum of Theorem 1.
 
+    Raises:
+        ValueError: models with different numbers of logits.
+
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Figures 4-6 and 11, Table 7.
     """
 
-    def units(models: Sequence[Predict]) -> Array:
-        # A loop, not vmap: over weights it makes grouped convolutions, 5 to 8 times slower on CPUs.
-        return jnp.stack([_unit(input_gradient(predict, images, labels, loss)) for predict in models])
+    counts: dict[str, int] = {}
 
-    ours = units(surrogates)
-    return jnp.einsum("abn,tbn->atb", ours, ours if targets is None else units(targets))
+    def units(kind: str, models: Sequence[Predict]) -> Array:
+        # A loop, not vmap: over weights it makes grouped convolutions, 5 to 8 times slower on CPUs.
+        noted = [noting(predict, f"{kind} {i}", counts) for i, predict in enumerate(models)]
+        return jnp.stack([_unit(input_gradient(predict, images, labels, loss)) for predict in noted])
+
+    ours = units("surrogate", surrogates)
+    return jnp.einsum("abn,tbn->atb", ours, ours if targets is None else units("target", targets))

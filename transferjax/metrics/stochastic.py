@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.metrics.lanczos import Eigenvalues, lanczos_eigenvalues, lanczos_tridiagonal
+from transferjax.random import one_key
 from transferjax.typing import Array, Key
 
 Product = Callable[[Array], Array]
@@ -60,7 +61,7 @@ def top_eigenvalues(
     """
     if start is not None and start.shape != (size,):
         raise ValueError(f"start must be one vector [{size}], a row of the matrix; got shape {start.shape}")
-    first = jax.random.normal(key, (size,), dtype)
+    first = jax.random.normal(one_key(key), (size,), dtype)
     if start is not None:
         length = jnp.linalg.norm(start)
         first = start / jnp.where(length > 0, length, 1) + 0.1 * first / jnp.linalg.norm(first)
@@ -84,7 +85,7 @@ def trace(
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2, to know the error; got {samples}")
-    keys = jax.random.split(key, samples)
+    keys = jax.random.split(one_key(key), samples)
 
     def quadratic(key: Key) -> Array:
         probe = jax.random.rademacher(key, (size,), dtype)
@@ -112,7 +113,7 @@ def trace_plus_plus(
     third = min(samples // 3, size)
     if third < 2:
         raise ValueError(f"samples must be at least 6; got {samples}: use trace")
-    sketch_key, probe_key = jax.random.split(key)
+    sketch_key, probe_key = jax.random.split(one_key(key))
     sketch = jax.lax.map(matvec, _signs(sketch_key, third, size, dtype))
     basis, _ = jnp.linalg.qr(sketch.T)
     low = (basis * jax.lax.map(matvec, basis.T).T).sum()
@@ -153,7 +154,7 @@ def spectral_measure(
         nodes, vectors = jnp.linalg.eigh(tridiagonal)
         return nodes, vectors[0] ** 2
 
-    return Spectrum(*jax.lax.map(one, _signs(key, samples, size, dtype)))
+    return Spectrum(*jax.lax.map(one, _signs(one_key(key), samples, size, dtype)))
 
 
 def spectral_density(spectrum: Spectrum, grid: Array, width: float) -> Array:

@@ -2,17 +2,43 @@
 
 import jax.numpy as jnp
 
+from transferjax.checks import check_images, check_labels, check_mask, check_outputs
+from transferjax.classes import check_vocabulary
 from transferjax.typing import Array, Predict
 
 
 def round_to_8_bits(images: Array) -> Array:
     """The nearest image a PNG file can hold: `round(255 x) / 255`."""
+    check_images(images)
     return jnp.round(images * 255) / 255
 
 
-def correct(predict: Predict, images: Array, labels: Array) -> Array:
-    """Which images `[B]` the model classifies as `labels`, bool; AND several models' for a common mask."""
-    return predict(images).argmax(-1) == labels
+def correct(predict: Predict, images: Array, labels: Array, *, num_classes: int | None = None) -> Array:
+    """Which images `[B]` the model classifies as `labels`, bool; AND several models' for a common mask.
+
+    Args:
+        predict, images, labels: the model, `[B, H, W, C]` in [0, 1], and true classes `[B]`.
+        num_classes: see `fooled`.
+    """
+    return _classes(predict, images, labels, num_classes=num_classes) == labels
+
+
+def _classes(
+    predict: Predict,
+    images: Array,
+    labels: Array,
+    targets: Array | None = None,
+    num_classes: int | None = None,
+) -> Array:
+    """What the model says, `[B]`; labels and targets must be classes of it."""
+    check_images(images)
+    logits = predict(images)
+    check_outputs(logits, len(images))
+    check_vocabulary(labels, logits.shape[-1], num_classes)
+    check_labels(labels, len(images), logits.shape[-1])
+    if targets is not None:
+        check_labels(targets, len(images), logits.shape[-1], "targets")
+    return logits.argmax(-1)
 
 
 def fooled(
@@ -22,6 +48,7 @@ def fooled(
     targets: Array | None = None,
     *,
     round_8_bits: bool = False,
+    num_classes: int | None = None,
 ) -> Array:
     """Which adversarial images succeed, bool `[B]`: `f(x') ≠ y`, or with targets `f(x') = t`.
 
@@ -31,16 +58,14 @@ def fooled(
         labels: true classes `[B]`.
         targets: classes `[B]` that a targeted attack aimed at; None if it was untargeted.
         round_8_bits: round the images to what a file can hold first, as the official code does.
+        num_classes: how many classes the labels' data set has, so that a model of other classes is an error;
+            None if nobody knows: then labels that lie among the first few of many logits get a warning.
 
     Raises:
-        ValueError: labels or targets that are not one class per image.
+        ValueError: labels or targets that are not one class per image, or of other classes than the model's.
     """
-    for name, classes in (("labels", labels), ("targets", targets)):
-        if classes is not None and jnp.shape(classes) != adversarial.shape[:1]:
-            raise ValueError(
-                f"{name} must be one class per image, shape {adversarial.shape[:1]}; got {jnp.shape(classes)}"
-            )
-    predictions = predict(round_to_8_bits(adversarial) if round_8_bits else adversarial).argmax(-1)
+    images = round_to_8_bits(adversarial) if round_8_bits else adversarial
+    predictions = _classes(predict, images, labels, targets, num_classes)
     return predictions != labels if targets is None else predictions == targets
 
 
@@ -52,13 +77,14 @@ def transfer_success(
     *,
     mask: Array | None = None,
     round_8_bits: bool = False,
+    num_classes: int | None = None,
 ) -> Array:
     """Attack success rate in [0, 1], a scalar: the mean of `fooled` over all images, or over those in a mask.
 
     `ASR = Σ_i m_i [f(x'_i) ≠ y_i] / Σ_i m_i`; targeted: `[f(x'_i) = t_i]`.
 
     Args:
-        predict, adversarial, labels, targets, round_8_bits: see `fooled`.
+        predict, adversarial, labels, targets, round_8_bits, num_classes: see `fooled`.
         mask: bool `[B]`, which images count. None counts every image, as the paper's tables do; pass
             `correct(surrogate, x, y) & correct(target, x, y)` for the definition in its text.
 
@@ -68,9 +94,10 @@ def transfer_success(
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 3. Its text counts
     images that both models classify correctly beforehand, its official code counts every image.
     """
-    success = fooled(predict, adversarial, labels, targets, round_8_bits=round_8_bits)
+    success = fooled(
+        predict, adversarial, labels, targets, round_8_bits=round_8_bits, num_classes=num_classes
+    )
     if mask is None:
         return success.mean()
-    if mask.shape != success.shape:
-        raise ValueError(f"mask must be bool of shape {success.shape}; got {mask.shape}")
+    check_mask(mask, len(success))
     return (success & mask).sum() / mask.sum()

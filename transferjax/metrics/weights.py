@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from transferjax.checks import check_images, check_labels
 from transferjax.metrics.class_space import softmax_factor
 from transferjax.metrics.gradients import confident_cross_entropy
 from transferjax.metrics.stochastic import Product
@@ -56,9 +57,12 @@ def _gauss_newton(logits: Callable[[Array], Array], weights: Array, labels: Arra
     return product
 
 
-def _check(kind: str) -> None:
+def _check(kind: str, images: Array) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}; got {kind!r}")
+    # `apply` may take pixels of 0 … 255, or features, instead of images.
+    if jnp.issubdtype(images.dtype, jnp.floating) and images.ndim > 2:
+        check_images(images)
 
 
 def weight_matvec(
@@ -88,7 +92,8 @@ def weight_matvec(
     Raises:
         ValueError: an unknown kind, or a chunk that does not divide the data.
     """
-    _check(kind)
+    _check(kind, images)
+    check_labels(labels, len(images))
     if chunk is not None and (chunk < 1 or len(images) % chunk):
         raise ValueError(f"chunk must divide the {len(images)} examples; got {chunk}")
     weights, unravel = ravel_pytree(params)
@@ -149,7 +154,7 @@ def weight_trace(
         ValueError: an unknown kind, a chunk below 1, or the Hessian of a net that is not known to be
             piecewise linear in every weight array.
     """
-    _check(kind)
+    _check(kind, images)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 pullback at a time, or None for all; got {chunk}")
     if kind == "hessian" and not is_piecewise_multilinear(apply, params, images):

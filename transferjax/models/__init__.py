@@ -3,7 +3,7 @@
 from transferjax.models.files import load, read_tensors, save
 from transferjax.models.layers import Net
 from transferjax.models.linearity import is_piecewise_linear, is_piecewise_multilinear
-from transferjax.models.predict import predictor, train_apply
+from transferjax.models.predict import predictor, select_classes, train_apply
 from transferjax.models.torch import abstract_variables, to_torch
 from transferjax.models.zoo import ZOO, build, build_for, from_torch, pretrained, replace_head
 
@@ -22,6 +22,7 @@ __all__ = [
     "read_tensors",
     "replace_head",
     "save",
+    "select_classes",
     "to_torch",
     "train_apply",
 ]

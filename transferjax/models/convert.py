@@ -26,6 +26,7 @@ def convert(
     num_classes: int | None = None,
     seed: int = 0,
     sha256: str | None = None,
+    entry: str | None = None,
     **options: object,
 ) -> Path:
     """Reads weights, checks them against the model, and writes them; see `transferjax.models.files`.
@@ -37,6 +38,7 @@ def convert(
         num_classes: replaces the last layer by a fresh one, unless it already has that many classes.
         seed: of the fresh layer.
         sha256: what the download must have.
+        entry: of a training checkpoint, as in `read_tensors`.
 
     Returns:
         `target`.
@@ -46,7 +48,7 @@ def convert(
         DownloadError: see `transferjax.data.download`.
     """
     path = fetch(source, sha256) if source.startswith(("http://", "https://")) else Path(source)
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, entry)
     module = build_for(model, tensors, **options)
     variables = from_torch(module, tensors)
     if num_classes is not None and num_classes != module.num_classes:
@@ -66,13 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_classes", type=int, help="replace the last layer by one for so many classes")
     parser.add_argument("--seed", type=int, default=0, help="of the new last layer")
     parser.add_argument("--sha256", help="what a download must have")
+    parser.add_argument("--entry", help="of a training checkpoint, such as model_ema")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model")
     flags = parser.parse_args(arguments)
     options = {name: ast.literal_eval(value) for name, value in (o.split("=", 1) for o in flags.option)}
     try:
-        target = convert(
-            flags.source, flags.target, flags.model, flags.num_classes, flags.seed, flags.sha256, **options
-        )
+        chosen = {name: getattr(flags, name) for name in ("num_classes", "seed", "sha256", "entry")}
+        target = convert(flags.source, flags.target, flags.model, **chosen, **options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"wrote {target}")

@@ -1,4 +1,8 @@
-"""PyTorch's zip files (`torch.save` since 1.6), read without PyTorch and without running anything.
+"""PyTorch's files, read without PyTorch and without running anything.
+
+Since 1.6, `torch.save` writes a zip file: a pickle of everything but the numbers, and an entry for each
+storage. Before, it wrote pickles one after another (a magic number, a version, the byte order, everything but
+the numbers, the storages' keys), and the storages behind them.
 
 A pickle is a program for a small stack machine, and Python's interpreter of it can call any function. The
 interpreter here knows only the instructions that state dicts need; a function is a name, and only the few
@@ -6,11 +10,12 @@ names in `_CALLS` mean something. Everything else is refused.
 """
 
 import functools
+import os
 import pickletools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -67,24 +72,44 @@ def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: An
     return np.array(view)
 
 
-_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+_INERT = (
+    *(
+        "argparse.Namespace",
+        "collections.Counter",
+        "collections.defaultdict",
+        "torch.device",
+        "_codecs.encode",
+    ),
+    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "pathlib.PosixPath"),
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    *(f"{package}.utilities.data.AttributeDict" for package in ("lightning_fabric", "lightning.fabric")),
+)
+"""What training checkpoints keep beside the weights. Becomes an empty dict, whatever it was."""
+_TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2")
+_CALLS: dict[tuple[str, ...], Callable[..., Any]] = {
+    **{("torch._utils", name): _tensor for name in _TENSORS},
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("collections", "OrderedDict"): lambda: {},
+    ("collections", "OrderedDict"): lambda pairs=(): dict(pairs),
     ("torch", "Size"): tuple,
+    **{tuple(name.rsplit(".", 1)): lambda *_: {} for name in _INERT},
 }
+# What a legacy file's pickle is run with before its storages are known.
+_WITHOUT_NUMBERS = _CALLS | {("torch._utils", name): lambda *_: None for name in _TENSORS}
 _MARK = object()
 
 
 class _Machine:
     """The stack machine; `load` opens a persistent id, which is how a pickle names a storage."""
 
-    def __init__(self, load: Callable[[Any], Any]) -> None:
-        self.load = load
+    def __init__(
+        self, load: Callable[[Any], Any], calls: Mapping[tuple[str, ...], Callable] = _CALLS
+    ) -> None:
+        self.load, self.calls = load, calls
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, program: bytes) -> Any:
+    def run(self, program: bytes | IO[bytes]) -> Any:
+        """What a pickle makes; of a file, the position is behind the pickle then."""
         for instruction, argument, _ in pickletools.genops(program):
             if instruction.name == "STOP":
                 return self.stack.pop()
@@ -98,7 +123,7 @@ class _Machine:
                 pass
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 push(argument)
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINSTRING" | "SHORT_BINSTRING":
                 push(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 push({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[instruction])
@@ -122,10 +147,10 @@ class _Machine:
                 push(_Name(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 push(_Name(*self.pop_many("2")))
-            case "REDUCE":
+            case "REDUCE" | "NEWOBJ":
                 arguments = pop()
-                push(_call(pop(), arguments))
-            case "BUILD":  # attributes of an OrderedDict (`_metadata`): of no use here
+                push(self.call(pop(), arguments))
+            case "BUILD":  # attributes, such as an OrderedDict's `_metadata`: of no use here
                 pop()
             case "BINPERSID":
                 push(self.load(pop()))
@@ -156,18 +181,17 @@ class _Machine:
             raise UnsafeFile(f"setting items of a {type(self.stack[-1]).__name__}")
         self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
 
-
-def _call(name: Any, arguments: Any) -> Any:
-    if not isinstance(name, _Name) or name not in _CALLS:
-        raise UnsafeFile(f"a call of {name}")
-    return _CALLS[name](*arguments)
+    def call(self, name: Any, arguments: Any) -> Any:
+        if not isinstance(name, _Name) or name not in self.calls:
+            raise UnsafeFile(f"a call of {name}")
+        return self.calls[name](*arguments)
 
 
 def read_pickled_tensors(path: str | Path) -> Any:
-    """What `torch.save` wrote to a zip file, with NumPy arrays for tensors; runs nothing from the file.
+    """What `torch.save` wrote, with NumPy arrays for tensors; runs nothing from the file.
 
     Args:
-        path: `.pth`, `.pt` or `.pkl`, from PyTorch 1.6 or later.
+        path: a file of any version of PyTorch since 0.2.
 
     Returns:
         Nested dicts, lists, tuples, numbers, strings and arrays.
@@ -176,14 +200,14 @@ def read_pickled_tensors(path: str | Path) -> Any:
         UnsafeFile: the file holds more than tensors in plain containers, or calls a function.
         ValueError: not such a file, truncated, or corrupt.
     """
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{path} is not (or no longer) one of PyTorch's zip files; files from before PyTorch 1.6 "
-            "are plain pickles, which cannot be read safely: load and save them again with PyTorch"
-        )
+    is_zip = zipfile.is_zipfile(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive)
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                return _read_archive(archive)
+        with Path(path).open("rb") as file:
+            if _is_legacy(file):
+                return _read_legacy(file)
     except UnsafeFile as error:
         raise UnsafeFile(
             f"{path} holds {error}; only tensors in plain containers are read, and nothing in it is run. "
@@ -191,6 +215,69 @@ def read_pickled_tensors(path: str | Path) -> Any:
         ) from error
     except Exception as error:
         raise ValueError(f"{path} is truncated or corrupt: {type(error).__name__}: {error}") from error
+    raise ValueError(
+        f"{path} is not (or no longer) one of PyTorch's files: no zip file, nor pickles that begin with its "
+        "magic number, as before PyTorch 1.6. Other pickles cannot be read safely: save the state dict "
+        "with torch.save, safetensors or numpy.savez"
+    )
+
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+
+def _is_legacy(file: IO[bytes]) -> bool:
+    """Whether a file begins with the pickled magic number."""
+    head = file.read(32)
+    file.seek(0)
+    return head.startswith(b"\x80") and _MAGIC.to_bytes(10, "little") in head
+
+
+def _read_legacy(file: IO[bytes]) -> Any:
+    """Two runs of the pickle: the first learns which storages there are, the second has them."""
+    size = os.fstat(file.fileno()).st_size
+    plain = _Machine(_no_storage)
+    magic, version, system = plain.run(file), plain.run(file), plain.run(file)
+    if (magic, version) != (_MAGIC, _PROTOCOL) or system.get("little_endian") is not True:
+        raise UnsafeFile(f"the protocol {version} with {system}, not {_PROTOCOL} of a little-endian system")
+    start, kinds = file.tell(), dict[str, tuple[str, int]]()
+
+    def note(persistent_id: Any) -> None:
+        kind, key, _, count, *_ = _storage_id(persistent_id)
+        if kinds.setdefault(key, (kind, count)) != (kind, count):
+            raise UnsafeFile(f"storage {key} as {count} {kind} and as {kinds[key]}")
+
+    _Machine(note, _WITHOUT_NUMBERS).run(file)
+    storages, keys, end = dict[str, np.ndarray](), plain.run(file), file.tell
+    for key in map(str, keys):
+        kind, count = kinds[key]
+        dtype = np.dtype(_DTYPES[kind])
+        if int.from_bytes(file.read(8), "little") != count or count * dtype.itemsize > size - end():
+            raise ValueError(f"storage {key} should have {count} values")
+        storages[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
+
+    def load(persistent_id: Any) -> _Storage:
+        _, key, _, _, *view = _storage_id(persistent_id)
+        values = storages[key]
+        if view and view[0] is not None:  # (its own key, where it begins, how long it is)
+            _, offset, length = view[0]
+            values = values[offset : offset + length]
+        return _Storage(values)
+
+    file.seek(start)
+    return _Machine(load).run(file)
+
+
+def _no_storage(persistent_id: Any) -> Any:
+    raise UnsafeFile("a storage where none belongs")
+
+
+def _storage_id(persistent_id: Any) -> tuple:
+    """(type, key, device, number of values, …) of a storage."""
+    tag, kind, key, *rest = persistent_id
+    if tag != "storage" or not isinstance(kind, _Name) or kind.name not in _DTYPES:
+        raise UnsafeFile(f"a persistent id of {tag} {kind}")
+    return (kind.name, str(key), *rest)
 
 
 def _read_archive(archive: zipfile.ZipFile) -> Any:
@@ -211,9 +298,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
         return _Storage(np.frombuffer(archive.read(f"{root}data/{key}"), _DTYPES[kind]))
 
     def load(persistent_id: Any) -> _Storage:
-        tag, kind, key, *_ = persistent_id
-        if tag != "storage" or not isinstance(kind, _Name) or kind.name not in _DTYPES:
-            raise UnsafeFile(f"a persistent id of {tag} {kind}")
-        return storage(kind.name, str(key))
+        kind, key, *_ = _storage_id(persistent_id)
+        return storage(kind, key)
 
     return _Machine(load).run(archive.read(programs[0]))

@@ -1,14 +1,16 @@
 """Nets as functions of images in [0, 1]: for attacks and metrics (`predictor`), and for training."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transferjax.random import one_key
 from transferjax.typing import Array, Key, Predict, PyTree
 
 Statistics = float | Sequence[float] | np.ndarray | Array
@@ -45,6 +47,55 @@ def predictor(module: nn.Module, variables: PyTree, mean: Statistics = 0.0, std:
     return jax.tree_util.Partial(Forward(module), variables, as_array(mean), as_array(std))
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The static part of `select_classes`: the logits of some classes, of any function of images."""
+
+    indices: tuple[int, ...]
+
+    def __call__(self, predict: Any, *inputs: Array) -> Array:
+        logits = predict(*inputs)
+        self.check(logits.shape[-1])
+        return logits[..., np.array(self.indices)]
+
+    def check(self, num_classes: int) -> None:
+        """An index beyond the last logit would silently be that of the last."""
+        if max(self.indices) >= num_classes:
+            raise ValueError(f"index {max(self.indices)} is beyond the {num_classes} logits of predict")
+
+
+def select_classes(predict: Predict, indices: Iterable[int]) -> Predict:
+    """A net of many classes beside nets of few: `images -> logits[:, indices]`.
+
+    A pytree with the leaves of `predict`; around a `Stochastic` it is a `Stochastic` too. ImageNette's
+    classes of a net for ImageNet: `select_classes(predict, data.IMAGENETTE_IN_IMAGENET)`.
+
+    Args:
+        predict: any.
+        indices: which logits, in the order of the labels' classes.
+
+    Returns:
+        A predict with logits `[B, len(indices)]`.
+
+    Raises:
+        ValueError: no index, no integers, one that comes twice, or one outside of the logits; of a predict
+            that does not know how many it has, at its first call.
+    """
+    given = list(indices)
+    if any(isinstance(index, bool | np.bool_) or not hasattr(index, "__index__") for index in given):
+        raise ValueError(f"indices must be integers; got {given}")
+    chosen = tuple(map(operator.index, given))
+    if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
+        raise ValueError(f"indices must be different numbers of logits, from 0 on; got {chosen}")
+    selection = Selection(chosen)
+    function = getattr(predict, "func", None)
+    if isinstance(function, Forward) and hasattr(function.module, "num_classes"):
+        selection.check(function.module.num_classes)
+    if hasattr(predict, "draw"):  # a Stochastic, to which attacks give fresh keys
+        return replace(cast(Any, predict), draw=jax.tree_util.Partial(selection, predict.draw))
+    return jax.tree_util.Partial(selection, predict)
+
+
 def train_apply(
     module: nn.Module,
     variables: PyTree,
@@ -63,7 +114,7 @@ def train_apply(
     Returns:
         logits `[B, K]`; the new `batch_stats` (`{}` for a net without).
     """
-    rngs = None if key is None else {"dropout": key}
+    rngs = None if key is None else {"dropout": one_key(key)}
     images = (images - jnp.asarray(mean)) / jnp.asarray(std)
     logits, new = module.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
     return logits, new.get("batch_stats", {})

@@ -8,6 +8,7 @@ anything else                 its own name and layout
 """
 
 import functools
+import warnings
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -18,12 +19,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transferjax.models.layers import Net
+from transferjax.models.names import COUNTER, own_tensors
 from transferjax.typing import PyTree
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # axes of a kernel by its rank
 _TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
-_COUNTER = "num_batches_tracked"
 
 Path = tuple[str, ...]
 
@@ -56,35 +57,22 @@ def input_channels(module: Net, variables: PyTree) -> int:
     return kernels[f"{module.stem}.weight"].shape[-2]
 
 
-def canonical(module: Net, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The tensors that a net is made of, by the names it gives them; without counters and auxiliary heads.
-
-    Raises:
-        ValueError: two tensors for one name.
-    """
-    tensors: dict[str, np.ndarray] = {}
-    for key, value in state_dict.items():
-        name = module.canonical(key)
-        if name is None or name.endswith(_COUNTER):
-            continue
-        if name in tensors:
-            raise ValueError(f"{key} is a second tensor for {name} of {type(module).__name__}")
-        tensors[name] = np.asarray(value)
-    return tensors
-
-
 def import_state_dict(module: Net, state_dict: Mapping[str, Any]) -> PyTree:
     """The variables of `module` from a PyTorch state dict; every tensor is used exactly once.
+
+    Warns of a prefix that was taken off the names, and of what was left out because it is not the net's.
 
     Raises:
         ValueError: lists the tensors that are missing, unexpected, or of another shape.
     """
-    tensors = canonical(module, state_dict)
+    tensors, rest, notes = own_tensors(module, state_dict)
     stem = tensors.get(f"{module.stem}.weight")
     channels = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
     wanted = _abstract_leaves(module, channels)
     shapes = {torch_name(path): _torch_shape(path, leaf.shape) for path, leaf in wanted.items()}
-    _check(module, tensors, shapes)
+    _check(module, tensors, shapes, rest)
+    if notes:
+        warnings.warn(f"weights for {type(module).__name__}: {'; '.join(notes)}", stacklevel=3)
     found = {}
     for path, leaf in wanted.items():
         name = torch_name(path)
@@ -101,18 +89,26 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     )
 
 
-def _check(module: Net, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    problems = [f"missing {name} of shape {shapes[name]}" for name in shapes if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in shapes]
-    problems += [
-        f"{name} has shape {tensors[name].shape}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in tensors and not _fits(tensors[name].shape, shape)
-    ]
-    if problems:
-        listed = "\n  ".join(problems[:20])
-        more = f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"this state dict does not fit {type(module).__name__}:\n  {listed}{more}")
+def _check(
+    module: Net, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], rest: list[str]
+) -> None:
+    missing, unexpected = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    problems = {
+        "missing": [f"missing {name} of shape {shapes[name]}" for name in missing],
+        "unexpected": [f"unexpected {name} of shape {tensors[name].shape}" for name in unexpected],
+        "of another shape": [
+            f"{name} has shape {tensors[name].shape}, expected {shape}"
+            for name, shape in shapes.items()
+            if name in tensors and not _fits(tensors[name].shape, shape)
+        ],
+    }
+    if any(problems.values()):
+        problems["unexpected"] += [f"unexpected {name}, which lies elsewhere" for name in rest]
+        lines = []
+        for kind, found in problems.items():  # some of each: a missing name and its other spelling
+            lines += found[:10]
+            lines += [f"… and {len(found) - 10} more {kind}"] if len(found) > 10 else []
+        raise ValueError(f"this state dict does not fit {type(module).__name__}:\n  " + "\n  ".join(lines))
 
 
 def to_torch(variables: PyTree) -> dict[str, np.ndarray]:
@@ -131,5 +127,5 @@ def to_torch(variables: PyTree) -> dict[str, np.ndarray]:
             value = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
         tensors[torch_name(path)] = value
         if path[-1] == "mean":
-            tensors[".".join([*path[1:-1], _COUNTER])] = np.zeros((), np.int64)
+            tensors[".".join([*path[1:-1], COUNTER])] = np.zeros((), np.int64)
     return tensors

@@ -15,15 +15,17 @@ from transferjax.models.inception import CifarInceptionV3, InceptionV3
 from transferjax.models.inception_v4 import InceptionResNetV2, InceptionV4
 from transferjax.models.layers import Net
 from transferjax.models.mobile import EFFICIENTNET_B0, MNASNET, MobileNet
+from transferjax.models.names import own_tensors
 from transferjax.models.regnet import RegNet
 from transferjax.models.resnet import CifarResNet, CifarWideResNet, ResNet
 from transferjax.models.shufflenet import ShuffleNetV2
 from transferjax.models.squeezenet import SqueezeNet
 from transferjax.models.swin import Swin
-from transferjax.models.torch import canonical, import_state_dict, input_channels
+from transferjax.models.torch import import_state_dict, input_channels
 from transferjax.models.vgg import VGG, CifarVGG
 from transferjax.models.vit import ViT
 from transferjax.models.xception import Xception
+from transferjax.random import one_key
 from transferjax.typing import Key, PyTree
 
 _RESNET: dict[int, dict[str, Any]] = {
@@ -101,7 +103,7 @@ def _frozen(value: Any) -> Any:
 def build_for(model: str | Net, state_dict: Mapping[str, Any], **options: Any) -> Net:
     """The net, a module or one of that name, with as many classes as the weights have."""
     module = build(model, **options) if isinstance(model, str) else model
-    head = canonical(module, state_dict).get(f"{module.head}.weight")
+    head = own_tensors(module, state_dict).tensors.get(f"{module.head}.weight")
     return module if head is None else module.clone(num_classes=head.shape[0])
 
 
@@ -137,7 +139,7 @@ def replace_head(module: Net, variables: PyTree, num_classes: int, key: Key) -> 
     new = module.clone(num_classes=num_classes)
     images = jnp.zeros((1, module.image_size, module.image_size, input_channels(module, variables)))
     # Only the head leaves jit, so XLA drops the rest of the initialization.
-    fresh = jax.jit(lambda key: new.init(key, images)["params"][module.head])(key)
+    fresh = jax.jit(lambda key: new.init(key, images)["params"][module.head])(one_key(key))
     return new, {**variables, "params": {**variables["params"], module.head: fresh}}
 
 

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from transferjax.study import registry, resolve, specs
+from transferjax.study.make import attack_of
 from transferjax.study.specs import (
     Adversarial,
     Apply,
@@ -287,6 +289,12 @@ def _try(spec: Spec) -> None:
         from transferjax.study.networks import check
 
         check(spec)
+    if isinstance(spec, Purifier):
+        from transferjax.study.purifiers import recipe_of
+
+        recipe_of(spec)
+    if isinstance(spec, Apply):
+        registry.check_predicts(registry.APPLY, spec.call, len(spec.of))
     for child in specs.children(spec):
         _try(child)
 
@@ -325,6 +333,9 @@ def _block(
         name: _members(reader, where, name, fields.get(name, ()), said["networks"], networks)
         for name in ("surrogates", "targets")
     }
+    for name, kinds in (("surrogates", (Service, Purifier)), ("targets", (Purifier,))):
+        wrong = {member.label for member in chosen[name] if isinstance(member.specs[0], kinds)}
+        reader.wrong += [f"{where}: {label!r} cannot stand among the {name}" for label in sorted(wrong)]
     reader.expect(said["attacks"], fields.get("attacks", ()), where, "attack")
     named = tuple((name, attacks[name]) for name in fields.get("attacks", ()) if name in attacks)
     goals = tuple(
@@ -383,9 +394,6 @@ def _members(
 def _goal(reader: _Reader, where: str, said: Any) -> tuple[str, Goal] | None:
     label, fields = (said, {"aim": said}) if isinstance(said, str) else (said[0], dict(said[1]))
     goal = reader.attempt(where, lambda: bound(build(Goal, fields, f"{where}, goal {label!r}")))
-    if goal is not None and goal.aim == "least_likely" and goal.of is None:
-        reader.wrong.append(f"{where}: goal {label!r} needs `of`, the network whose least likely class it is")
-        return None
     return None if goal is None else (label, goal)
 
 
@@ -411,25 +419,8 @@ def check_attack(call: Call, goal: Goal, eps: float, norm: str) -> None:
     Raises:
         ValueError: options, a norm or a goal that it does not know.
     """
-    offered: dict[str, Any] = {"eps": eps}
-    if norm != "linf":
-        if not registry.accepts(registry.ATTACKS, call, "norm"):
-            raise ValueError(f"{call.name} knows no norm {norm!r}, only linf")
-        offered["norm"] = norm
-    if goal.targeted:
-        if not registry.accepts(registry.ATTACKS, call, "targeted"):
-            able = [
-                n
-                for n in registry.ATTACKS.rows()
-                if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")
-            ]
-            raise ValueError(f"{call.name} has no targeted form; these have: {', '.join(able)}")
-        offered["targeted"] = True
-    if registry.accepts(registry.ATTACKS, call, "pool"):
-        import jax.numpy as jnp
-
-        offered["pool"] = jnp.zeros((1, 1, 1, 1))
-    registry.make(registry.ATTACKS, call, **offered)
+    mixes = registry.accepts(registry.ATTACKS, call, "pool")
+    attack_of(call, goal, eps, norm, np.zeros((1, 1, 1, 1), np.uint8) if mixes else None)
 
 
 def _views(

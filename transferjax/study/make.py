@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data
+from transferjax.attacks.ensembles import Snapshots
 from transferjax.attacks.projections import eight_bit
 from transferjax.random import fold_in
 from transferjax.study import registry
-from transferjax.study.resolve import Context, classes_of
+from transferjax.study.resolve import Context, classes_of, logits_of
 from transferjax.study.specs import (
     Adversarial,
+    Call,
     Derived,
+    Goal,
     Measure,
     Network,
     Purifier,
@@ -25,7 +28,7 @@ from transferjax.study.specs import (
     Spec,
     Verdicts,
 )
-from transferjax.typing import Array, Predict
+from transferjax.typing import Array, Attack, Predict
 
 Made = Mapping[str, Any]
 """`arrays`, and whatever provenance says besides (`steps`)."""
@@ -44,8 +47,8 @@ def make(context: Context, members: Sequence[Spec]) -> Iterator[tuple[Spec, Made
 def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tuple[Spec, Made]]:
     """All budgets of one attack on the same surrogates."""
     spec = members[0]
-    dataset, several = context.dataset(spec.data), tuple(map(context.predict, spec.surrogates))
-    predict = several[0] if len(several) == 1 else several
+    context.check_classes(spec.surrogates, spec.data)
+    dataset, predict = context.dataset(spec.data), _surrogate(context, spec)
     aims = classes_of(context, spec.goal, spec.data)
     crafting = context.cached(
         ("craft", spec.attack.key, spec.goal.targeted, spec.norm),
@@ -64,15 +67,24 @@ def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tu
         yield member, {"arrays": {"images": images, "aims": np.asarray(aims, np.int32)}}
 
 
+def _surrogate(context: Context, spec: Adversarial) -> Any:
+    """One predict, or several; those of one structure are stacked, and ten snapshots compile like one net."""
+    several = tuple(map(context.predict, spec.surrogates))
+    if len(several) == 1:
+        return several[0]
+    kinds = {(jax.tree.structure(p), *((a.shape, a.dtype) for a in jax.tree.leaves(p))) for p in several}
+    if len(kinds) != 1:
+        return several
+    key = ("snapshots", *(net.key for net in spec.surrogates))
+    return context.cached(key, lambda: Snapshots.stack(several))
+
+
 def _crafting(spec: Adversarial) -> Callable[..., Array]:
     """(examples, shared) -> uint8 images; the budget is traced, so that all share one compilation."""
 
     def craft(examples: data.Examples, shared: tuple) -> Array:
         predict, eps, key, aims, pool = shared
-        offered = {"eps": eps, "norm": spec.norm, "pool": pool}
-        if spec.goal.targeted:
-            offered["targeted"] = True
-        attack = registry.make(registry.ATTACKS, spec.attack, **offered)
+        attack = attack_of(spec.attack, spec.goal, eps, spec.norm, pool)
         clean = data.to_float(examples.images)
         images = attack(fold_in(key, examples.indices), predict, clean, aims[examples.indices])
         return jnp.round(255 * eight_bit(spec.norm, eps)(images, clean)).astype(jnp.uint8)
@@ -80,11 +92,40 @@ def _crafting(spec: Adversarial) -> Callable[..., Array]:
     return craft
 
 
+def attack_of(call: Call, goal: Goal, eps: Any, norm: str, pool: Any = None) -> Attack:
+    """An attack with what the spec around it says.
+
+    Args:
+        call: a row of the attacks.
+        goal: labels are targets, unless it is untargeted.
+        eps, norm: the budget, which may be traced.
+        pool: uint8 images, for attacks that mix others in.
+
+    Raises:
+        ValueError: a norm or a goal that the attack does not know, or options that it refuses.
+    """
+    able = lambda name: registry.accepts(registry.ATTACKS, call, name)  # noqa: E731
+    offered = {"eps": eps, "norm": norm}
+    if norm != "linf" and not able("norm"):
+        raise ValueError(f"{call.name} knows no norm {norm!r}, only linf")
+    if goal.targeted:
+        if not able("targeted"):
+            others = (
+                n
+                for n in registry.ATTACKS.rows()
+                if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")
+            )
+            raise ValueError(f"{call.name} has no targeted form; these have: {', '.join(others)}")
+        offered["targeted"] = True
+    if pool is not None:
+        offered["pool"] = data.to_float(pool)
+    return registry.make(registry.ATTACKS, call, **offered)
+
+
 def _pool(spec: Adversarial, dataset: data.Dataset) -> Array | None:
     """Other images, for attacks that mix them in."""
-    if not registry.accepts(registry.ATTACKS, spec.attack, "pool"):
-        return None
-    return data.to_float(jnp.asarray(dataset.images[:POOL]))
+    mixes = registry.accepts(registry.ATTACKS, spec.attack, "pool")
+    return jnp.asarray(dataset.images[:POOL]) if mixes else None
 
 
 POOL = 256
@@ -97,6 +138,7 @@ def verdicts(context: Context, members: Sequence[Verdicts]) -> Iterator[tuple[Sp
         yield from _recorded(context, members)
         return
     predict = context.predict(members[0].target)
+    context.check_classes((members[0].target,), members[0].images)
     says: Callable[..., Array] = context.cached("verdicts", lambda: context.mapped(_classes), 0)
     for member in members:
         dataset = context.dataset(member.images)
@@ -112,7 +154,7 @@ def _said(context: Context, spec: Verdicts, classes: np.ndarray) -> Made:
 
 
 def _classes(examples: data.Examples, predict: Predict) -> Array:
-    return predict(data.to_float(examples.images)).argmax(-1).astype(jnp.int32)
+    return logits_of(examples, predict).argmax(-1).astype(jnp.int32)
 
 
 def _recorded(context: Context, members: Sequence[Verdicts]) -> Iterator[tuple[Spec, Made]]:

@@ -2,50 +2,72 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferjax import data, metrics, models
-from transferjax.study.networks import module_of
-from transferjax.study.resolve import Context
-from transferjax.study.specs import Measure, Network
+from transferjax import data, metrics
+from transferjax.study.resolve import Context, drawn
+from transferjax.study.specs import Measure, Network, Pretrained
 from transferjax.typing import Array, Predict, PyTree
 
 Arrays = dict[str, np.ndarray]
 
 
 def _per_image(
-    context: Context, specs: Sequence[Measure], measure: Callable[[Predict, Array, Array], Array]
+    context: Context, specs: Sequence[Measure], measure: Callable[[Predict, data.Examples], Array]
 ) -> Iterator[tuple[Measure, Arrays]]:
     """A function of one network, image by image; compiled once for all networks of one structure."""
 
-    def of_examples(examples: data.Examples, predict: Predict) -> Array:
-        return measure(predict, data.to_float(examples.images), examples.labels)
-
     call = specs[0].call
-    compiled = context.cached(("measure", call.key), lambda: context.mapped(of_examples), 0)
+    compiled = context.cached(
+        ("measure", call.key), lambda: context.mapped(lambda examples, predict: measure(predict, examples)), 0
+    )
     for spec in specs:
-        predict = context.predict(spec.of[0])
+        predict = context.predict(_only(spec))
         yield spec, {"values": context.each(compiled, context.dataset(spec.data), predict, call.name)}
+
+
+def _only(spec: Measure) -> Any:
+    """The network that is measured.
+
+    Raises:
+        ValueError: several, of which all but one would not count.
+    """
+    if len(spec.of) != 1:
+        raise ValueError(f"{spec.call.name} is of one network; got {len(spec.of)}")
+    return spec.of[0]
 
 
 def smoothness(
     context: Context, specs: Sequence[Measure], k: int = 1, method: str = "auto"
 ) -> Iterator[tuple[Measure, Arrays]]:
     """The k largest eigenvalues of the input Hessian, `[N, k]`; see `metrics.input_hessian_eigenvalues`."""
-    return _per_image(context, specs, partial(metrics.input_hessian_eigenvalues, k=k, method=method))
+
+    def eigenvalues(predict: Predict, examples: data.Examples) -> Array:
+        images = data.to_float(examples.images)  # one at a time: what draws, draws alike for each
+        return metrics.input_hessian_eigenvalues(predict, images, examples.labels, k=k, method=method)
+
+    return _per_image(context, specs, eigenvalues)
 
 
 def gradient_norm(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
     """`‖∇ₓ ℓ‖₂` `[N]`."""
-    return _per_image(context, specs, metrics.gradient_norm)
+
+    def norm(predict: Predict, examples: data.Examples) -> Array:
+        return metrics.gradient_norm(
+            drawn(predict, examples), data.to_float(examples.images), examples.labels
+        )
+
+    return _per_image(context, specs, norm)
 
 
 @jax.jit
 def _gradient(predict: Predict, examples: data.Examples) -> Array:
-    return metrics.input_gradient(predict, data.to_float(examples.images), examples.labels)
+    images = data.to_float(examples.images)
+    return metrics.input_gradient(drawn(predict, examples), images, examples.labels)
 
 
 _cosine = jax.jit(metrics.cosine_similarity)
@@ -53,6 +75,8 @@ _cosine = jax.jit(metrics.cosine_similarity)
 
 def similarity(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
     """Cosine of two networks' input gradients, `[N]`; each network's gradients are computed once."""
+    if wrong := [spec for spec in specs if len(spec.of) != 2]:
+        raise ValueError(f"similarity is of two networks; got {len(wrong[0].of)}")
     networks = {net.key: context.predict(net) for spec in specs for net in spec.of}
     dataset = context.dataset(specs[0].data)
     parts: dict[str, list[np.ndarray]] = {spec.key: [] for spec in specs}
@@ -71,16 +95,13 @@ def _weights(
     context: Context, spec: Measure
 ) -> tuple[Callable[[PyTree, Array], Array], PyTree, Array, Array]:
     """(params, images) -> logits of a network, its params, and the data."""
-    net = spec.of[0]
-    if not isinstance(net, Network):
-        raise ValueError(
-            f"{spec.call.name} looks at the weights of a trained network; got {type(net).__name__}"
-        )
+    net = _only(spec)
+    if not isinstance(net, Network | Pretrained):
+        raise ValueError(f"{spec.call.name} looks at the weights of a network; {type(net).__name__} has none")
     variables, dataset = context.variables(net), context.dataset(spec.data)
-    module = module_of(net, context.num_classes(net))
 
     def apply(params: PyTree, images: Array) -> Array:
-        predict = models.predictor(module, variables | {"params": params}, net.mean, net.std)
+        predict = context.with_weights(net, variables | {"params": params})
         return predict(data.to_float(images))
 
     return apply, variables["params"], jnp.asarray(dataset.images), jnp.asarray(dataset.labels)

@@ -171,14 +171,21 @@ def started(context: Context, spec: Network, net: models.Net, fresh: PyTree) -> 
     """What training begins with: random weights, or those of `start` (with a new head for other classes)."""
     if spec.start is None:
         return fresh
-    if isinstance(spec.start, Pretrained):
-        return models.pretrained(net, context.tensors(spec.start), fresh)
     variables = context.variables(spec.start)
-    shapes, wanted = (jax.tree.map(jnp.shape, v["params"]) for v in (variables, fresh))
-    if shapes != wanted:
+    params, wanted = dict(variables["params"]), fresh["params"]
+    if isinstance(spec.start, Pretrained) and spec.start.label_map:
+        chosen = np.array(spec.start.label_map)
+        params[net.head] = jax.tree.map(lambda a: a[..., chosen], params[net.head])
+    if net.head in params and _shapes(params[net.head]) != _shapes(wanted[net.head]):
+        params[net.head] = wanted[net.head]
+    if _shapes(params) != _shapes(wanted):
         raise ValueError(f"weights of {spec.start.model.name} do not fit {spec.model.name}: another shape")
     # Copies: a train step reuses the memory of the state that it is given.
-    return jax.tree.map(jnp.array, {name: variables.get(name, {}) for name in fresh})
+    return jax.tree.map(jnp.array, fresh | {**variables, "params": params})
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.shape, tree)
 
 
 def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tuple[Network, dict[str, Any]]]:
@@ -211,12 +218,13 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
         to_device=place.put_state,
     )
     for stop in stops:
-        arrays = flat(trainer.variables(stop.state)) | _history(stop.history)
+        arrays = flat(trainer.variables(stop.state)) | history_arrays(stop.history)
         for member in due[stop.step]:
             yield member, {"arrays": arrays, "steps": stop.trained}
 
 
-def _history(history: History) -> dict[str, np.ndarray]:
+def history_arrays(history: History) -> dict[str, np.ndarray]:
+    """The metrics of every epoch, as they are stored beside weights."""
     names = sorted({name for row in history for name in row})
     return {f"history/{name}": np.array([row[name] for row in history], np.float32) for name in names}
 

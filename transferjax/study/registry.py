@@ -143,7 +143,7 @@ APPLY = _table(
 DERIVED = _table(
     "derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec"
 )
-PURIFIERS = _table("purifier", _rows("transferjax.study.purifiers", "comdefend hgd nrp"), "predict")
+PURIFIERS = _table("purifier", _rows("transferjax.study.purifiers", "comdefend hgd nrp"))
 PIECES = _table(
     "piece",
     {
@@ -156,6 +156,7 @@ PIECES = _table(
         **_rows("transferjax.attacks.updates", "smooth sign"),
         **_rows("transferjax.attacks.projections", "l2_nearest"),
     },
+    "eps norm",
 )
 """What stands in an attack's options: rules, inputs, ensembles, projections."""
 
@@ -193,11 +194,27 @@ def _bind_pieces(value: Any) -> Any:
 
 def _typed(value: Any, parameter: inspect.Parameter) -> Any:
     """An integer where a number with decimals is meant is that number: 1 and 1.0 are one spec."""
+    if isinstance(value, tuple):
+        return tuple(_typed(entry, parameter) for entry in value)
     if isinstance(value, int) and not isinstance(value, bool):
         wants = str(parameter.annotation)
         if isinstance(parameter.default, float) or ("float" in wants and "int" not in wants):
             return float(value)
     return value
+
+
+def check_predicts(table: Table, call: Call, count: int) -> None:
+    """Whether a row's factory is one around so many predicts.
+
+    Raises:
+        ValueError: it takes fewer or more.
+    """
+    places = list(inspect.signature(table.row(call.name).factory).parameters.values())
+    if any(place.kind is place.VAR_POSITIONAL for place in places):
+        return
+    takes = [place.name for place in places if place.name in ("predict", "purifier")]
+    if len(takes) != count:
+        raise ValueError(f"{call.name} stands around {' and '.join(takes)}; `of` names {count}")
 
 
 def accepts(table: Table, call: Call, name: str) -> bool:
@@ -208,11 +225,12 @@ def accepts(table: Table, call: Call, name: str) -> bool:
 def make(table: Table, call: Call, *predicts: Any, **offered: Any) -> Any:
     """`factory(*predicts, **options)`, and of `offered` what the factory has a parameter for."""
     extra = {name: value for name, value in offered.items() if accepts(table, call, name)}
-    arguments = {name: _made(value) for name, value in call.arguments.items()}
+    arguments = {name: _made(value, offered) for name, value in call.arguments.items()}
     return table.row(call.name).factory(*predicts, **arguments, **extra)
 
 
-def _made(value: Any) -> Any:
+def _made(value: Any, offered: Mapping[str, Any]) -> Any:
+    """What stands in options; a piece is offered what the attack around it is."""
     if isinstance(value, Call):
-        return make(PIECES, value)
-    return tuple(map(_made, value)) if isinstance(value, tuple) else value
+        return make(PIECES, value, **{name: offered[name] for name in PIECES.offered & offered.keys()})
+    return tuple(_made(entry, offered) for entry in value) if isinstance(value, tuple) else value

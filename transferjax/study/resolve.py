@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data, models
+from transferjax.attacks.stochastic import with_keys
+from transferjax.random import fold_in
 from transferjax.study import registry, specs
 from transferjax.study.specs import (
     Adversarial,
@@ -101,8 +103,7 @@ class Context:
     def variables(self, spec: Network | Purifier | Pretrained) -> PyTree:
         """The weights of a network, on the device."""
         if isinstance(spec, Pretrained):
-            net = models.build_for(spec.model.name, self.tensors(spec), **spec.model.arguments)
-            variables = models.from_torch(net, self.tensors(spec))
+            variables = models.from_torch(self.module(spec), self.tensors(spec))
         else:
             variables = nested(self.arrays(spec))
         return jax.tree.map(jnp.asarray, variables)
@@ -113,31 +114,65 @@ class Context:
         Raises:
             ValueError: it is not the file whose sha256 the study named.
         """
-        if sha256(spec.file) != spec.sha256:
-            raise ValueError(f"{spec.file} is another file than the study named (sha256 {spec.sha256[:12]}…)")
-        return models.read_tensors(spec.file)
+
+        def read() -> dict[str, Any]:
+            named = f"(sha256 {spec.sha256[:12]}…)"
+            if not spec.file:
+                raise ValueError(f"weights of {spec.model.name} {named}: `file` must say where they are")
+            if sha256(spec.file) != spec.sha256:
+                raise ValueError(f"{spec.file} is another file than the study named {named}")
+            return models.read_tensors(spec.file)
+
+        return self.cached(("tensors", spec.sha256), read)
+
+    def module(self, spec: Network | Pretrained) -> models.Net:
+        """The Flax module of a network."""
+        from transferjax.study.networks import module_of
+
+        if isinstance(spec, Network):
+            return module_of(spec, facts(spec.data).num_classes)
+        return models.build_for(spec.model.name, self.tensors(spec), **spec.model.arguments)
 
     def num_classes(self, spec: Spec) -> int:
         """How many logits a network of the study has."""
         if isinstance(spec, Network):
             return facts(spec.data).num_classes
+        if isinstance(spec, Pretrained):
+            return len(spec.label_map) or self.module(spec).num_classes
+        if isinstance(spec, Apply):
+            return len(spec.call.arguments.get("indices", ())) or self.num_classes(spec.of[0])
         raise TypeError(f"{type(spec).__name__} says no number of classes")
+
+    def check_classes(self, networks: Iterable[Spec], images: Data | Derived | Adversarial) -> None:
+        """A net of a thousand classes says nothing about the labels of ten.
+
+        Raises:
+            ValueError: another number of logits than the data have classes.
+        """
+        expected = self.dataset(images).num_classes
+        for spec in networks:
+            if (found := self.num_classes(spec)) != expected:
+                name = (spec.call if isinstance(spec, Apply) else spec.model).name  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"{name} has {found} logits, the data {expected} classes: choose them with `label_map` "
+                    "or `select_classes`"
+                )
 
     def predict(self, spec: Spec) -> Predict:
         """A network in evaluation mode, whatever kind of network it is."""
         return self.cached(("predict", spec.key), lambda: self._predict(spec))
 
-    def _predict(self, spec: Spec) -> Predict:
-        from transferjax.study.networks import module_of
-
+    def with_weights(self, spec: Network | Pretrained, variables: PyTree) -> Predict:
+        """A network in evaluation mode, with any weights."""
+        plain = partial(models.predictor, self.module(spec), variables)
         if isinstance(spec, Network):
-            net = module_of(spec, self.num_classes(spec))
-            return models.predictor(net, self.variables(spec), spec.mean, spec.std)
-        if isinstance(spec, Pretrained):
-            net = models.build_for(spec.model.name, self.tensors(spec), **spec.model.arguments)
-            plain = partial(models.predictor, net, self.variables(spec))
-            predict = registry.make(registry.PREPROCESSING, spec.preprocessing, plain)
-            return models.select_classes(predict, spec.label_map) if spec.label_map else predict
+            return plain(mean=spec.mean, std=spec.std)
+        predict = registry.make(registry.PREPROCESSING, spec.preprocessing, plain)
+        return models.select_classes(predict, spec.label_map) if spec.label_map else predict
+
+    def _predict(self, spec: Spec) -> Predict:
+        if isinstance(spec, Network | Pretrained):
+            return self.with_weights(spec, self.variables(spec))
         if isinstance(spec, Purifier):
             from transferjax.study.purifiers import net_of
 
@@ -150,8 +185,8 @@ class Context:
             f"{getattr(spec, 'name', spec)!r} has no weights: a service answers, and nothing else"
         )
 
-    def mapped(self, function: Callable[..., Array]) -> Callable[..., Array]:
-        """`function(examples, shared) -> [B]`, compiled for one device or split over all of this process."""
+    def mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(examples, shared) -> [B, …]`, compiled for one device or split over this process's."""
         devices = jax.local_device_count()
         if devices == 1:
             return jax.jit(function)
@@ -279,23 +314,36 @@ def classes_of(context: Context, goal: Goal, images: Data | Derived) -> np.ndarr
     if goal.aim == "next":
         return (labels + 1) % count
     if goal.aim == "random":
-        drawn = np.random.Generator(np.random.Philox(goal.seed)).integers(0, count - 1, len(labels))
+        bits = np.random.Philox(goal.seed).random_raw(len(labels))  # whose stream NumPy never changes
+        drawn = (bits % np.uint64(count - 1)).astype(np.int64)
         return (drawn + (drawn >= labels)).astype(np.int32)
     if goal.aim == "file":
-        return _from_file(goal, len(labels), count)
-    predict = context.predict(goal.of) if goal.of else None
-    logits = context.each(_logits(context), dataset, predict, "least likely classes")
+        return _from_file(goal, labels, count)
+    assert goal.of is not None  # the spec says so
+    context.check_classes((goal.of,), images)
+    logits = context.each(_logits(context), dataset, context.predict(goal.of), "least likely classes")
     logits[np.arange(len(labels)), labels] = np.inf  # never the label
     return logits.argmin(-1).astype(np.int32)
 
 
+def drawn(predict: Predict, examples: data.Examples) -> Predict:
+    """A predict that draws, if it does, by an example's index: the batch and the devices are no matter."""
+    return with_keys(predict, fold_in(jax.random.key(0), examples.indices))
+
+
+def logits_of(examples: data.Examples, predict: Predict) -> Array:
+    """Logits `[B, K]`."""
+    return drawn(predict, examples)(data.to_float(examples.images))
+
+
 def _logits(context: Context) -> Callable[..., Any]:
-    return context.cached(
-        "logits", lambda: context.mapped(lambda examples, predict: predict(data.to_float(examples.images))), 0
-    )
+    return context.cached("logits", lambda: context.mapped(logits_of), 0)
 
 
-def _from_file(goal: Goal, count: int, classes: int) -> np.ndarray:
+def _from_file(goal: Goal, labels: np.ndarray, classes: int) -> np.ndarray:
+    count = len(labels)
+    if not goal.file:
+        raise ValueError(f"targets with sha256 {goal.sha256[:12]}…: `file` must say where they are")
     if sha256(goal.file) != goal.sha256:
         raise ValueError(f"{goal.file} is another file than the study named")
     found = np.load(goal.file, allow_pickle=False)
@@ -303,6 +351,8 @@ def _from_file(goal: Goal, count: int, classes: int) -> np.ndarray:
         raise ValueError(f"{goal.file}: expected {count} integer classes; got {found.dtype} {found.shape}")
     if found.min() < 0 or found.max() >= classes:
         raise ValueError(f"{goal.file}: classes {found.min()} … {found.max()}, but the data has {classes}")
+    if len(same := np.flatnonzero(found == labels)):
+        raise ValueError(f"{goal.file}: the target of image {same[0]} is its label ({len(same)} such images)")
     return found.astype(np.int32)
 
 

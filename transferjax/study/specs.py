@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 
 class Spec(BaseModel):
@@ -180,6 +180,12 @@ class Pretrained(Spec):
     label_map: Annotated[tuple[int, ...], BeforeValidator(_tuple)] = ()
     unkeyed: ClassVar = ("file",)
 
+    @model_validator(mode="after")
+    def _known(self) -> "Pretrained":
+        if not self.file and not self.sha256:
+            raise ValueError("give `file`, a file of weights")
+        return self
+
 
 class Purifier(Spec):
     """A network that is trained to clean images for the classifier `of`."""
@@ -197,11 +203,15 @@ class Apply(Spec):
 
     kind: Literal["Apply"] = "Apply"
     call: Call
-    of: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)]
+    of: Annotated[tuple["Wrapped", ...], BeforeValidator(_tuple)] = Field(min_length=1)
 
 
 class Service(Spec):
-    """A service whose answers were bought once and lie in a file, `record`; they are never made again."""
+    """A service whose answers were bought once and lie in a file, `record`; they are never made again.
+
+    It answers and has no gradient: a target, and nothing else. Its `name` is what it is known by, the version
+    or the month of what was asked included: the record grows with every purchase, and is no part of the key.
+    """
 
     kind: Literal["Service"] = "Service"
     name: str
@@ -229,6 +239,19 @@ class Goal(Spec):
     def targeted(self) -> bool:
         return self.aim != "untargeted"
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Goal":
+        """What an aim does not read would make two goals of one."""
+        reads = {"least_likely": ("of",), "random": ("seed",), "file": ("file", "sha256")}.get(self.aim, ())
+        for name in ("of", "seed", "file", "sha256"):
+            if getattr(self, name) and name not in reads:
+                raise ValueError(f"aim {self.aim!r} reads no `{name}`: leave it out")
+        if self.aim == "least_likely" and self.of is None:
+            raise ValueError("aim 'least_likely' needs `of`, the network whose least likely class it is")
+        if self.aim == "file" and not self.file and not self.sha256:
+            raise ValueError("aim 'file' needs `file`, an .npy file with one class for each image")
+        return self
+
 
 class Adversarial(Spec):
     """Images that an attack makes on one surrogate or several, 8 bits, inside the ball."""
@@ -247,8 +270,8 @@ class Verdicts(Spec):
     """The classes `[N]` that a network says of images: every rate and denominator is a view of them."""
 
     kind: Literal["Verdicts"] = "Verdicts"
-    target: "Predictor"
-    images: "Adversarial | Images"
+    target: "Target"
+    images: "Seen"
 
 
 class Measure(Spec):
@@ -256,14 +279,18 @@ class Measure(Spec):
 
     kind: Literal["Measure"] = "Measure"
     call: Call
-    of: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)]
+    of: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)] = Field(min_length=1)
     data: "Images"
 
 
 _by_kind = Field(discriminator="kind")
 Images = Annotated[Data | Derived, _by_kind]
 Trained = Annotated[Network | Pretrained, _by_kind]
-Predictor = Annotated[Network | Pretrained | Purifier | Apply | Service, _by_kind]
+Predictor = Annotated[Network | Pretrained | Apply, _by_kind]
+"""What says logits of images, and has a gradient."""
+Wrapped = Annotated[Network | Pretrained | Apply | Purifier, _by_kind]
+Target = Annotated[Network | Pretrained | Apply | Service, _by_kind]
+Seen = Annotated[Adversarial | Data | Derived, _by_kind]
 STORED: tuple[type[Spec], ...] = (Derived, Network, Purifier, Adversarial, Verdicts, Measure)
 _OTHERS: tuple[type[Spec], ...] = (Call, Data, Training, Pretrained, Apply, Service, Goal)
 KINDS = {kind.__name__: kind for kind in (*_OTHERS, *STORED)}
@@ -399,7 +426,12 @@ def _mistake(error: Any, kind: type[Spec], where: str) -> str:
         return f"{where}: unknown field {place!r}; {nearest(str(path[-1]), _fields(owner))}"
     if error["type"] == "missing":
         return f"{where}: {place} is missing"
+    if error["type"] == "union_tag_invalid":
+        kinds = error["ctx"]["expected_tags"].replace("'", "")
+        return f"{where}: {place}: a {error['ctx']['tag']} cannot stand here, only {kinds}"
     message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], Spec | Mapping):  # what a spec as a whole refuses says what it has
+        return f"{where}: {place + ': ' if place else ''}{message}"
     return f"{where}: {place}: {message}; got {error['input']!r}"
 
 

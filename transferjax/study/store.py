@@ -29,7 +29,7 @@ from safetensors.numpy import load, save
 from transferjax.data.storage import atomic_directory
 from transferjax.files import write_text
 from transferjax.study import specs
-from transferjax.study.specs import Spec
+from transferjax.study.specs import Service, Spec, Verdicts
 
 Arrays = Mapping[str, np.ndarray]
 ARRAYS, SPEC, PROVENANCE = "arrays.safetensors", "spec.json", "provenance.json"
@@ -109,8 +109,14 @@ class Store:
             raise Corrupt(type(spec).__name__, spec.key, str(error)) from error
 
     def discard(self, kind: str, key: str) -> None:
-        """Forgets a result."""
-        shutil.rmtree(self.root / "objects" / kind / key, ignore_errors=True)
+        """Forgets a damaged result; what was bought is put aside (`damaged/`), it may be worth a look."""
+        entry = Entry(kind, key, self.root / "objects" / kind / key)
+        if entry.path.is_dir() and _bought(entry):
+            aside = self.root / "damaged" / f"{kind}-{key}"
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            entry.path.rename(aside)
+        shutil.rmtree(entry.path, ignore_errors=True)
 
     def entries(self, kind: str = "*") -> Iterator[Entry]:
         """All stored results of a kind."""
@@ -138,9 +144,15 @@ class Store:
         return {p.stem: json.loads(p.read_text()) for p in sorted((self.root / "studies").glob("*.json"))}
 
     def garbage(self, min_age: float = 86400.0) -> list[Entry]:
-        """Results that no study names and that are older than `min_age` seconds."""
-        named = {key for study in self.studies().values() for key in study["keys"]}
-        return [e for e in self.entries() if e.key not in named and _age(e.path) >= min_age]
+        """Results that no study names and that are older than `min_age` seconds.
+
+        Spared are answers of a service, which were bought, and the images that they are of.
+        """
+        kept = {key for study in self.studies().values() for key in study["keys"]}
+        for entry in filter(_bought, self.entries(Verdicts.__name__)):
+            spec = _spec_of(entry)
+            kept |= {entry.key, *(child.key for child in (specs.needs(spec) if spec else ()))}
+        return [e for e in self.entries() if e.key not in kept and _age(e.path) >= min_age]
 
     def find(self, text: str) -> list[tuple[str, str]]:
         """(label or "", key) of what a label, or the beginning of a key, names."""
@@ -153,6 +165,21 @@ class Store:
         keyed = {key for _, key in found}
         stored = {("", e.key) for e in self.entries() if len(text) >= 6 and e.key.startswith(text)}
         return sorted(found | {pair for pair in stored if pair[1] not in keyed})
+
+
+def _bought(entry: Entry) -> bool:
+    """Whether a result came from a service; one whose spec cannot be read may have."""
+    spec = _spec_of(entry)
+    return entry.kind == Verdicts.__name__ and (
+        spec is None or isinstance(getattr(spec, "target", None), Service)
+    )
+
+
+def _spec_of(entry: Entry) -> Spec | None:
+    try:
+        return entry.spec
+    except (OSError, ValueError):  # damaged
+        return None
 
 
 def collect_garbage(store: Store, entries: Sequence[Entry]) -> None:

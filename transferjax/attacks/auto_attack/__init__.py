@@ -9,7 +9,9 @@ from transferjax.attacks.auto_attack.apgd import apgd, apgd_t, dlr_or_margin
 from transferjax.attacks.auto_attack.fab import fab
 from transferjax.attacks.auto_attack.loop import is_fooled, pick
 from transferjax.attacks.auto_attack.square import square
+from transferjax.attacks.checks import check_goal
 from transferjax.attacks.recipe import recipe
+from transferjax.checks import check_examples
 from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -21,9 +23,15 @@ def one_after_another(*attacks: Attack) -> Attack:
 
     An attack is skipped once all images of the batch are fooled. Which images its batch holds does not matter
     to any of them.
+
+    Raises:
+        ValueError: a targeted attack, which would run towards the labels.
     """
+    for member in attacks:
+        check_goal(member)
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
+        check_examples(images, labels)
         keys = per_example(key, len(images))
         x, fooled = images, is_fooled(predict, keys, images, labels)
         for number, single in enumerate(attacks, start=1):

@@ -18,6 +18,7 @@ from transferjax.attacks.projections import ball, l2_norm
 from transferjax.attacks.recipe import recipe
 from transferjax.attacks.updates import unit
 from transferjax.attacks.vocabulary import loss_of
+from transferjax.checks import check_labels
 from transferjax.losses import dlr, margin
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Attack, Key, Loss, Predict
@@ -178,6 +179,8 @@ def targeted_dlr(targets: Array) -> Loss:
     def loss(logits: Array, labels: Array) -> Array:
         if logits.shape[-1] < 4:
             raise ValueError(f"the targeted DLR loss needs at least 4 classes; got {logits.shape[-1]}")
+        for name, classes in (("labels", labels), ("targets", targets)):
+            check_labels(classes, len(logits), name=name)
         top = jax.lax.top_k(logits, 4)[0]
         of = lambda k: jnp.take_along_axis(logits, k[:, None], -1)[:, 0]  # noqa: E731
         return (of(targets) - of(labels)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)

@@ -1,0 +1,87 @@
+"""Purifiers: each trains through the host loop, continues where it stopped, and stands before a network."""
+
+import numpy as np
+import pytest
+from small import BIM, TRAIN, attacked, make, network, training, verdicts
+
+from transferjax.study import config
+from transferjax.study.resolve import Context
+from transferjax.study.specs import Apply, Call, Mistakes, Purifier
+from transferjax.study.store import Store
+
+ADAM = {"optimizer": Call(name="adam"), "augment": Call(name="crop_flip", options={"padding": 1})}
+SMALL = {
+    "comdefend": {"features": 2},
+    "hgd": {"features": 1, "eps": 16 / 255},
+    "nrp": {"features": 2, "blocks": 1, "layer": "features.0", "eps": 16 / 255},
+}
+
+
+def purifier(name, epochs=2.0, **more):
+    t = training(epochs, ("warmup_cosine", {"peak": 3e-3}), **ADAM)
+    of = None if name == "comdefend" else network()
+    return config.bound(
+        Purifier(call=Call(name=name, options=SMALL[name]), of=of, data=TRAIN, training=t, **more)
+    )
+
+
+def defended(spec, **options):
+    return config.bound(Apply(call=Call(name="purified", options=options), of=(network(), spec)))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_purifier_is_trained_evaluated_and_attacked_through(context, name):
+    spec = purifier(name)
+    net = defended(spec)
+    images, blind = attacked(net), attacked(defended(spec, bpda=True))
+    arrays, hit, seen, taken = make(context, spec, verdicts(net, images), images, blind)
+    assert arrays["history/loss"].shape == (2,)
+    assert np.isfinite(arrays["history/loss"]).all()
+    assert hit["classes"].shape == (32,)
+    assert np.any(seen["images"] != taken["images"])  # the gradient of the purifier, and that of the identity
+    assert np.any(seen["images"] != make(context, attacked(network()))["images"])
+
+
+def test_one_that_was_stopped_ends_with_the_same_bits(context, tmp_path):
+    """At the second epoch of four, as by a kill: what follows the last checkpoint is trained again."""
+    spec = purifier("comdefend", epochs=4.0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(text, done, total, /, **figures):
+        if done >= 0.7 * total:  # after the checkpoint of the second epoch
+            raise Killed
+
+    again = Context(Store(tmp_path), checkpoint_epochs=1, progress=kill)
+    with pytest.raises(Killed):
+        make(again, spec)
+    again.progress = lambda *args, **figures: None
+    found = make(again, spec)
+    (entry,) = again.store.entries()
+    assert 0 < entry.provenance["steps"] < 8
+    expected = make(context, spec)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"call": Call(name="hgd")}, "guided by a classifier: give `of`"),
+        ({"call": Call(name="comdefend"), "of": network()}, "leave `of` out"),
+        ({"call": Call(name="hgdd")}, "did you mean hgd"),
+        ({"call": Call(name="nrp", options={"featurs": 3})}, "no option 'featurs'; did you mean features"),
+    ],
+)
+def test_mistakes_show_before_anything_is_trained(fields, message):
+    with pytest.raises((ValueError, Mistakes), match=message):
+        config.bound(Purifier(data=TRAIN, training=training(), **fields))
+
+
+def test_a_purifier_stands_before_a_network_and_not_alone():
+    with pytest.raises(ValueError, match="match any of the expected tags"):
+        attacked(purifier("comdefend"), BIM)
+    with pytest.raises(ValueError, match="stands around predict and purifier; `of` names 1"):
+        config.bound(Apply(call=Call(name="purified"), of=(network(),)))

@@ -1,0 +1,97 @@
+"""Whose classes labels are: class 3 of a data set is logit 3 of a net only if both know the same classes.
+
+Where both counts are known, a difference is an error. Arrays of labels know no count: where they lie among
+the first few of many logits, as chance would have it once in a million, that is said.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from transferjax.checks import has_values
+from transferjax.typing import Array, Predict
+
+WAY_OUT = "models.select_classes(predict, indices)"
+FEWEST, LEAST_PROBABILITY = 16, 1e-6
+
+
+def check_classes(num_classes: int | None, logits: int, name: str = "the data set") -> None:
+    """As many logits as classes.
+
+    Args:
+        num_classes: of the labels; None if nobody knows.
+        logits: K, the width of what predict returns.
+        name: whose labels they are.
+
+    Raises:
+        ValueError: another number of logits; says how to pick the right ones.
+    """
+    if num_classes is None or num_classes == logits:
+        return
+    more = f"pick the logits of its classes, in their order, with {WAY_OUT}"
+    fewer = f"give labels of predict's classes, and to a net that knows all of {name} {WAY_OUT}"
+    raise ValueError(
+        f"{name} has {num_classes} classes, but predict has {logits} logits, so that a label is not the "
+        f"number of its logit: {more if logits > num_classes else fewer} (ImageNette among ImageNet's: "
+        "data.IMAGENETTE_IN_IMAGENET)"
+    )
+
+
+def check_same_classes(logits: Mapping[str, int]) -> None:
+    """Models that are used together have equally many logits.
+
+    Args:
+        logits: K of each model, by what the error calls it.
+
+    Raises:
+        ValueError: with the numbers.
+    """
+    if len(set(logits.values())) > 1:
+        counts = ", ".join(f"{name} has {count}" for name, count in logits.items())
+        raise ValueError(
+            f"these models do not know the same classes: {counts} logits; pick those that all have, in one "
+            f"order, with {WAY_OUT}"
+        )
+
+
+def noting(predict: Predict, name: str, found: dict[str, int]) -> Predict:
+    """The predict, whose calls enter its number of logits into `found`; other ones there are an error."""
+
+    def noted(images: Array) -> Array:
+        logits = predict(images)
+        found[name] = logits.shape[-1]
+        check_same_classes(found)
+        return logits
+
+    return noted
+
+
+def check_vocabulary(labels: Array | np.ndarray, logits: int, num_classes: int | None = None) -> None:
+    """Labels `[B]` that go with the logits: by the count of their classes, else by their distribution.
+
+    Uniform labels of K classes lie in 0 … m with probability `((m + 1) / K)^B`. Warns below 1e-6 where most
+    of those classes are among at least 16 labels (not for some chosen classes); never under `jit`.
+
+    Args:
+        labels: classes.
+        logits: K.
+        num_classes: how many classes the labels are of; None if nobody knows. Given, nothing is guessed.
+
+    Raises:
+        ValueError: see `check_classes`.
+    """
+    if num_classes is not None or not has_values(labels) or not np.issubdtype(labels.dtype, np.integer):
+        return check_classes(num_classes, logits, "the labels' data set")
+    values = np.asarray(labels)
+    found = len(np.unique(values))
+    if len(values) < FEWEST or found < 2 or not found <= (count := int(values.max()) + 1) < 2 * found:
+        return None
+    if (count / logits) ** len(values) < LEAST_PROBABILITY:
+        warnings.warn(
+            f"all of the {len(values)} labels lie in 0 … {count - 1}, but predict has {logits} logits. If "
+            f"they are of {count} other classes, success and accuracy mean nothing: {WAY_OUT}. If they are "
+            f"the first of predict's classes, say num_classes={logits}",
+            stacklevel=4,
+        )
+    return None
