@@ -116,7 +116,7 @@ def test_names_are_readable():
     assert names["number"] == repr(8 / 255)
     assert names["average"].startswith("transferjax.attacks.gradients.average.<locals>.rule(chunk=1, ")
     assert "small=0.9" in names["average"]
-    loss = "loss=transferjax.losses.margin, rules=(transferjax.attacks.gradients.average"
+    loss = "loss='margin', rules=(transferjax.attacks.gradients.average"
     assert loss in repr(attacks.pgd(0.1, loss=losses.margin, rules=(gradients.average(inputs.halve, 5),)))
 
 
