@@ -17,7 +17,6 @@ import pandas as pd
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from transferjax.data import cache_dir
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section
@@ -27,11 +26,10 @@ from transferjax.study.config import Study
 from transferjax.study.plan import Plan, make_plan
 from transferjax.study.progress import Bar
 from transferjax.study.resolve import Context
-from transferjax.study.run import Executor, Local, Outcome, run
+from transferjax.study.run import Executor, Local, Outcome, enable_compilation_cache, run
 from transferjax.study.specs import Mistakes, Spec
 from transferjax.study.store import Corrupt, Store, collect_garbage, nearest
 
-CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"
 COMMANDS = ("ls", "why", "gc")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -51,17 +49,6 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, f
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the other processes of a cluster that says who they are (Slurm, TPU pods, …)"
 )
-
-
-def enable_compilation_cache() -> None:
-    """Compiled programs are kept in the user's cache directory; `TRANSFERJAX_COMPILATION_CACHE=off` does not.
-
-    `JAX_COMPILATION_CACHE_DIR` is obeyed where it is set.
-    """
-    if os.environ.get(CACHE_SWITCH, "on") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def main() -> None:
@@ -95,6 +82,8 @@ def _main(arguments: Sequence[str]) -> int:
         raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem  # type: ignore[attr-defined]
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
+    if _DRY.value or _LIST.value or _WORKERS.value or _SCHEDULER.value:
+        jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
     study = configs.read(_CONFIG.value, views.VIEWS, f"{name}-{variant}" if variant else name)
     if _LIST.value:
         return _list(study)
