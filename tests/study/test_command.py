@@ -166,23 +166,28 @@ def test_a_flipped_byte_is_named_and_made_again(finish, copy, whole, kind):
 
 def test_gc_removes_what_a_dropped_study_alone_needed(finish, copy, whole):
     study(finish, copy, variant="attacks=2,eps=16")
-    text = (whole / "studies/tiny.json").read_text()
-    (copy / "studies/tiny.json").write_text(text)
+    text = (copy / "studies/tiny.json").read_text()
+    (copy / "studies/other.json").write_text(text)
+    shutil.copy(whole / "studies/tiny.json", copy / "studies/tiny.json")
     extra = checksums(copy).keys() - checksums(whole).keys()
     for dry in (True, False):
-        flags = ["gc", "--min_age_hours=0", *(["--dry_run"] if dry else [])]
+        flags = ["gc", "--drop=other", "--min_age_hours=0", *(["--dry_run"] if dry else [])]
         code, out, err = finish(copy, *flags, config=None)
         assert code == 0, err
         assert {line.split()[1] for line in out.splitlines()[:-1]} == extra
     assert checksums(copy) == checksums(whole)
     code, out, _ = finish(copy, "gc", "--min_age_hours=0", config=None)
-    assert out.startswith("removes 0 results")
+    assert out == "removes 0 results, 0.0 MB, and checkpoints of 0 trainings\n"
+    assert not list((copy / "scratch").iterdir())
 
 
 def test_gc_spares_what_is_young(finish, copy):
-    (copy / "studies/tiny.json").unlink()
-    code, out, _ = finish(copy, "gc", config=None)
-    assert (code, out) == (0, "removes 0 results, 0.0 MB\n")
+    code, out, _ = finish(copy, "gc", "--drop=tiny", config=None)
+    assert (code, out.split(",")[0]) == (0, "removes 0 results")
+    assert not (copy / "studies/tiny.json").exists()
+    code, _, err = finish(copy, "gc", "--drop=tiny", config=None)
+    assert code == 1
+    assert err.startswith("ValueError: no study 'tiny'")
 
 
 def test_why_names_what_a_result_is_and_who_needs_it(finish, whole):

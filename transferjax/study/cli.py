@@ -7,6 +7,7 @@ python -m experiments.study --store=DIR ls | why KEY|LABEL | gc [--dry_run]
 
 import json
 import os
+import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ _LIST = flags.DEFINE_bool("list", False, "list the config's networks, attacks, b
 _WORKERS = flags.DEFINE_integer("workers", 0, "make results with so many worker processes here (Dask)")
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "make results on the workers of this Dask scheduler")
 _AGE = flags.DEFINE_float("min_age_hours", 24.0, "gc: spare what is younger")
+_DROP = flags.DEFINE_string("drop", "", "gc: forget this study first; what it alone needed is garbage then")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
@@ -301,11 +303,20 @@ def _why(store: Store, arguments: Sequence[str]) -> int:
 
 
 def _gc(store: Store, arguments: Sequence[str]) -> int:
-    entries = store.garbage(3600 * _AGE.value)
+    age, drop = 3600 * _AGE.value, _DROP.value
+    if drop and drop not in store.studies():
+        raise ValueError(f"no study {drop!r}; {specs.nearest(drop, store.studies())}")
+    entries, leftovers = store.garbage(age, drop), store.leftovers(age)
     for entry in entries:
         print(f"{entry.kind} {entry.key}  {entry.bytes / 1e6:.2f} MB")
     size = sum(entry.bytes for entry in entries) / 1e6
-    print(f"{'would remove' if _DRY.value else 'removes'} {len(entries)} results, {size:.1f} MB")
-    if not _DRY.value and entries:
-        collect_garbage(store, entries)
+    what = f"{len(entries)} results, {size:.1f} MB, and checkpoints of {len(leftovers)} trainings"
+    print(f"{'would remove' if _DRY.value else 'removes'} {what}")
+    if not _DRY.value:
+        if drop:
+            store.forget_study(drop)
+        if entries:
+            collect_garbage(store, entries)
+        for path in leftovers:
+            shutil.rmtree(path, ignore_errors=True)
     return 0
