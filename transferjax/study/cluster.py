@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from transferjax import data
-from transferjax.study import registry, specs
+from transferjax.study import registry, resolve, specs
 from transferjax.study.config import TABLES
 from transferjax.study.plan import Group
 from transferjax.study.resolve import Context
@@ -31,6 +31,7 @@ from transferjax.study.store import Store
 ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
 PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
 POLL = 1.0  # seconds between looks at who works
+DEVICES = Path("/dev")
 PATHS: dict[type[Spec], str] = {Data: "name", Pretrained: "file", Goal: "file", Service: "record"}
 
 
@@ -72,15 +73,16 @@ class Cluster:
 
     def _made(self, client: Any, groups: Sequence[Group], marker: Path) -> Iterator[tuple[Group, Done]]:
         waiting, running, damaged = list(groups), dict[Any, Group](), list[tuple[Group, Done]]()
-        unfinished, absent, known = {group.key for group in groups}, set[str](), dict[str, int]()
+        unfinished, absent, known = {group.key for group in groups}, set[str](), self._look(client, {})
         while running or (waiting and not damaged):
-            known = self._look(client, known)
             ready = [group for group in waiting if not group.after & unfinished]
             for group in ready[: max(0, max(1, len(known)) - len(running))]:
                 text, key = self._task(group, absent, marker), f"{group.kind}-{group.key}-{marker.name}"
                 running[client.submit(work, text, key=key, retries=0, pure=False)] = group
                 waiting.remove(group)
-            for future in _ended(client, running):
+            ended = _ended(client, running)
+            known = self._look(client, known)
+            for future in ended:
                 group = running.pop(future)
                 done = self._done(group, future)
                 unfinished.discard(group.key)
@@ -97,7 +99,7 @@ class Cluster:
         context = self.context
         return json.dumps(
             {
-                "root": str(marker.parent.parent),
+                "root": str(context.store.root.absolute()),
                 "marker": marker.name,
                 "settings": [context.batch_size, context.checkpoint_epochs, context.keep_bytes],
                 "group": group.key,
@@ -236,12 +238,12 @@ def accelerators() -> list[dict[str, str]]:
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
         return []
     if any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        count = len(list(DEVICES.glob("nvidia[0-9]*")))
         listed = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
         return [{"CUDA_VISIBLE_DEVICES": name} for name in listed.split(",") if name not in ("", "-1")]
     if importlib.util.find_spec("libtpu"):
         one = {"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1"}
-        chips = list(Path("/dev").glob("accel[0-9]*")) or list(Path("/dev/vfio").glob("[0-9]*"))
+        chips = list(DEVICES.glob("accel[0-9]*")) or list(DEVICES.glob("vfio/[0-9]*"))
         return [{**one, "TPU_VISIBLE_CHIPS": str(i)} for i in range(len(chips))]
     return []
 
@@ -265,7 +267,7 @@ def work(text: str) -> dict[str, Any]:
 
 def _work(task: Mapping[str, Any]) -> Done:
     members = [_same(key, specs.from_json(said)) for key, said in task["members"].items()]
-    context = _context(task["root"], *task["settings"])
+    context = _context(task["root"], task["marker"], *task["settings"])
     if _hidden([Path(task["root"], "locks", task["marker"])], ANSWER):
         raise OSError(f"does not see the store {task['root']}: {SHARED}")
     inputs = [spec for member in members for spec in needs(member) if spec.key not in task["absent"]]
@@ -275,10 +277,11 @@ def _work(task: Mapping[str, Any]) -> Done:
         return make_group(context, Group(task["group"], members))
 
 
-@lru_cache(maxsize=1)
-def _context(root: str, batch_size: int, checkpoint_epochs: int, keep_bytes: int) -> Context:
-    """What this process keeps between groups: data, weights and compiled programs."""
+@lru_cache(maxsize=2)
+def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_bytes: int) -> Context:
+    """What this process keeps between the groups of one run: data, weights and compiled programs."""
     enable_compilation_cache()
+    resolve.forget_facts()  # a worker may outlive what it knows of data on disk
     return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes)
 
 
