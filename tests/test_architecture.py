@@ -16,6 +16,7 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.trees": 0,
     "transferjax.host": 0,
     "transferjax.naming": 0,
+    "transferjax.norms": 0,
     "transferjax.losses": 1,
     "transferjax.penalties": 1,
     "transferjax.rules": 1,

@@ -129,7 +129,6 @@ LOSSES = {
     "margin": losses.margin,
     "dlr": losses.dlr,
     "poincare": targeted.poincare,
-    "confident": metrics.gradients.confident_cross_entropy,
     "input_gradient_penalty": lambda z, t: penalties.input_gradient(0.1)(KEY, z, t, lambda d: d),
 }
 # (logits, classes) -> [B]

@@ -1,5 +1,6 @@
 """Losses against hand computation."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,3 +49,15 @@ def test_dlr_is_invariant_to_shift_and_scale():
 def test_dlr_of_two_classes_is_refused():
     with pytest.raises(ValueError, match="at least 3 classes"):
         losses.dlr(LOGITS[:, :2], LABELS)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_cross_entropy_at_the_edges(dtype):
+    """One class, ties, a class that is ruled out; half precision is summed in single."""
+    assert losses.cross_entropy(jnp.ones((2, 1), dtype), jnp.array([0, 0])).tolist() == [0, 0]
+    tied = jnp.array([[3, 3, -jnp.inf]], dtype)
+    for targets in (jnp.array([1]), jnp.array([[0, 1, 0]], dtype)):
+        value, gradient = jax.value_and_grad(lambda z, t=targets: losses.cross_entropy(z, t)[0])(tied)
+        assert value == pytest.approx(np.log(2), 1e-6)
+        assert gradient.tolist() == [[0.5, -0.5, 0]]
+        assert (value.dtype, gradient.dtype) == (jnp.float32, dtype)

@@ -116,7 +116,7 @@ def test_names_are_readable():
     assert names["number"] == repr(8 / 255)
     assert names["average"].startswith("transferjax.attacks.gradients.average.<locals>.rule(chunk=1, ")
     assert "small=0.9" in names["average"]
-    loss = "loss=transferjax.losses.margin, rules=(transferjax.attacks.gradients.average"
+    loss = "loss='margin', rules=(transferjax.attacks.gradients.average"
     assert loss in repr(attacks.pgd(0.1, loss=losses.margin, rules=(gradients.average(inputs.halve, 5),)))
 
 
@@ -158,7 +158,7 @@ def test_a_function_that_calls_itself_has_a_name():
         iter([1]),
         [1].append,
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_compared_has_no_name(value):
     with pytest.raises(UnstableName):

@@ -78,13 +78,13 @@ def test_read_with_one_device_what_eight_wrote(tmp_path):
     save_tree(ours / "tree", placed(weights()))
     models.save(net_variables(placed), ours / "net")
     with checkpoint.open_checkpoints(ours / "run") as manager:
-        checkpoint.save(manager, state(placed), [], {"accuracy": 1.0})
+        checkpoint.save(manager, 3, state(placed), [])
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(orbax / "tree", placed(weights()))
         checkpointer.save(orbax / "net", net_variables(placed))
     with checkpoint.open_checkpoints(orbax / "run") as manager:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state(placed)), meta=ocp.args.JsonSave([]))
-        manager.save(3, args=items, metrics={"accuracy": 1.0})
+        manager.save(3, args=items)
     assert "sharding" in "".join(path.name for path in (orbax / "tree").iterdir())
     assert "sharding" not in "".join(path.name for path in (ours / "tree").iterdir())
     env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}

@@ -84,15 +84,17 @@ def fit(
         for step in range(begin + 1, last + 1):
             state, metrics = update(state, next(examples))
             total.add(metrics, to_host)
-            ends = step % steps_per_epoch == 0 or step == last
-            if ends or step % LOG_EVERY == 0:
+            ends = step % steps_per_epoch == 0
+            if ends or step in due or step % LOG_EVERY == 0:
                 watch(step, total.means())
+            rows = history
+            if ends or step in due:  # a stop inside of an epoch has a row of its own, which no later one has
+                rows = [*history, _row(step, steps_per_epoch, total.means())]
             if ends:
-                history = [*history, _row(step, steps_per_epoch, total.means())]
-                total = _Means()
+                history, total = rows, _Means()
             if step in due:
                 _check_finite(metrics, to_host, step, steps_per_epoch)
-                yield Stop(step, to_host(state), history, step - begin)
+                yield Stop(step, to_host(state), rows, step - begin)
             kept = (manager.latest_step() or 0) if manager is not None else last  # newer ones may be there
             if kept < step < last and step % (save_epochs * steps_per_epoch) == 0:
                 checkpoint.save(manager, step, to_host(state), history)

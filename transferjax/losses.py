@@ -39,8 +39,19 @@ def _split(logits: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
-    """Soft-target cross-entropy `-Σ_k t_k log softmax(z)_k`, `[B]`."""
-    return -(probabilities(logits, targets) * jax.nn.log_softmax(logits)).sum(-1)
+    """Soft-target cross-entropy `-Σ_k t_k log softmax(z)_k`, `[B]`, in float32 at least.
+
+    Written as `Σ_k t_k (z_top - z_k) + Σ_k t_k log1p(Σ_{k≠top} exp(z_k - z_top))` with the largest logit
+    z_top: its derivatives of every order keep their relative precision where the net is sure and `p - t`,
+    which is what the usual form leaves to the gradient, cancels to zero.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    targets = probabilities(logits, targets)
+    top = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=bool)
+    below = jnp.where(top, 0, logits - jnp.where(top, logits, 0).sum(-1, keepdims=True))
+    others = jnp.where(top, 0, jnp.exp(below)).sum(-1)
+    impossible = (targets == 0) & jnp.isneginf(below)
+    return targets.sum(-1) * jnp.log1p(others) - (targets * jnp.where(impossible, 0, below)).sum(-1)
 
 
 def logit(logits: Array, targets: Array) -> Array:

@@ -14,7 +14,8 @@ then returns the same share of the penalty, so that the mean over devices is the
 import jax
 import jax.numpy as jnp
 
-from transferjax.losses import probabilities
+from transferjax.losses import cross_entropy
+from transferjax.norms import norm, unit
 from transferjax.random import per_example, sample
 from transferjax.typing import Array, Key, Penalty, Pullback
 
@@ -26,16 +27,9 @@ def _check(scaling: str) -> None:
         raise ValueError(f"scaling={scaling!r}: expected one of {SCALINGS}")
 
 
-def _squared_norms(x: Array) -> Array:
-    """`Σ x²` over all but the first axis, `[B]`, accumulated in float32 or wider."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return jnp.square(x).reshape(len(x), -1).sum(-1)
-
-
-def _root(x: Array) -> Array:
-    """Square root whose derivative at zero is zero instead of infinite: a dead input is no reason for NaN."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+def _sizes(x: Array) -> Array:
+    """The norm of each example, `[B]`, in float32 or wider."""
+    return norm(x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(1, x.ndim)))
 
 
 def _batch_size(logits: Array, axis_name: str | None) -> int:
@@ -58,13 +52,12 @@ def input_gradient(weight: float, *, scaling: str = "official", axis_name: str |
 
     def penalty(key: Key, logits: Array, targets: Array, pullback: Pullback) -> Array:
         del key
-        targets = probabilities(logits, targets)
-        d_logits = jax.nn.softmax(logits) * targets.sum(-1, keepdims=True) - targets
-        squares = _squared_norms(pullback(d_logits))
+        d_logits = jax.grad(lambda z: cross_entropy(z, targets).sum())(logits)
+        sizes = _sizes(pullback(d_logits))
         if scaling == "paper":
-            return weight * _root(squares).mean()
-        total = jax.lax.psum(squares.sum(), axis_name) if axis_name else squares.sum()
-        return weight * _root(total) / _batch_size(logits, axis_name)
+            return weight * sizes.mean()
+        total = norm(jax.lax.all_gather(sizes, axis_name) if axis_name else sizes)
+        return weight * total / _batch_size(logits, axis_name)
 
     return penalty
 
@@ -98,14 +91,14 @@ def jacobian(
         count, classes = logits.shape
         if projections is None:
             basis = jnp.broadcast_to(jnp.eye(classes, dtype=logits.dtype)[:, None], (classes, count, classes))
-            squares = jax.vmap(lambda v: _squared_norms(pullback(v)))(basis).sum(0)
+            sizes = norm(jax.vmap(lambda v: _sizes(pullback(v)))(basis), 0)
         else:
             keys = per_example(key, count)
             v = sample(jax.random.normal, keys, (projections, classes), logits.dtype).swapaxes(0, 1)
-            v = v / jnp.linalg.norm(v, axis=-1, keepdims=True)
-            squares = classes * jax.vmap(lambda v: _squared_norms(pullback(v)))(v).mean(0)
+            drawn = norm(jax.vmap(lambda v: _sizes(pullback(v)))(unit(v, -1)), 0)
+            sizes = (classes / projections) ** 0.5 * drawn
         if scaling == "paper":
-            return weight * _root(squares).mean()
-        return weight * 0.5 * squares.mean() / _batch_size(logits, axis_name)
+            return weight * sizes.mean()
+        return weight * 0.5 * (sizes**2).mean() / _batch_size(logits, axis_name)
 
     return penalty

@@ -23,8 +23,8 @@ def typed(key: Any) -> Key:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
-    words = 2 if jax.config.read("jax_default_prng_impl") == "threefry2x32" else 4
-    if dtype == jnp.uint32 and shape[-1:] == (words,):
+    threefry = jax.config.jax_default_prng_impl == "threefry2x32"  # type: ignore[attr-defined]
+    if dtype == jnp.uint32 and shape[-1:] == (2 if threefry else 4,):
         return jax.random.wrap_key_data(jnp.asarray(key))
     got = f"{type(key).__name__} {key!r:.40}" if dtype is None else f"{dtype} {shape}"
     raise ValueError(f"expected one key, or one per example, such as jax.random.key(0); got {got}")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from transferjax.norms import norm, unit
 from transferjax.typing import Array, GradFn, Memory, PyTree, Rule
 
 BATCH_STATS = ("both", "first")
@@ -43,9 +44,10 @@ def _add(x: PyTree, scale: float | Array, y: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: a + (scale * b).astype(a.dtype), x, y)
 
 
-def _inverse_norm(tree: PyTree) -> Array:
-    """`1/‖tree‖`, and a finite number with derivative zero for the zero tree."""
-    return jax.lax.rsqrt(jnp.maximum(optax.tree.norm(tree, squared=True), 1e-24))
+def _orthogonal(x: PyTree, direction: PyTree) -> PyTree:
+    """What of x is orthogonal to d, `x - ⟨x, d⟩ d/‖d‖²`; all of it where d is zero."""
+    direction = unit(direction)
+    return _add(x, -optax.tree.vdot(x, direction), direction)
 
 
 def _weight_scale(params: PyTree) -> PyTree:
@@ -60,10 +62,10 @@ def _weight_scale(params: PyTree) -> PyTree:
 def _ascend(params: PyTree, grads: PyTree, rho: float, adaptive: bool) -> PyTree:
     """`w + ρ g/‖g‖`, or adaptively `w + ρ T²g/‖Tg‖`."""
     if not adaptive:
-        return _add(params, rho * _inverse_norm(grads), grads)
+        return _add(params, rho, unit(grads))
     scale = _weight_scale(params)
-    scaled = jax.tree.map(jnp.multiply, scale, grads)
-    return _add(params, rho * _inverse_norm(scaled), jax.tree.map(jnp.multiply, scale, scaled))
+    scaled = unit(jax.tree.map(jnp.multiply, scale, grads))
+    return _add(params, rho, jax.tree.map(jnp.multiply, scale, scaled))
 
 
 def _check(rho: float, batch_stats: str) -> None:
@@ -113,8 +115,7 @@ def gsam(rho: float, alpha: float, *, adaptive: bool = False, batch_stats: str =
             (value, memory), grads = grad_fn(params, memory, *data)
             memory, ascent = second_pass(params, memory, grads, *data)
             if alpha:
-                along = optax.tree.vdot(grads, ascent) * _inverse_norm(ascent) ** 2
-                ascent = _add(ascent, -alpha, _add(grads, -along, ascent))
+                ascent = _add(ascent, -alpha, _orthogonal(grads, ascent))
             return (value, memory), ascent
 
         return sharpness_aware
@@ -165,13 +166,11 @@ def look_sam(rho: float, alpha: float = 0.7, every: int = 5, *, batch_stats: str
 
             def look():
                 after, ascent = second_pass(params, memory, grads, *data)
-                along = optax.tree.vdot(ascent, grads) * _inverse_norm(grads) ** 2
-                return after, ascent, _add(ascent, -along, grads)
+                return after, ascent, _orthogonal(ascent, grads)
 
             def reuse():
                 v = state["direction"]
-                scale = alpha * optax.tree.norm(grads) * _inverse_norm(v)
-                return memory, _add(grads, scale, v), v
+                return memory, _add(grads, alpha * norm(grads), unit(v)), v
 
             memory, grads, direction = jax.lax.cond(state["step"] % every == 0, look, reuse)
             return (value, memory | {"look_sam": {"step": state["step"] + 1, "direction": direction}}), grads

@@ -21,7 +21,8 @@ Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
 
 Key: TypeAlias = jax.Array
-"""A typed PRNG key (`jax.random.key`): one `[]`, or one per example `[B]`; see `transferjax.random`."""
+"""A typed PRNG key (`jax.random.key`): one `[]`, or one per example `[B]`; see `transferjax.random`, which
+takes the old style (`jax.random.PRNGKey`) too."""
 
 Memory: TypeAlias = dict[str, Any]
 """What a gradient function carries from one step to the next, by name; starts at zero.

@@ -163,7 +163,7 @@ def test_a_recipe_is_a_value():
     """It prints what differs from the defaults; all spellings of the same values are the same attack."""
     attack = attacks.pgd(0.25, steps=3)
     assert repr(attack) == "pgd(eps=0.25, steps=3)"
-    assert repr(attacks.admix(0.25, pool=POOL, targeted=True)).startswith("admix(eps=0.25, pool=ArrayDigest")
+    assert repr(attacks.admix(0.25, pool=POOL, targeted=True)).startswith("admix(eps=0.25, pool=transferjax.")
     spellings = (
         attacks.pgd(0.25, 3),
         attacks.pgd(eps=np.float32(0.25), steps=np.int64(3), norm="linf", random_start=True),

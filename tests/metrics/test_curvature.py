@@ -234,6 +234,23 @@ def test_exact_equals_lanczos_on_every_family(name, x64):
     np.testing.assert_allclose(lanczos, exact, rtol=1e-6)
 
 
+def test_five_eigenvalues_of_a_softplus_net_are_within_the_tolerance(mlp, batch, full_hessians):
+    predict, (images, labels) = mlp(activation=jax.nn.softplus), batch(64)
+    expected = by_magnitude(full_hessians(predict, images, labels))[:, :5]
+    found = eigenvalues(predict, images, labels, "lanczos", k=5, tol=1e-3)
+    np.testing.assert_allclose(jnp.abs(found), jnp.abs(expected), rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["auto", "lanczos"])
+def test_a_uniform_prediction_has_equal_eigenvalues(method):
+    """With orthonormal weights `H = W (I - 1 1ᵀ / K) Wᵀ / K`: 1 / K, K - 1 times."""
+    kernel = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (128, 100)))[0]
+    predict = Partial(lambda kernel, x: x.reshape(len(x), -1) @ kernel, kernel)
+    images = jnp.zeros((2, 8, 8, 2))
+    found = eigenvalues(predict, images, jnp.zeros(2, int), method, k=3, tol=1e-3)
+    np.testing.assert_allclose(found, 0.01, rtol=1e-4)
+
+
 def test_bad_arguments(mlp, batch):
     images, labels = batch()
     smooth = mlp(activation=jax.nn.silu)
@@ -247,6 +264,13 @@ def test_bad_arguments(mlp, batch):
         input_hessian_eigenvalues(smooth, images, labels, k=33)
     with pytest.raises(ValueError, match=r"chunk must be at least 1 .* got 0"):
         input_hessian_eigenvalues(smooth, images, labels, chunk=0)
+    for options, message in (
+        ({"steps": 0}, "steps must"),
+        ({"tol": -1.0}, "tol must"),
+        ({"tol": float("nan")}, "tol must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            input_hessian_eigenvalues(mlp(), images, labels, **options)
     for net, method in ((smooth, "power"), (mlp(), "leading")):
         with pytest.raises(ValueError, match=f"method='{method}' finds one eigenvalue; got k=2"):
             input_hessian_eigenvalues(net, images, labels, k=2, method=method)

@@ -74,7 +74,21 @@ def test_density_against_the_exact_one(matvec):
     assert jnp.trapezoid(jnp.abs(found - exact), grid) < 0.03
 
 
+def test_a_multiple_of_the_identity():
+    np.testing.assert_allclose(top_eigenvalues(KEY, lambda v: 2 * v, SIZE, 3).values, [2, 2, 2], rtol=1e-6)
+
+
 def test_bad_arguments():
+    for options, message in (
+        ({"k": 0}, "k must"),
+        ({"k": 4}, "k must"),
+        ({"steps": 0}, "steps must"),
+        ({"tol": -1.0}, "tol must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            top_eigenvalues(KEY, lambda v: v, 3, **options)
+    with pytest.raises(ValueError, match="steps must"):
+        spectral_measure(KEY, lambda v: v, 3, steps=0)
     with pytest.raises(ValueError, match="at least 2"):
         trace(KEY, lambda v: v, 3, samples=1)
     with pytest.raises(ValueError, match="use trace"):

@@ -211,7 +211,7 @@ def test_a_worker_with_other_code_refuses(start):
 
 def task(store, members, **changes):
     """What a worker is sent."""
-    marker = store.root / "locks" / "cluster-0"
+    marker = store.root.absolute() / "locks" / "cluster-0"
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
     group = cluster.Group("group", members)

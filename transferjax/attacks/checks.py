@@ -4,6 +4,7 @@ Images and labels are looked at by `transferjax.checks`. Logits and gradients ar
 the host, outside of `jit`; `craft` does that once before it begins.
 """
 
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -23,6 +24,7 @@ def is_targeted(attack: Attack) -> bool | None:
     A recipe says so in its hyper-parameters, what `ascend` makes in its attribute `targeted`. Recipes with
     neither (AutoAttack's: APGD-T and FAB-T choose the classes that they try themselves) flee the labels.
     """
+    attack = inspect.unwrap(attack)  # of `jit`
     if not isinstance(attack, Recipe):
         return getattr(attack, "targeted", None)
     return bool(dict(attack.settings).get("targeted", getattr(attack.run, "targeted", False)))
@@ -40,6 +42,7 @@ def check_goal(attack: Attack, targets: object = None, targeted: bool | None = N
         ValueError: targets and no targeted attack, a targeted attack and no targets, or targets and a
             function of which nobody knows.
     """
+    attack = inspect.unwrap(attack)
     name = getattr(attack, "name", getattr(attack, "__name__", "this attack"))
     said = is_targeted(attack)
     if None not in (said, targeted) and said != targeted:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.attacks.projections import ball
-from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs, unit
+from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs
 from transferjax.classes import noting
 from transferjax.random import fold_in
 from transferjax.rules import chain
@@ -150,7 +150,7 @@ def svre(
         def reduced(x: Array, memory: Memory, keys: Key, labels: Array):
             (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
             done = memory.get("svre", jnp.zeros((), jnp.int32))
-            project, up, even = ball(norm, eps), unit(norm), normalize_by_mean_abs()
+            project, up, even = ball(norm, eps), direction(norm), normalize_by_mean_abs()
 
             def step(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
                 at, momentum = carry
@@ -199,7 +199,7 @@ def cwa(
         mean = mean_losses(inner)
 
         def common(x: Array, memory: Memory, keys: Key, labels: Array):
-            project, down, even = ball(norm, eps), unit(norm), normalize_by_l2()
+            project, down, even = ball(norm, eps), direction(norm), normalize_by_l2()
             clean, momentum = memory["clean"], memory.get("cwa", jnp.zeros_like(x))
             (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
             at = project(x - reverse_step * down.update(full, down.init(x))[0], clean)
@@ -235,9 +235,13 @@ def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:
     return jnp.stack([predict(x) for predict in _noted(predicts)]).mean(0)
 
 
+def log_mean_probabilities(logits: Array) -> Array:
+    """`log 1/n Σ_i softmax(z_i)` of logits `[n, B, K]`; finite where all these probabilities underflow."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+
+
 def _log_mean_of_probabilities(predicts: tuple[Predict, ...], x: Array) -> Array:
-    logs = jnp.stack([jax.nn.log_softmax(predict(x)) for predict in _noted(predicts)])
-    return jax.nn.logsumexp(logs, axis=0) - jnp.log(len(predicts))
+    return log_mean_probabilities(jnp.stack([predict(x) for predict in _noted(predicts)]))
 
 
 def mean_logits(*predicts: Predict) -> Predict:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from transferjax.attacks.projections import ball, uniform
-from transferjax.attacks.updates import normalize_by_l2, normalize_by_mean_abs, sign, unit
+from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs, sign
 from transferjax.random import fold_in
 from transferjax.typing import Array, GradFn, Key, Memory, PyTree, Rule
 
@@ -246,7 +246,7 @@ def reverse_perturbation(
     Reference: Qin et al., "Boosting the Transferability of Adversarial Attacks with Reverse Adversarial
     Perturbation", NeurIPS 2022, algorithm 1.
     """
-    project, down = ball(norm, radius), unit(norm)
+    project, down = ball(norm, radius), direction(norm)
 
     def rule(grad_fn: GradFn) -> GradFn:
         def descend(x: Array, memory: Memory, keys: Key, labels: Array) -> Array:

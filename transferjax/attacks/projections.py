@@ -12,6 +12,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from transferjax.norms import norm, unit
 from transferjax.random import sample
 from transferjax.typing import Array, Key, Projection
 
@@ -31,7 +32,7 @@ def _of_norm(norm: str, **choices: T) -> T:
 
 def l2_norm(x: Array) -> Array:
     """`‖x_b‖₂`, shaped `[B, 1, 1, 1]` to broadcast over the images."""
-    return jnp.sqrt(jnp.sum(x * x, axis=tuple(range(1, x.ndim)), keepdims=True))
+    return norm(x, tuple(range(1, x.ndim)), keepdims=True)
 
 
 def linf(eps: float) -> Projection:
@@ -52,8 +53,8 @@ def l2(eps: float) -> Projection:
 
     def project(x: Array, x0: Array) -> Array:
         d = x - x0
-        norm = l2_norm(d)
-        return jnp.clip(x0 + d * jnp.minimum(1, eps / jnp.where(norm > 0, norm, 1)), 0, 1)
+        size = l2_norm(d)
+        return jnp.clip(x0 + d * jnp.minimum(1, eps / jnp.where(size > 0, size, 1)), 0, 1)
 
     return project
 
@@ -71,13 +72,12 @@ def l2_nearest(eps: float) -> Projection:
         d = x - x0
         room = jnp.where(d > 0, 1 - x0, x0)  # how far a pixel can go before it hits 0 or 1
         size = jnp.abs(d)
-        axes = tuple(range(1, x.ndim))
 
         def solve(t: Array) -> Array:
             hit = t * size >= room
-            left = eps**2 - jnp.sum(jnp.where(hit, room, 0) ** 2, axes, keepdims=True)
-            free = jnp.sum(jnp.where(hit, 0, size) ** 2, axes, keepdims=True)
-            t_next = jnp.sqrt(jnp.maximum(left, 0) / jnp.where(free > 0, free, 1))
+            spent, free = l2_norm(jnp.where(hit, room, 0)), l2_norm(jnp.where(hit, 0, size))
+            left = jnp.sqrt(jnp.maximum(eps - spent, 0)) * jnp.sqrt(eps + spent)
+            t_next = left / jnp.where(free > 0, free, 1)
             return jnp.clip(jnp.where(free > 0, t_next, 1), t, 1)
 
         start = jnp.zeros_like(l2_norm(x))
@@ -109,7 +109,7 @@ def uniform(norm: str, eps: float) -> Start:
         direction, radius = jax.random.split(key)
         d = jax.random.normal(direction, shape, dtype)
         u = jax.random.uniform(radius, (), dtype)
-        return eps * u ** (1 / math.prod(shape)) * d / jnp.linalg.norm(d.ravel())
+        return eps * u ** (1 / math.prod(shape)) * unit(d)
 
     draw = _of_norm(norm, linf=linf_noise, l2=l2_noise)
     return lambda keys, x0: x0 + sample(draw, keys, x0.shape[1:], x0.dtype)

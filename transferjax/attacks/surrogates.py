@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from transferjax.attacks.projections import l2_norm
 from transferjax.attacks.stochastic import Stochastic
+from transferjax.norms import unit
 from transferjax.random import fold_in, sample, typed
 from transferjax.typing import Array, Key, Predict
 
@@ -181,8 +182,7 @@ def _rescaled_forward(branch: _Program, which: tuple[bool, ...], x: Array, other
 
 def _rescaled_backward(branch: _Program, which: tuple[bool, ...], pulls: tuple, ct: Array) -> tuple:
     (plain,), (linear,) = (pull(ct) for pull in pulls)
-    size = l2_norm(linear)
-    return linear * l2_norm(plain) / jnp.where(size > 0, size, 1), None
+    return unit(linear, tuple(range(1, linear.ndim))) * l2_norm(plain), None
 
 
 _rescaled.defvjp(_rescaled_forward, _rescaled_backward)

@@ -14,6 +14,7 @@ from transferjax.attacks.recipe import Momentum, recipe
 from transferjax.attacks.stochastic import Stochastic
 from transferjax.checks import check_labels
 from transferjax.losses import cross_entropy, probabilities
+from transferjax.norms import unit
 from transferjax.random import per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -87,8 +88,8 @@ def triplet(logits: Array, targets: Array, truth: Array, margin: float = 0.007) 
     """
     for name, classes in (("targets", targets), ("truth", truth)):
         check_labels(classes, len(logits), name=name)
-    size = jnp.sqrt(jnp.maximum(jnp.sum(logits**2, -1), 1e-12))
-    of = lambda k: jnp.abs(jnp.take_along_axis(logits, k[:, None], -1)[:, 0]) / size  # noqa: E731
+    direction = jnp.abs(unit(logits, -1))
+    of = lambda k: jnp.take_along_axis(direction, k[:, None], -1)[:, 0]  # noqa: E731
     return jnp.maximum(of(truth) - of(targets) + margin, 0)
 
 
@@ -195,6 +196,5 @@ def self_universality(
 
 
 def _cosine(a: Array, b: Array) -> Array:
-    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    size = jnp.sqrt(jnp.maximum((a * a).sum(-1) * (b * b).sum(-1), 1e-12))
-    return (a * b).sum(-1) / size
+    a, b = (unit(x.reshape(len(x), -1), -1) for x in (a, b))
+    return (a * b).sum(-1)

@@ -11,16 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.projections import l2_norm
+from transferjax import norms
 from transferjax.typing import Array
 
 
 def _each(function: Callable[[Array], Array]) -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(lambda g, _: function(g))
-
-
-def _divide(g: Array, size: Array) -> Array:
-    return g / jnp.where(size > 0, size, 1)
 
 
 def sign() -> optax.GradientTransformation:
@@ -30,7 +26,7 @@ def sign() -> optax.GradientTransformation:
 
 def normalize_by_l2() -> optax.GradientTransformation:
     """`g / ‖g‖₂` per image, the steepest ascent of the L2 ball."""
-    return _each(lambda g: _divide(g, l2_norm(g)))
+    return _each(lambda g: norms.unit(g, tuple(range(1, g.ndim))))
 
 
 def normalize_by_mean_abs() -> optax.GradientTransformation:
@@ -38,10 +34,15 @@ def normalize_by_mean_abs() -> optax.GradientTransformation:
 
     Reference: Dong et al., CVPR 2018, eq. 6 (which writes the L1 norm; the official code takes the mean).
     """
-    return _each(lambda g: _divide(g, jnp.mean(jnp.abs(g), axis=tuple(range(1, g.ndim)), keepdims=True)))
+
+    def scale(g: Array) -> Array:
+        size = jnp.mean(jnp.abs(g), axis=tuple(range(1, g.ndim)), keepdims=True)
+        return g / jnp.where(size > 0, size, 1)
+
+    return _each(scale)
 
 
-def unit(norm: str) -> optax.GradientTransformation:
+def direction(norm: str) -> optax.GradientTransformation:
     """The steepest ascent of the norm's ball: `sign` or `normalize_by_l2`."""
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm must be one of linf, l2; got {norm!r}")
@@ -49,8 +50,8 @@ def unit(norm: str) -> optax.GradientTransformation:
 
 
 def steepest(norm: str, step_size: float) -> optax.GradientTransformation:
-    """`unit(norm)`, scaled to a step of length `step_size` (pixel units of [0, 1])."""
-    return optax.chain(unit(norm), optax.scale(step_size))
+    """`direction(norm)`, scaled to a step of length `step_size` (pixel units of [0, 1])."""
+    return optax.chain(direction(norm), optax.scale(step_size))
 
 
 def momentum(decay: float, norm: str, step_size: float) -> optax.GradientTransformation:
@@ -107,12 +108,12 @@ class ShrinkState(NamedTuple):
 
 
 def shrink_on_flip(eta: float = 0.94, norm: str = "linf") -> optax.GradientTransformation:
-    """Steps along `unit(norm)` of u that shrink by `eta` wherever the sign differs from the last step's.
+    """Steps along `direction(norm)` of u that shrink by `eta` wherever the sign differs from the last step's.
 
     Reference: Zhu et al. (GRA), ICCV 2023.
     """
 
-    along = unit(norm)
+    along = direction(norm)
 
     def init(x: Array) -> ShrinkState:
         return ShrinkState(jnp.zeros_like(x), jnp.full_like(x, 1 / eta))  # the first step is one long

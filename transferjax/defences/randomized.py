@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from transferjax.attacks.ensembles import log_mean_probabilities
 from transferjax.attacks.inputs import on_canvas
 from transferjax.attacks.stochastic import Stochastic
 from transferjax.random import fold_in, typed
@@ -66,11 +67,9 @@ class _RandomAffine:
 
     def __call__(self, predict: Predict, keys: Key, x: Array) -> Array:
         def one(number: Array) -> Array:
-            return jax.nn.softmax(predict(jax.vmap(self.warp)(fold_in(keys, number), x)))
+            return predict(jax.vmap(self.warp)(fold_in(keys, number), x))
 
-        # Logits of the mean probability; jnp.log is finite, for softmax of finite logits is positive enough.
-        mean = jax.lax.map(one, jnp.arange(self.samples)).mean(0)
-        return jnp.log(jnp.maximum(mean, 1e-30))
+        return log_mean_probabilities(jax.lax.map(one, jnp.arange(self.samples)))
 
 
 def random_affine(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from transferjax.attacks.ensembles import log_mean_probabilities
 from transferjax.attacks.stochastic import Stochastic
 from transferjax.checks import check_images
 from transferjax.random import fold_in, per_example, sample, typed
@@ -25,9 +26,9 @@ class _Smoothed:
     def __call__(self, predict: Predict, keys: Key, x: Array) -> Array:
         def one(number: Array) -> Array:
             noise = sample(jax.random.normal, fold_in(keys, number), x.shape[1:], x.dtype)
-            return jax.nn.softmax(predict(x + self.sigma * noise))
+            return predict(x + self.sigma * noise)
 
-        return jnp.log(jnp.maximum(jax.lax.map(one, jnp.arange(self.samples)).mean(0), 1e-30))
+        return log_mean_probabilities(jax.lax.map(one, jnp.arange(self.samples)))
 
 
 def smoothed(predict: Predict, key: Key, sigma: float = 0.25, samples: int = 32) -> Stochastic:

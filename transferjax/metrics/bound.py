@@ -12,8 +12,10 @@ import jax.numpy as jnp
 
 from transferjax.checks import check_examples, check_images
 from transferjax.classes import noting
-from transferjax.metrics.gradients import confident_cross_entropy, input_gradient
+from transferjax.losses import cross_entropy
+from transferjax.metrics.gradients import input_gradient
 from transferjax.metrics.similarity import cosine_similarity
+from transferjax.norms import norm
 from transferjax.typing import Array, Predict
 
 
@@ -38,8 +40,8 @@ class Bound(NamedTuple):
 def _losses(predict: Predict, images: Array, labels: Array) -> tuple[Array, Array, Array]:
     """The loss of the label, the least loss of any class, and whether the prediction is right."""
     logits = predict(images)
-    least = -jax.nn.log_softmax(logits).max(-1)
-    return confident_cross_entropy(logits, labels), least, logits.argmax(-1) == labels
+    winners = logits.argmax(-1)
+    return cross_entropy(logits, labels), cross_entropy(logits, winners), winners == labels
 
 
 def transferability_bound(
@@ -82,8 +84,8 @@ def transferability_bound(
     _, least_f, still_f = _losses(surrogate, adversarial, labels)
     _, least_g, still_g = _losses(target, adversarial, labels)
     gradient_f, gradient_g = (input_gradient(model, images, labels) for model in (surrogate, target))
-    norm_f, norm_g = (jnp.linalg.norm(g.reshape(len(g), -1), axis=-1) for g in (gradient_f, gradient_g))
-    eps = jnp.linalg.norm((adversarial - images).reshape(len(images), -1), axis=-1).max()
+    norm_f, norm_g = (norm(gradient, (1, 2, 3)) for gradient in (gradient_f, gradient_g))
+    eps = norm(adversarial - images, (1, 2, 3)).max()
 
     alpha = still_f.mean()
     c_f = ((least_f - loss_f - smoothness_f * eps**2 / 2) / norm_f).min()
@@ -107,4 +109,4 @@ def jacobian_norm(predict: Predict, images: Array) -> Array:
     logits, pullback = jax.vjp(predict, images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
     rows = jax.vmap(lambda c: pullback(c)[0])(cotangents)
-    return jnp.sqrt((rows**2).sum((0, *range(2, rows.ndim))))
+    return norm(rows, (0, *range(2, rows.ndim)))

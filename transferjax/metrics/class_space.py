@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from transferjax.metrics.lanczos import Matvec, normalize, orthogonalize, ritz_error
 from transferjax.models.conv import largest_divisor, runs_on_cpu
+from transferjax.norms import norm
 from transferjax.typing import Array, Predict
 
 CACHED = 2**18
@@ -36,6 +37,12 @@ def softmax_factor(logits: Array) -> Array:
     return root[..., None] * (chosen - (root + at_pivot)[..., None] * scaled[:, None, :])
 
 
+def _scaled(factor: Array) -> tuple[Array, Array]:
+    """V with a largest entry of one, so that no square underflows, and what its eigenvalues lack, `[B]`."""
+    largest = jnp.abs(factor).max((1, 2), keepdims=True, initial=0)
+    return factor / jnp.where(largest > 0, largest, 1), largest.ravel() ** 2
+
+
 def _fast_chunk(pullbacks: int, images: Array) -> int:
     """All at once, or on CPUs the most that divide them and stay in the cache."""
     return largest_divisor(pullbacks, CACHED // max(1, images.size)) if runs_on_cpu() else pullbacks
@@ -44,12 +51,13 @@ def _fast_chunk(pullbacks: int, images: Array) -> int:
 def exact_eigenvalues(predict: Predict, images: Array, k: int, chunk: int | None) -> Array:
     """Eigenvalues of `(VᵀJ)(VᵀJ)ᵀ`, written out from K - 1 pullbacks of one forward pass."""
     logits, pullback = jax.vjp(predict, images)
-    cotangents = jnp.moveaxis(softmax_factor(logits), -1, 0)
+    factor, scale = _scaled(softmax_factor(logits))
+    cotangents = jnp.moveaxis(factor, -1, 0)
     chunk = chunk or _fast_chunk(len(cotangents), images)
     rows = jax.lax.map(lambda v: pullback(v)[0], cotangents, batch_size=chunk)
     rows = rows.reshape(*rows.shape[:2], -1)
     values = jnp.linalg.eigvalsh(jnp.einsum("ibn,jbn->bij", rows, rows))[:, ::-1]
-    return jnp.pad(values, ((0, 0), (0, max(0, k - values.shape[1]))))[:, :k]
+    return scale[:, None] * jnp.pad(values, ((0, 0), (0, max(0, k - values.shape[1]))))[:, :k]
 
 
 def linearized(predict: Predict, images: Array) -> tuple[Array, Matvec, Matvec]:
@@ -71,9 +79,10 @@ def class_matvec(predict: Predict, images: Array) -> tuple[Matvec, Array]:
     iteration, without the model.
     """
     factor, push, pull = linearized(predict, images)
-    start = factor[jnp.arange(len(factor)), jnp.abs(factor).sum(-1).argmax(-1)]
+    scaled, _ = _scaled(factor)
+    start = scaled[jnp.arange(len(scaled)), jnp.abs(scaled).sum(-1).argmax(-1)]
     for _ in range(16):
-        start = jnp.einsum("bki,bkj,bj->bi", factor, factor, start)
+        start = jnp.einsum("bki,bkj,bj->bi", scaled, scaled, start)
         largest = jnp.abs(start).max(-1, keepdims=True)
         start = start / jnp.where(largest > 0, largest, 1)
     return lambda u: jnp.einsum("bki,bk->bi", factor, push(pull(jnp.einsum("bki,bi->bk", factor, u)))), start
@@ -160,9 +169,7 @@ class _ClassSpace:
 
     def __init__(self, predict: Predict, images: Array):
         factor, self.push, self.pull = linearized(predict, images)
-        largest = jnp.abs(factor).max((1, 2), keepdims=True)
-        self.factor = factor / jnp.where(largest > 0, largest, 1)
-        self.scale = largest.ravel() ** 2
+        self.factor, self.scale = _scaled(factor)
         self.known = jnp.einsum("fk,bki->bfi", last_layer_root(predict, factor.shape[1]), self.factor)
 
     def pulled(self, direction: Array) -> Array:
@@ -181,11 +188,11 @@ class _ClassSpace:
         every = jnp.int32(span.rows.shape[1])
         image = jnp.einsum("bm,bmn->bn", bounds.ritz, span.rows)
         product = jnp.einsum("bki,bk->bi", self.factor, self.push(image))
-        residual = orthogonalize(product, span.directions, every)
-        size = jnp.linalg.norm(residual, axis=-1)
-        noise = 8 * jnp.finfo(product.dtype).eps * jnp.linalg.norm(product, axis=-1)
+        residual, _ = orthogonalize(product, span.directions, every)
+        size = norm(residual, -1)
+        noise = 8 * jnp.finfo(product.dtype).eps * norm(product, -1)
         direction = jnp.where((size > noise)[:, None], residual, bounds.spare)
-        direction, _ = normalize(orthogonalize(direction, span.directions, every))
+        direction, _ = normalize(orthogonalize(direction, span.directions, every)[0])
         span = _Span(
             span.directions.at[:, at].set(direction),
             span.rows.at[:, at].set(self.pulled(direction)),

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.checks import check_examples
+from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import (
     class_matvec,
     exact_eigenvalues,
     leading_eigenvalue,
     linearized,
 )
-from transferjax.metrics.gradients import confident_cross_entropy
-from transferjax.metrics.lanczos import Matvec, lanczos_eigenvalues, power_eigenvalue
+from transferjax.metrics.lanczos import Matvec, check_effort, lanczos_eigenvalues, power_eigenvalue
 from transferjax.models import is_piecewise_linear
 from transferjax.typing import Array, Predict
 
@@ -50,12 +50,12 @@ def _second_derivative(value: Callable[[Array], Array], images: Array) -> Matvec
 
 def hessian_matvec(predict: Predict, images: Array, labels: Array) -> Matvec:
     """Exact products `v -> H v` of flat images `[B, N]` with each image's Hessian of the cross-entropy."""
-    return _second_derivative(lambda x: confident_cross_entropy(predict(x), labels).sum(), images)
+    return _second_derivative(lambda x: cross_entropy(predict(x), labels).sum(), images)
 
 
 def residual_matvec(predict: Predict, images: Array, labels: Array) -> Matvec:
     """Products with `R = Σ_k (p - y)_k ∇²f_k`, what the Hessian adds to its Gauss-Newton part."""
-    weights = jax.grad(lambda z: confident_cross_entropy(z, labels).sum())(predict(images))
+    weights = jax.grad(lambda z: cross_entropy(z, labels).sum())(predict(images))
     return _second_derivative(lambda x: (weights * predict(x)).sum(), images)
 
 
@@ -114,7 +114,7 @@ def input_hessian_eigenvalues(
         predict: the model, in evaluation mode (no example may see another).
         images: `[B, H, W, C]` in [0, 1], in which the derivatives are taken.
         labels: classes `[B]`. They do not matter where the model is piecewise linear.
-        k: how many eigenvalues.
+        k: how many eigenvalues, a multiple one as often as it occurs.
         method: for piecewise-linear models and the Gauss-Newton part, `"exact"` (K-1 pullbacks), `"leading"`
             (k = 1, as few pullbacks and tangents as each image needs) or `"class_lanczos"` (Lanczos on that
             K-1 x K-1 matrix without writing it out); for every model `"lanczos"` on Hessian-vector products,
@@ -130,7 +130,7 @@ def input_hessian_eigenvalues(
         Signed eigenvalues `[B, k]`, largest magnitude first.
 
     Raises:
-        ValueError: an unknown method or part, a k or chunk out of range, or a method that needs a
+        ValueError: an unknown method or part, a k, chunk, steps or tol out of range, or a method that needs a
             piecewise-linear model for one that is not.
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 4. The official code
@@ -145,6 +145,7 @@ def input_hessian_eigenvalues(
         raise ValueError(
             f"chunk must be at least 1 pullback at a time, or None for what is fastest; got {chunk}"
         )
+    check_effort(steps, tol)
     method = _choose(predict, images, method, part)
     if method in ("leading", "power") and k != 1:
         raise ValueError(f"method={method!r} finds one eigenvalue; got k={k}: use method='auto' or 'lanczos'")

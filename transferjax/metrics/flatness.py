@@ -4,22 +4,18 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.checks import check_examples, check_images
-from transferjax.metrics.gradients import confident_cross_entropy, gradient_at, input_gradient
+from transferjax.losses import cross_entropy
+from transferjax.metrics.gradients import gradient_at, input_gradient
+from transferjax.norms import norm, unit
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Key, Loss, Predict
 
 DIRECTIONS = ("raw", "normalized")
 
 
-def _norm(images: Array) -> Array:
-    return jnp.linalg.norm(images.reshape(images.shape[0], -1), axis=-1)
-
-
-def gradient_norm(
-    predict: Predict, images: Array, labels: Array, loss: Loss = confident_cross_entropy
-) -> Array:
+def gradient_norm(predict: Predict, images: Array, labels: Array, loss: Loss = cross_entropy) -> Array:
     """`‖∇_x ℓ(f(x_i), y_i)‖₂`, `[B]`: PGN's and TPA's first-order flatness (small is flat)."""
-    return _norm(input_gradient(predict, images, labels, loss))
+    return norm(input_gradient(predict, images, labels, loss), (1, 2, 3))
 
 
 def expected_gradient_norm(
@@ -29,7 +25,7 @@ def expected_gradient_norm(
     labels: Array,
     radius: float,
     samples: int = 16,
-    loss: Loss = confident_cross_entropy,
+    loss: Loss = cross_entropy,
 ) -> Array:
     """`E_u ‖∇_x ℓ(f(x_i + u), y_i)‖₂` for u uniform in the l∞ ball, `[B]`.
 
@@ -51,7 +47,7 @@ def expected_gradient_norm(
     def add(total: Array, i: Array) -> tuple[Array, None]:
         draw = fold_in(keys, i)
         shift = sample(jax.random.uniform, draw, images.shape[1:], images.dtype, -radius, radius)
-        return total + _norm(gradient_at(predict, images + shift, labels, loss)), None
+        return total + norm(gradient_at(predict, images + shift, labels, loss), (1, 2, 3)), None
 
     total, _ = jax.lax.scan(add, jnp.zeros(len(images), images.dtype), jnp.arange(samples))
     return total / samples
@@ -75,9 +71,9 @@ def random_directions(key: Key, images: Array, kind: str = "normalized") -> tupl
     keys = per_example(key, len(images))
     pair = [sample(jax.random.normal, fold_in(keys, i), (images[0].size,), images.dtype) for i in (0, 1)]
     if kind == "normalized":
-        first = pair[0] / jnp.linalg.norm(pair[0], axis=-1, keepdims=True)
+        first = unit(pair[0], -1)
         second = pair[1] - (pair[1] * first).sum(-1, keepdims=True) * first
-        pair = [first, second / jnp.linalg.norm(second, axis=-1, keepdims=True)]
+        pair = [first, unit(second, -1)]
     return pair[0].reshape(images.shape), pair[1].reshape(images.shape)
 
 
@@ -89,7 +85,7 @@ def loss_surface(
     grid: Array,
     *,
     clamp: bool = True,
-    loss: Loss = confident_cross_entropy,
+    loss: Loss = cross_entropy,
 ) -> Array:
     """`ℓ(f(x_i + a d_i + b e_i), y_i)` for all a, b of a grid `[G]`: surfaces `[B, G, G]`, a down, b across.
 

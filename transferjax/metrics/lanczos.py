@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transferjax.norms import norm, unit
 from transferjax.typing import Array
 
 Matvec = Callable[[Array], Array]
@@ -24,69 +25,101 @@ class Eigenvalues(NamedTuple):
 
 
 class _Krylov(NamedTuple):
-    """A Krylov basis that grows by one vector a step."""
+    """A basis Q that grows by one vector a product, and p vectors that wait to join it.
+
+    These are the start vectors at first; then what `H q` has outside of the basis, for the last p of the q.
+    """
 
     basis: Array  # [B, steps, N], the rows that are not there yet are zero
-    tridiagonal: Array  # [B, steps, steps]
-    vector: Array  # [B, N], the next basis vector; zero once the space is exhausted
-    coupling: Array  # [B], the off-diagonal entry that comes with it
+    projected: Array  # QᵀHQ / scale: [B, steps, steps]
+    waiting: Array  # [B, p, N], each orthogonal to the basis; zero where it had nothing to add
+    owner: Array  # [B, p], whose `H q` that is; negative for start vectors. The smallest is next.
+    scale: Array  # [B], the size of the first product, so that small operators do not underflow
     step: Array
 
 
 def normalize(vector: Array) -> tuple[Array, Array]:
     """Vectors of norm one, or zero where they are zero, and their norms."""
-    norm = jnp.linalg.norm(vector, axis=-1)
-    return vector / jnp.where(norm > 0, norm, 1)[:, None], norm
+    return unit(vector, -1), norm(vector, -1)
 
+
+_OTHERS = 0x4C616E63
+"""Seed of the start vectors beyond the caller's, the same for all examples; not one that others use."""
+
+_MARGIN = 10
+"""How much smaller than the tolerance the estimate of an error must be. It takes an eigenvalue that has not
+shown yet for absent: with 1, of 300 images of a softplus net 2 are up to 27 % off, with 10 none by more than
+0.01 %, for one product more (8.8 instead of 7.8)."""
+
+_NOISE = 16
+"""Units of rounding of the largest eigenvalue to which any can be known: zero ones have no relative error."""
 
 _BLOCK = 8
 """Basis vectors that are projected out at once."""
 
 
-def orthogonalize(vector: Array, basis: Array, count: Array) -> Array:
+def orthogonalize(vector: Array, basis: Array, count: Array) -> tuple[Array, Array]:
     """Gram-Schmidt against the first `count` rows of the basis, twice: once is not enough in floating point.
 
     In blocks, so that the rows that are not there yet are not read; the loop also keeps XLA from copying a
     basis that may be gigabytes.
+
+    Returns:
+        What is left, and the coefficients `[B, m]` of what was taken out.
     """
     size = basis.shape[1]
     width = min(_BLOCK, size)
 
-    def project_out(block: Array, vector: Array) -> Array:
-        rows = jax.lax.dynamic_slice_in_dim(basis, jnp.minimum(block * width, size - width), width, 1)
-        return vector - jnp.einsum("bm,bmn->bn", jnp.einsum("bmn,bn->bm", rows, vector), rows)
+    def project_out(block: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        vector, taken = state
+        at = jnp.minimum(block * width, size - width)
+        rows = jax.lax.dynamic_slice_in_dim(basis, at, width, 1)
+        found = jnp.einsum("bmn,bn->bm", rows, vector)
+        before = jax.lax.dynamic_slice_in_dim(taken, at, width, 1)
+        taken = jax.lax.dynamic_update_slice_in_dim(taken, before + found, at, 1)
+        return vector - jnp.einsum("bm,bmn->bn", found, rows), taken
 
+    state = vector, jnp.zeros_like(basis, shape=basis.shape[:2])
     for _ in range(2):
-        vector = jax.lax.fori_loop(0, (count + width - 1) // width, project_out, vector)
-    return vector
+        state = jax.lax.fori_loop(0, (count + width - 1) // width, project_out, state)
+    return state
 
 
-def _begin(start: Array, steps: int) -> _Krylov:
-    count, size = start.shape
-    zeros = jnp.zeros_like(start, shape=(count,))
+def _begin(starts: Array, steps: int) -> _Krylov:
+    count, several, size = starts.shape
     return _Krylov(
-        basis=jnp.zeros_like(start, shape=(count, steps, size)),
-        tridiagonal=jnp.zeros_like(start, shape=(count, steps, steps)),
-        vector=normalize(start)[0],
-        coupling=zeros,
+        basis=jnp.zeros_like(starts, shape=(count, steps, size)),
+        projected=jnp.zeros_like(starts, shape=(count, steps, steps)),
+        waiting=unit(starts, -1),
+        owner=jnp.broadcast_to(jnp.arange(-several, 0), (count, several)),
+        scale=jnp.zeros_like(starts, shape=(count,)),
         step=jnp.int32(0),
     )
 
 
 def _extend(matvec: Matvec, krylov: _Krylov) -> _Krylov:
-    """One product; `H v_m = β_m v_{m-1} + α_m v_m + β_{m+1} v_{m+1}`."""
-    at, before, vector = krylov.step, jnp.maximum(krylov.step - 1, 0), krylov.vector
+    """One product: of the vector that has waited longest among those that add something."""
+    at, waiting, rows = krylov.step, krylov.waiting, jnp.arange(len(krylov.basis))
+    turn = jnp.where((waiting != 0).any(-1), krylov.owner, krylov.basis.shape[1]).argmin(-1)
+    vector = waiting[rows, turn]
+    if waiting.shape[1] > 1:  # a lone one has just been made orthogonal
+        vector, _ = orthogonalize(vector, krylov.basis, at)
+    vector, _ = normalize(vector)
     basis = krylov.basis.at[:, at].set(vector)
     product = matvec(vector)
-    tridiagonal = krylov.tridiagonal.at[:, at, before].add(krylov.coupling)
-    tridiagonal = tridiagonal.at[:, before, at].add(krylov.coupling)
-    tridiagonal = tridiagonal.at[:, at, at].set(jnp.vecdot(product, vector))
-    following, coupling = normalize(orthogonalize(product, basis, at + 1))
-    largest = jnp.maximum(jnp.abs(tridiagonal).max((-1, -2)), jnp.linalg.norm(product, axis=-1))
-    more = coupling > 8 * jnp.finfo(vector.dtype).eps * largest
-    return _Krylov(
-        basis, tridiagonal, jnp.where(more[:, None], following, 0), jnp.where(more, coupling, 0), at + 1
-    )
+    largest = jnp.abs(product).max(-1)
+    scale = jnp.where(krylov.scale > 0, krylov.scale, largest)
+    product = product / jnp.where(scale > 0, scale, 1)[:, None]
+    rest, column = orthogonalize(product, basis, at + 1)
+    projected = krylov.projected.at[:, at].set(column).at[:, :, at].set(column)
+    waiting = waiting - jnp.einsum("bpn,bn->bp", waiting, vector)[..., None] * vector[:, None]
+    waiting = waiting.at[rows, turn].set(rest)
+    noise = 8 * jnp.finfo(vector.dtype).eps
+    floor = noise * jnp.maximum(jnp.abs(projected).max((-1, -2)), norm(product, -1))
+    owner = krylov.owner.at[rows, turn].set(at)
+    floor = jnp.where(owner < 0, noise, floor[:, None])  # start vectors are of length one
+    waiting = jnp.where((norm(waiting, -1) > floor)[..., None], waiting, 0)
+    return _Krylov(basis, projected, waiting, owner, scale, at + 1)
 
 
 def ritz_error(residual: Array, gap: Array) -> Array:
@@ -95,14 +128,17 @@ def ritz_error(residual: Array, gap: Array) -> Array:
 
 
 def _ritz(krylov: _Krylov, k: int) -> tuple[Array, Array]:
-    """The k Ritz values θ of largest magnitude, and estimates of their errors, `min(r, r²/gap)`.
+    """The k Ritz values θ of largest magnitude, and estimates of their errors, `min(r, r²/gap)`; unscaled.
 
-    The residual `r = ‖H y - θ y‖` is the coupling times the last entry of the tridiagonal matrix's
-    eigenvector; the gap, to the nearest other eigenvalue, is taken between Ritz values.
+    The residual `r = ‖H y - θ y‖` comes from the vectors that wait; the gap, to the nearest other eigenvalue,
+    is taken between Ritz values.
     """
-    values, vectors = jnp.linalg.eigh(krylov.tridiagonal)
+    values, vectors = jnp.linalg.eigh(krylov.projected)
     order = jnp.argsort(-jnp.abs(values), axis=-1)[:, :k]
-    residual = krylov.coupling[:, None] * jnp.abs(jnp.take(vectors, krylov.step - 1, axis=1))
+    outside = jnp.take_along_axis(vectors, jnp.maximum(krylov.owner, 0)[..., None], 1)
+    outside = jnp.where(krylov.owner[..., None] < 0, 0, outside)
+    gram = jnp.einsum("bpn,bqn->bpq", krylov.waiting, krylov.waiting)
+    residual = jnp.sqrt(jnp.maximum(jnp.einsum("bpm,bpq,bqm->bm", outside, gram, outside), 0))
     distances = jnp.abs(values[:, :, None] - values[:, None, :])
     gap = jnp.where(jnp.eye(values.shape[-1], dtype=bool), jnp.inf, distances).min(-1)
     return jnp.take_along_axis(values, order, -1), jnp.take_along_axis(ritz_error(residual, gap), order, -1)
@@ -110,49 +146,77 @@ def _ritz(krylov: _Krylov, k: int) -> tuple[Array, Array]:
 
 def lanczos_tridiagonal(matvec: Matvec, start: Array, steps: int) -> Array:
     """The Lanczos matrices `[B, steps, steps]` of start vectors `[B, N]`; zero after a space is exhausted."""
-    krylov = jax.lax.fori_loop(0, steps, lambda _, k: _extend(matvec, k), _begin(start, steps))
-    return krylov.tridiagonal
+    krylov = _begin(start[:, None], steps)
+    krylov = jax.lax.fori_loop(0, steps, lambda _, krylov: _extend(matvec, krylov), krylov)
+    return krylov.scale[:, None, None] * krylov.projected
+
+
+def check_effort(steps: int, tol: float | Array) -> None:
+    """What an iteration may spend, and the error at which it stops; a traced tolerance passes.
+
+    Raises:
+        ValueError: fewer than one step, or a tolerance that is negative or NaN.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1 product; got {steps}")
+    if not isinstance(tol, jax.core.Tracer) and not tol >= 0:
+        raise ValueError(f"tol must be a relative error of at least 0 (0: all steps); got {tol}")
 
 
 def lanczos_eigenvalues(matvec: Matvec, start: Array, k: int, steps: int, tol: float) -> Eigenvalues:
-    """The k eigenvalues of largest magnitude, by Lanczos with full reorthogonalization.
+    """The k eigenvalues of largest magnitude with their multiplicities, by band Lanczos.
 
-    Step m spans the Krylov space `{v, Hv, …, H^m v}`; the eigenvalues θ of the projected tridiagonal matrix
+    The basis spans the block Krylov space `{V, HV, H²V, …}` of k start vectors V, one product at a time, with
+    full reorthogonalization; for k = 1 this is Lanczos. The eigenvalues θ of the projected matrix QᵀHQ
     approach those of H from inside. With the residual `r = ‖H y - θ y‖`, an eigenvalue of H lies within r of
     θ, and within `r²/gap` if the others stay away by the gap; an example stops when the smaller of the two is
-    at most `tol |θ_1|` for all k.
+    at most a tenth of `tol |θ_j|` for every one of the k, or of the rounding of θ_1.
+
+    A Krylov space of one vector holds one vector of each eigenspace. That of k random ones holds, with
+    probability one, k of them or all there are: so a multiple eigenvalue is found as often as it is among the
+    first k, when the space is exhausted as when it is not. What no residual shows is an eigenvalue whose
+    vectors have hardly entered the space yet; that risk is small but not zero, see `_MARGIN`.
 
     Args:
         matvec: products with one symmetric operator per row.
-        start: start vectors `[B, N]`, not zero.
+        start: the first start vectors `[B, N]`, not zero; the k - 1 others are random.
         k: how many eigenvalues, at most N.
-        steps: the most products per example; at least k.
+        steps: the most products per example; at least k. About twice as many are needed for k = 5 as Lanczos
+            takes to find five simple eigenvalues.
         tol: estimated relative error at which an example stops; 0 for all steps.
 
     Returns:
         Signed eigenvalues `[B, k]`, largest magnitude first, with the products used.
 
-    Reference: Parlett, "The Symmetric Eigenvalue Problem", 1998, Theorems 4.5.1 and 11.7.1.
+    Reference: Ruhe, "Implementation Aspects of Band Lanczos Algorithms", Math. Comp. 33, 1979; Parlett, "The
+    Symmetric Eigenvalue Problem", 1998, Theorems 4.5.1 and 11.7.1.
     """
+    check_effort(steps, tol)
     count, size = start.shape
     steps = min(steps, size)
     if not 1 <= k <= steps:
         raise ValueError(f"k must be at least 1 and at most min(steps, N) = {steps}; got {k}")
+    others = jax.random.normal(jax.random.key(_OTHERS), (k - 1, size), start.dtype)
+    starts = jnp.concatenate([start[:, None], jnp.broadcast_to(others, (count, *others.shape))], 1)
 
     def advance(carry: tuple[_Krylov, Eigenvalues, Array]) -> tuple[_Krylov, Eigenvalues, Array]:
         krylov, found, done = carry
         krylov = _extend(matvec, krylov)
         values, errors = _ritz(krylov, k)
-        found = Eigenvalues(jnp.where(done[:, None], found.values, values), found.products + ~done)
-        converged = (errors <= tol * jnp.abs(values[:, :1])).all(-1) & (krylov.step >= k)
-        return krylov, found, done | converged | (krylov.coupling == 0)
+        values_now = jnp.where(done[:, None], found.values, krylov.scale[:, None] * values)
+        found = Eigenvalues(values_now, found.products + ~done)
+        sizes = jnp.abs(values)
+        rounding = _NOISE * jnp.finfo(sizes.dtype).eps * sizes[:, :1]
+        close = _MARGIN * errors <= jnp.maximum(tol * sizes, rounding)
+        exhausted = (krylov.waiting == 0).all((1, 2))
+        return krylov, found, done | (close.all(-1) & (krylov.step >= k)) | exhausted
 
     nothing = jnp.zeros((count,), jnp.int32)
     found = Eigenvalues(jnp.zeros_like(start, shape=(count, k)), nothing)
     _, found, _ = jax.lax.while_loop(
         lambda carry: (carry[0].step < steps) & ~carry[2].all(),
         advance,
-        (_begin(start, steps), found, nothing > 0),
+        (_begin(starts, steps), found, nothing > 0),
     )
     return found
 

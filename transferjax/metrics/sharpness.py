@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from transferjax.metrics.stochastic import Estimate
+from transferjax.norms import norm, unit
 from transferjax.random import one_key
 from transferjax.typing import Array, Key, PyTree
 
@@ -15,8 +16,7 @@ Scalar = Callable[[PyTree], Array]
 
 
 def _direction(key: Key, like: Array) -> Array:
-    vector = jax.random.normal(key, like.shape, like.dtype)
-    return vector / jnp.linalg.norm(vector)
+    return unit(jax.random.normal(key, like.shape, like.dtype))
 
 
 def average_sharpness(key: Key, loss: Scalar, params: PyTree, radius: float, samples: int = 16) -> Estimate:
@@ -70,9 +70,8 @@ def worst_case_sharpness(
     def ascend(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         delta, best = carry
         value, gradient = value_and_grad(delta)
-        norm = jnp.linalg.norm(gradient)
-        delta = delta + step_size * radius * gradient / jnp.where(norm > 0, norm, 1)
-        delta = delta * jnp.minimum(1, radius / jnp.linalg.norm(delta))
+        delta = delta + step_size * radius * unit(gradient)
+        delta = delta * jnp.minimum(1, radius / norm(delta))
         return (delta, jnp.maximum(best, value)), None
 
     start = radius / 100 * _direction(one_key(key), weights)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transferjax.norms import norm
 from transferjax.typing import Array
 
 
@@ -61,7 +62,7 @@ def local_intrinsic_dimension(features: Array, reference: Array, neighbors: int 
         raise ValueError(f"neighbors must be from 2 to {len(reference) - 1}; got {neighbors}")
 
     def one(x: Array) -> Array:
-        distances = jnp.linalg.norm(reference - x, axis=-1)
+        distances = norm(reference - x, -1)
         distances = jnp.where(distances > 0, distances, jnp.inf)
         nearest = -jax.lax.top_k(-distances, neighbors)[0]
         return -1 / jnp.log(nearest / nearest[-1]).mean()
@@ -89,4 +90,4 @@ def off_subspace(features: Array, subspace: Subspace) -> Array:
     """Distance of each feature vector from the subspace, `‖(I - PᵀP)(x - μ)‖₂`, `[n]`."""
     _check(features, subspace.mean.shape[0])
     centered = features - subspace.mean
-    return jnp.linalg.norm(centered - (centered @ subspace.directions.T) @ subspace.directions, axis=-1)
+    return norm(centered - (centered @ subspace.directions.T) @ subspace.directions, -1)

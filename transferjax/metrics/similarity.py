@@ -5,20 +5,15 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from transferjax.classes import noting
-from transferjax.metrics.gradients import confident_cross_entropy, input_gradient
+from transferjax.losses import cross_entropy
+from transferjax.metrics.gradients import input_gradient
+from transferjax.norms import unit
 from transferjax.typing import Array, Loss, Predict
 
 
 def _unit(gradients: Array) -> Array:
-    """Each example's gradient at unit length, flat `[B, N]`; zero stays zero.
-
-    Divides by the largest entry first: squares of gradients of sure predictions underflow in float32.
-    """
-    flat = gradients.reshape(gradients.shape[0], -1)
-    largest = jnp.abs(flat).max(-1, keepdims=True)
-    flat = flat / jnp.where(largest > 0, largest, 1)
-    norm = jnp.linalg.norm(flat, axis=-1, keepdims=True)
-    return flat / jnp.where(norm > 0, norm, 1)
+    """Each example's gradient at unit length, flat `[B, N]`; zero stays zero."""
+    return unit(gradients.reshape(gradients.shape[0], -1), -1)
 
 
 def cosine_similarity(gradients_a: Array, gradients_b: Array) -> Array:
@@ -37,7 +32,7 @@ def gradient_similarity(
     predict_b: Predict,
     images: Array,
     labels: Array,
-    loss: Loss = confident_cross_entropy,
+    loss: Loss = cross_entropy,
 ) -> Array:
     """Cosine between two models' input gradients of the loss, per example.
 
@@ -68,7 +63,7 @@ def similarity_matrix(
     images: Array,
     labels: Array,
     targets: Sequence[Predict] | None = None,
-    loss: Loss = confident_cross_entropy,
+    loss: Loss = cross_entropy,
 ) -> Array:
     """Gradient similarity of every surrogate to every target, each model's gradient computed once.
 

@@ -10,7 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transferjax.metrics.lanczos import Eigenvalues, lanczos_eigenvalues, lanczos_tridiagonal
+from transferjax.metrics.lanczos import (
+    Eigenvalues,
+    check_effort,
+    lanczos_eigenvalues,
+    lanczos_tridiagonal,
+)
+from transferjax.norms import unit
 from transferjax.random import one_key
 from transferjax.typing import Array, Key
 
@@ -45,7 +51,7 @@ def top_eigenvalues(
     start: Array | None = None,
     dtype: jnp.dtype = jnp.float32,
 ) -> Eigenvalues:
-    """The k eigenvalues `[k]` of largest magnitude by Lanczos, and the products it took.
+    """The k eigenvalues `[k]` of largest magnitude, each as often as it occurs, and the products they took.
 
     Args:
         key: one key, for the start vector.
@@ -57,14 +63,16 @@ def top_eigenvalues(
             random one is added, so that a bad guess costs products and not the result.
 
     Raises:
-        ValueError: a start of another shape than `[N]`.
+        ValueError: a start of another shape than `[N]`, or a k, steps or tol out of range.
     """
+    check_effort(steps, tol)
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be from 1 to {size} (the rows of the matrix); got {k}")
     if start is not None and start.shape != (size,):
         raise ValueError(f"start must be one vector [{size}], a row of the matrix; got shape {start.shape}")
     first = jax.random.normal(one_key(key), (size,), dtype)
     if start is not None:
-        length = jnp.linalg.norm(start)
-        first = start / jnp.where(length > 0, length, 1) + 0.1 * first / jnp.linalg.norm(first)
+        first = unit(start) + 0.1 * unit(first)
     found = lanczos_eigenvalues(lambda v: matvec(v[0])[None], first[None], k, max(steps, k), tol)
     return Eigenvalues(found.values[0], found.products[0])
 
@@ -147,6 +155,7 @@ def spectral_measure(
     Reference: Ghorbani, Krishnan and Xiao, "An Investigation into Neural Net Optimization via Hessian
     Eigenvalue Density", ICML 2019, Section 2; Golub and Welsch, 1969.
     """
+    check_effort(steps, 0.0)
     steps = min(steps, size)
 
     def one(probe: Array) -> tuple[Array, Array]:

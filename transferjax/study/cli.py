@@ -82,6 +82,8 @@ def _main(arguments: Sequence[str]) -> int:
         raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem  # type: ignore[attr-defined]
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
+    if _DRY.value or _LIST.value or _WORKERS.value or _SCHEDULER.value:
+        jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
     study = configs.read(_CONFIG.value, views.VIEWS, f"{name}-{variant}" if variant else name)
     if _LIST.value:
         return _list(study)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from transferjax import data
-from transferjax.study import registry, resolve, specs
+from transferjax.study import registry, specs
 from transferjax.study.config import TABLES
 from transferjax.study.plan import Group
-from transferjax.study.resolve import Context
+from transferjax.study.resolve import Context, forget_facts
 from transferjax.study.run import Done, enable_compilation_cache, make_group
 from transferjax.study.specs import Call, Data, Goal, Mistakes, Network, Pretrained, Service, Spec, needs
 from transferjax.study.store import Store
@@ -281,7 +281,7 @@ def _work(task: Mapping[str, Any]) -> Done:
 def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_bytes: int) -> Context:
     """What this process keeps between the groups of one run: data, weights and compiled programs."""
     enable_compilation_cache()
-    resolve.forget_facts()  # a worker may outlive what it knows of data on disk
+    forget_facts()
     return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes)
 
 

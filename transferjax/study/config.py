@@ -355,6 +355,10 @@ def _block(
         reader.wrong.append(f"{where}: eps_255 (or eps) is empty, so nothing would be attacked")
     norm = fields.get("norm", "linf")
     for name, call in named:
+        for member in chosen["surrogates"]:
+            reader.attempt(
+                f"{where}: {member}, attack {name!r}", registry.check_surrogates, call, len(member.specs)
+            )
         for goal_name, goal in goals:
             line = f"{where}: attack {name!r} with goal {goal_name!r}"
             reader.attempt(line, check_attack, call, goal, budgets[0][2] if budgets else 0.1, norm)

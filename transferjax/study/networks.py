@@ -178,14 +178,20 @@ def started(context: Context, spec: Network, net: models.Net, fresh: PyTree) -> 
         params[net.head] = jax.tree.map(lambda a: a[..., chosen], params[net.head])
     if net.head in params and _shapes(params[net.head]) != _shapes(wanted[net.head]):
         params[net.head] = wanted[net.head]
-    if _shapes(params) != _shapes(wanted):
-        raise ValueError(f"weights of {spec.start.model.name} do not fit {spec.model.name}: another shape")
+    _check_fit(spec, net, params, wanted)
     # Copies: a train step reuses the memory of the state that it is given.
     return jax.tree.map(jnp.array, fresh | {**variables, "params": params})
 
 
+def _check_fit(spec: Network, net: models.Net, params: PyTree, wanted: PyTree) -> None:
+    assert spec.start is not None
+    body = [{name: _shapes(tree[name]) for name in tree if name != net.head} for tree in (params, wanted)]
+    if body[0] != body[1]:
+        raise ValueError(f"weights of {spec.start.model.name} do not fit {spec.model.name}: another shape")
+
+
 def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(jnp.shape, tree)
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
 
 
 def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tuple[Network, dict[str, Any]]]:
@@ -244,7 +250,15 @@ def check(spec: Network) -> None:
         and "scale" in dict(spec.data.options)
     ):
         raise ValueError("the data come as random crops, flipped half of the time already: no `augment` then")
-    net = module_of(spec, known.num_classes)
-    fresh = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *known.image_shape)))
+    net, fresh = module_of(spec, known.num_classes), _abstract(spec)
+    if isinstance(spec.start, Network):
+        _check_fit(spec, net, _abstract(spec.start)["params"], fresh["params"])
     if isinstance(spec.start, Pretrained):
         models.pretrained(net, models.read_tensors(spec.start.file), fresh)
+
+
+def _abstract(spec: Network) -> PyTree:
+    """The shapes of a network's weights."""
+    known = facts(spec.data)
+    images = jnp.zeros((1, *known.image_shape))
+    return jax.eval_shape(module_of(spec, known.num_classes).init, jax.random.key(0), images)

@@ -16,6 +16,7 @@ from transferjax.defences.purifiers import (
     self_supervised_loss,
 )
 from transferjax.fit import fit
+from transferjax.losses import one_hot
 from transferjax.models import Net
 from transferjax.random import fold_in, per_example
 from transferjax.study import registry
@@ -115,7 +116,8 @@ def _trained(context: Context, spec: Purifier) -> dict[str, Any]:
         if augment is None:
             return images
         keys = fold_in(per_example(jax.random.fold_in(key, step), len(images)), 1)
-        return augment(keys, Batch(images, examples.labels), predict).images
+        batch = Batch(images, one_hot(examples.labels, source.num_classes))
+        return augment(keys, batch, predict).images
 
     @jax.jit
     def update(state: PurifierState, examples: data.Examples, predict: Predict | None) -> Any:

@@ -25,6 +25,7 @@ class Row:
         free: options that change no result, such as `chunk`.
         slot: which slot of training a part fills.
         column: what reports call the quantity.
+        alone: an attack of one surrogate; the others take several.
     """
 
     place: str
@@ -32,6 +33,7 @@ class Row:
     free: tuple[str, ...] = ()
     slot: str = ""
     column: str = ""
+    alone: bool = False
 
     @property
     def factory(self) -> Callable[..., Any]:
@@ -88,13 +90,20 @@ def _models() -> dict[str, Row]:
 
 ATTACKS = _table(
     "attack",
-    _rows(
-        "transferjax.attacks",
-        "fgsm bim pgd mi_fgsm ni_fgsm emi_fgsm pi_fgsm dim tim sim si_ni_fgsm admix ssa bsr vmi_fgsm "
-        "vni_fgsm gra pgn gnp rap tpa logit po_trip self_universality svre cwa lgv apgd apgd_t fab square "
-        "auto_attack noise",
-        free=("chunk",),
-    ),
+    {
+        **_rows(
+            "transferjax.attacks",
+            "fgsm bim pgd mi_fgsm ni_fgsm emi_fgsm pi_fgsm dim tim sim si_ni_fgsm admix ssa bsr vmi_fgsm "
+            "vni_fgsm gra pgn gnp rap tpa logit svre cwa lgv noise",
+            free=("chunk",),
+        ),
+        **_rows(
+            "transferjax.attacks",
+            "po_trip self_universality apgd apgd_t fab square auto_attack",
+            free=("chunk",),
+            alone=True,
+        ),
+    },
     "eps norm targeted pool",
 )
 PARTS = _table(
@@ -148,9 +157,11 @@ PIECES = _table(
     "piece",
     {
         **_rows(
-            "transferjax.attacks.gradients", "through average probe mix lookahead variance_tuning relevance"
+            "transferjax.attacks.gradients",
+            "through average probe mix lookahead variance_tuning relevance enhanced_momentum "
+            "reverse_perturbation uniform_noise",
+            free=("chunk",),
         ),
-        **_rows("transferjax.attacks.gradients", "enhanced_momentum reverse_perturbation uniform_noise"),
         **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle"),
         **_rows("transferjax.attacks.ensembles", "one_member"),
         **_rows("transferjax.attacks.updates", "smooth sign"),
@@ -215,6 +226,16 @@ def check_predicts(table: Table, call: Call, count: int) -> None:
     takes = [place.name for place in places if place.name in ("predict", "purifier")]
     if len(takes) != count:
         raise ValueError(f"{call.name} stands around {' and '.join(takes)}; `of` names {count}")
+
+
+def check_surrogates(call: Call, count: int) -> None:
+    """Whether an attack takes so many surrogates.
+
+    Raises:
+        ValueError: several, of an attack of one.
+    """
+    if count > 1 and ATTACKS.row(call.name).alone:
+        raise ValueError(f"{call.name} takes one surrogate, not {count}: put `mean_logits` around them")
 
 
 def accepts(table: Table, call: Call, name: str) -> bool:

@@ -14,12 +14,13 @@ from transferjax.attacks.auto_attack.loop import (
     pick,
     until_fooled,
 )
-from transferjax.attacks.projections import ball, l2_norm
+from transferjax.attacks.projections import ball
 from transferjax.attacks.recipe import recipe
-from transferjax.attacks.updates import unit
+from transferjax.attacks.updates import direction
 from transferjax.attacks.vocabulary import loss_of
 from transferjax.checks import check_labels
 from transferjax.losses import dlr, margin
+from transferjax.norms import unit
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Attack, Key, Loss, Predict
 
@@ -63,7 +64,7 @@ def _start(norm: str, eps: float, keys: Key, x: Array) -> Array:
         noise = sample(jax.random.uniform, keys, x.shape[1:], x.dtype, -1, 1)
         return x + eps * noise / jnp.abs(noise).max((1, 2, 3), keepdims=True)
     noise = sample(jax.random.normal, keys, x.shape[1:], x.dtype)
-    return x + eps * noise / l2_norm(noise)
+    return x + eps * unit(noise, (1, 2, 3))
 
 
 def run(
@@ -87,7 +88,7 @@ def run(
             the highest loss.
     """
     project = ball(norm, eps)
-    up = unit(norm)
+    up = direction(norm)
     windows = jnp.asarray(checkpoints(steps))
 
     def attack(keys: Key, predict: Predict, images: Array, labels: Array) -> tuple[Array, Array]:

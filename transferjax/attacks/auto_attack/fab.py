@@ -39,8 +39,11 @@ def to_hyperplane(norm: str, x: Array, w: Array, gap: Array) -> Array:
     direction = jnp.sign(w) * jnp.sign(gap)[:, None, None, None]
     room = jnp.where(direction > 0, 1 - x, x)
     weight = jnp.abs(w)
+    largest = weight.max(AXES, keepdims=True)
+    largest = jnp.where(largest > 0, largest, 1)
+    weight = weight / largest  # so that no square underflows
     speed = (weight > 0).astype(x.dtype) if norm == "linf" else weight
-    goal = jnp.abs(gap)[:, None, None, None]
+    goal = jnp.abs(gap)[:, None, None, None] / largest
 
     def solve(t: Array) -> Array:
         hit = t * speed >= room
@@ -98,7 +101,7 @@ def _nearest(predict: Predict, labels: Array, norm: str) -> Boundary:
             values = z[:, k] - own
             (grads,) = pull(jax.nn.one_hot(k, z.shape[-1], dtype=z.dtype) - truth)
             dual = jnp.abs(grads).sum(AXES) if norm == "linf" else l2_norm(grads)[:, 0, 0, 0]
-            distance = jnp.where(labels == k, jnp.inf, jnp.abs(values) / (1e-12 + dual))
+            distance = jnp.where(labels == k, jnp.inf, jnp.abs(values) / jnp.where(dual > 0, dual, 1e-12))
             nearer = distance < best[0]
             return (
                 jnp.minimum(distance, best[0]),

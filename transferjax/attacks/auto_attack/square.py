@@ -10,6 +10,7 @@ import numpy as np
 from transferjax.attacks.auto_attack.loop import is_fooled, logits_of, pick, until_fooled
 from transferjax.attacks.recipe import recipe
 from transferjax.losses import margin
+from transferjax.norms import unit
 from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -105,11 +106,10 @@ def _l2(eps: float, sides: np.ndarray, height: int, width: int, channels: int) -
         canvas[:side, :side] = hills(int(side))
     table, schedule = jnp.asarray(patterns), jnp.asarray(index)
     side_of = jnp.asarray(distinct)
-    size = lambda a: jnp.sqrt(jnp.sum(a * a, (0, 1), keepdims=True))  # noqa: E731
 
     def fill(clean: Array, delta: Array) -> Array:
         """Spends the whole budget along delta."""
-        return jnp.clip(clean + eps * delta / (1e-12 + jnp.linalg.norm(delta)), 0, 1).astype(clean.dtype)
+        return jnp.clip(clean + eps * unit(delta), 0, 1).astype(clean.dtype)
 
     def start(key: Key, clean: Array) -> Array:
         return fill(clean, _grid(key, max(height // 5, 1), height, width, channels))
@@ -123,11 +123,10 @@ def _l2(eps: float, sides: np.ndarray, height: int, width: int, channels: int) -
         if height == width:
             pattern = jnp.where(jax.random.bernoulli(turn), pattern, pattern.T)
         pattern = jnp.roll(jnp.roll(pattern, top, 0), left, 1)[..., None] * _signs(colour, (1, 1, channels))
-        inside = delta * new
-        pattern = pattern + inside / (1e-12 + size(inside))
+        pattern = unit(pattern + unit(delta * new, (0, 1)), (0, 1))
         free = jnp.maximum(eps**2 - jnp.sum(delta**2), 0) / channels
         freed = jnp.sum((delta * (new | old)) ** 2)
-        pattern = pattern / (1e-12 + size(pattern)) * jnp.sqrt(free + freed)
+        pattern = pattern * jnp.sqrt(free + freed)
         return fill(clean, jnp.where(new, pattern, jnp.where(old, 0, delta)))
 
     return Search(start, propose)

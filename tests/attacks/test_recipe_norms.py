@@ -151,7 +151,7 @@ def test_a_budget_may_be_traced(name, problem):
 
 
 def noisy(key, images, **options):
-    return attacks.noise(**options)(key, None, images, None) - images
+    return attacks.noise(**options)(key, None, images, jnp.zeros(len(images), int)) - images
 
 
 def test_noise_spends_the_budget(problem):
@@ -166,6 +166,6 @@ def test_noise_spends_the_budget(problem):
     keys = jax.random.split(jax.random.key(3), len(images))
     whole, second = noisy(keys, images, eps=0.1), noisy(keys[1:], images[1:], eps=0.1)
     np.testing.assert_array_equal(whole[1:], second)
-    x = attacks.noise(0.9, targeted=True, quantize=True)(jax.random.key(0), None, images, None)
+    x = attacks.noise(0.9, targeted=True, quantize=True)(jax.random.key(0), None, images, problem[2])
     assert np.all((x >= 0) & (x <= 1))
     np.testing.assert_allclose(255 * x, np.round(255 * x), atol=1e-4)

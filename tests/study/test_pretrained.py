@@ -1,0 +1,118 @@
+"""Networks from files of weights: known by their bytes, beside trained ones, or as where training begins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import RESNET, TEST, TRAIN, VGG, attacked, failure, make, network, training, verdicts
+
+from transferjax import data, models
+from transferjax.study import config
+from transferjax.study.specs import Call, Measure, Mistakes, Pretrained, build
+
+TWENTY = models.build("cifar_vgg11", num_classes=20, width=4, blocks=(1, 1))
+STATISTICS = {"mean": (0.3,), "std": (0.35,)}
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Weights of a net with 20 logits."""
+    return jax.jit(TWENTY.init)(jax.random.key(5), jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.fixture(scope="module")
+def file(variables, tmp_path_factory):
+    return models.save(variables, tmp_path_factory.mktemp("weights") / "net.safetensors")
+
+
+def pretrained(file, **more):
+    fields = {"label_map": tuple(range(3, 13)), "preprocessing": Call(name="normalize", options=STATISTICS)}
+    return config.bound(Pretrained(model=VGG, file=str(file), **fields | more))
+
+
+def test_it_is_a_target_and_a_surrogate_without_any_training(context, file, variables):
+    net = pretrained(file)
+    images = attacked(net)
+    norm = config.bound(Measure(call=Call(name="gradient_norm"), of=net, data=TEST))
+    trace = config.bound(Measure(call=Call(name="weight_trace"), of=net, data=TEST))
+    clean, hit, _, norms, traces = make(context, verdicts(net), verdicts(net, images), images, norm, trace)
+    assert not list(context.store.entries("Network"))
+    x = data.to_float(jnp.asarray(data.load("digits", "test").subset(32).images))
+    logits = models.predictor(TWENTY, variables, **STATISTICS)(x)[:, 3:13]
+    np.testing.assert_array_equal(clean["classes"], logits.argmax(-1))
+    np.testing.assert_allclose(context.predict(net)(x), logits, atol=1e-5)
+    assert np.mean(hit["classes"] == hit["labels"]) <= np.mean(clean["classes"] == clean["labels"])
+    assert norms["values"].shape == (32,)
+    assert traces["values"].shape == (1,)
+
+
+def test_beside_trained_networks_as_surrogate_and_as_target(context, file):
+    theirs, ours = pretrained(file), network(RESNET)
+    pair = attacked((theirs, ours))
+    one, two, both = make(context, verdicts(ours, attacked(theirs)), verdicts(theirs, attacked(ours)), pair)
+    assert one["classes"].shape == two["classes"].shape == (32,)
+    assert both["images"].shape == (32, 8, 8, 1)
+
+
+def test_a_file_is_known_by_its_bytes(context, file, variables, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(file.read_bytes())
+    net = pretrained(copy)
+    assert net.key == pretrained(file).key
+    images = attacked(net, eps=0.01)
+    models.save(jax.tree.map(lambda a: a + 1, variables), copy)
+    context.forget()
+    assert "is another file than the study named" in failure(context, images)
+    assert pretrained(copy).key != net.key
+    copy.unlink()
+    with pytest.raises(Mistakes, match="No such file"):
+        pretrained(copy)
+
+
+def test_no_file_at_all_is_a_mistake():
+    with pytest.raises(Mistakes, match="give `file`"):
+        build(Pretrained, {"model": {"name": "cifar_vgg11"}}, "network")
+
+
+def test_logits_that_are_no_classes_of_the_data_are_refused(context, file):
+    assert "20 logits, the data 10 classes" in failure(context, verdicts(pretrained(file, label_map=())))
+    assert "beyond the 20 logits" in failure(
+        context, verdicts(pretrained(file, label_map=tuple(range(15, 25))))
+    )
+
+
+@pytest.mark.parametrize("label_map", [(), tuple(range(3, 13))])
+def test_fine_tuning_begins_with_its_weights(label_map, context, file, variables):
+    """With a head of its own for other classes; with the rows of the label map where they are the classes."""
+    t = training(0.5, ("constant", {"peak": 1e-6}))
+    net = network(VGG, t=t, start=pretrained(file, label_map=label_map))
+    make(context, net)
+    tuned = context.variables(net)["params"]
+    head = tuned.pop(TWENTY.head)
+    given = dict(variables["params"])
+    given_head = given.pop(TWENTY.head)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), tuned, given)
+    assert head["kernel"].shape[-1] == 10
+    near = np.allclose(head["kernel"], given_head["kernel"][:, 3:13], atol=1e-4)
+    assert near == bool(label_map)
+
+
+def test_a_network_of_other_classes_is_a_start_too(context, tmp_path):
+    digits = data.load("digits", "train").subset(64)
+    few = data.Dataset(digits.images, digits.labels % 3, tuple("abc"))
+    data.save(few, tmp_path / "few", "train")
+    three = network(VGG, data=TRAIN.replace(name=str(tmp_path / "few"), count=0))
+    net = network(VGG, t=training(0.5, ("constant", {"peak": 1e-6})), start=three)
+    make(context, three, net)
+    before, after = (context.variables(n)["params"] for n in (three, net))
+    np.testing.assert_allclose(before["features.0"]["kernel"], after["features.0"]["kernel"], atol=1e-4)
+    assert before[TWENTY.head]["kernel"].shape[-1] == 3
+    assert after[TWENTY.head]["kernel"].shape[-1] == 10
+
+
+def test_weights_of_another_net_are_no_start(context, file):
+    wide = Call(name="cifar_vgg11", options={"width": 8, "blocks": (1, 1)})
+    with pytest.raises(ValueError, match="weights of cifar_vgg11 do not fit cifar_vgg11"):
+        network(wide, start=network())
+    with pytest.raises(ValueError, match=r"do not fit|has shape|expected"):
+        network(wide, start=pretrained(file))
