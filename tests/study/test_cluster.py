@@ -193,7 +193,7 @@ def test_damage_is_named_and_made_again(alone, start):
     asked = Verdicts(target=net(0), images=images(net(0)))
     start.store.discard("Verdicts", asked.key)
     said = []
-    outcome = start(demand(), said.append, keep_bytes=1)  # a worker that remembers nothing
+    outcome = start(demand(), said.append)
     assert outcome.damaged == [images(net(0)).key]
     assert any("is damaged" in line and "made again" in line for line in said)
     assert outcome.made.keys() == {asked.key, images(net(0)).key}

@@ -23,7 +23,7 @@ from transferjax import data
 from transferjax.study import registry, specs
 from transferjax.study.config import TABLES
 from transferjax.study.plan import Group
-from transferjax.study.resolve import Context
+from transferjax.study.resolve import Context, forget_facts
 from transferjax.study.run import Done, enable_compilation_cache, make_group
 from transferjax.study.specs import Call, Data, Goal, Mistakes, Network, Pretrained, Service, Spec, needs
 from transferjax.study.store import Store
@@ -99,7 +99,7 @@ class Cluster:
         context = self.context
         return json.dumps(
             {
-                "root": str(marker.parent.parent),
+                "root": str(context.store.root.absolute()),
                 "marker": marker.name,
                 "settings": [context.batch_size, context.checkpoint_epochs, context.keep_bytes],
                 "group": group.key,
@@ -267,7 +267,7 @@ def work(text: str) -> dict[str, Any]:
 
 def _work(task: Mapping[str, Any]) -> Done:
     members = [_same(key, specs.from_json(said)) for key, said in task["members"].items()]
-    context = _context(task["root"], *task["settings"])
+    context = _context(task["root"], task["marker"], *task["settings"])
     if _hidden([Path(task["root"], "locks", task["marker"])], ANSWER):
         raise OSError(f"does not see the store {task['root']}: {SHARED}")
     inputs = [spec for member in members for spec in needs(member) if spec.key not in task["absent"]]
@@ -277,10 +277,11 @@ def _work(task: Mapping[str, Any]) -> Done:
         return make_group(context, Group(task["group"], members))
 
 
-@lru_cache(maxsize=1)
-def _context(root: str, batch_size: int, checkpoint_epochs: int, keep_bytes: int) -> Context:
-    """What this process keeps between groups: data, weights and compiled programs."""
+@lru_cache(maxsize=2)
+def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_bytes: int) -> Context:
+    """What this process keeps between the groups of one run: data, weights and compiled programs."""
     enable_compilation_cache()
+    forget_facts()
     return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes)
 
 
