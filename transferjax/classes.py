@@ -81,8 +81,7 @@ def check_vocabulary(labels: Array | np.ndarray, logits: int, num_classes: int |
     Raises:
         ValueError: see `check_classes`.
     """
-    classes = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
-    if num_classes is not None or not has_values(labels) or not classes:
+    if num_classes is not None or not has_values(labels):
         return check_classes(num_classes, logits, "the labels' data set")
     values = np.asarray(labels)
     found = len(np.unique(values))

@@ -95,8 +95,7 @@ def fit(
             if step in due:
                 _check_finite(metrics, to_host, step, steps_per_epoch)
                 yield Stop(step, to_host(state), rows, step - begin)
-            kept = (manager.latest_step() or 0) if manager is not None else last  # newer ones may be there
-            if kept < step < last and step % (save_epochs * steps_per_epoch) == 0:
+            if manager is not None and step < last and step % (save_epochs * steps_per_epoch) == 0:
                 checkpoint.save(manager, step, to_host(state), history)
 
 

@@ -163,6 +163,7 @@ def evaluate(
         check_images(images)
     logits = predict(images)
     check_outputs(logits, len(images))
+    check_labels(labels, len(images))
     check_vocabulary(labels, logits.shape[-1], num_classes)
     check_labels(labels, len(images), logits.shape[-1])
     check_mask(mask, len(images))

@@ -122,3 +122,11 @@ def test_random_start_is_uniform_in_the_ball(norm):
 def test_unknown_norm():
     with pytest.raises(ValueError, match="norm must be one of linf, l2; got 'l1'"):
         projections.ball("l1", 0.1)
+
+
+def test_a_random_start_in_half_precision_has_a_length():
+    """Squares of as many normal draws as an ImageNet image has pixels add up to more than float16 holds."""
+    zero = jnp.zeros((1, 224, 224, 3), jnp.float16)
+    noise = projections.uniform("l2", 2.0)(jax.random.split(jax.random.key(0), 1), zero)
+    assert noise.dtype == jnp.float16
+    assert 1.9 < np.linalg.norm(np.asarray(noise, float)) < 2.1

@@ -10,7 +10,7 @@ from transferjax import data
 from transferjax.attacks.stochastic import Stochastic
 from transferjax.study import config, registry
 from transferjax.study.resolve import Context
-from transferjax.study.specs import Adversarial, Apply, Call, Data, Mistakes
+from transferjax.study.specs import Adversarial, Apply, Call, Data, Measure, Mistakes
 
 ROWS = {
     "bit_depth": {},
@@ -98,7 +98,9 @@ def test_what_draws_does_not_hang_on_the_batch(outer, context, nets, seen):
     spec = around("ghost_dropout", nets, rate=0.6)
     assert isinstance(context.predict(spec), Stochastic)
     spec = spec if outer is None else config.bound(Apply(call=Call(name=outer), of=spec))
-    plan = [verdicts(spec, seen), attacked(spec, data=seen)]
+    of = {"gradient_norm": spec, "similarity": (spec, nets[1])}
+    measured = [config.bound(Measure(call=Call(name=n), of=nets, data=seen)) for n, nets in of.items()]
+    plan = [verdicts(spec, seen), attacked(spec, data=seen), *measured]
     whole = make(context, *plan)
     small = Context(context.store, batch_size=5)
     from transferjax.study.make import make as make_again
@@ -107,6 +109,8 @@ def test_what_draws_does_not_hang_on_the_batch(outer, context, nets, seen):
     assert len(set(whole[0]["classes"])) > 1
     np.testing.assert_array_equal(whole[0]["classes"], parts[0]["classes"])
     assert np.mean(whole[1]["images"] == parts[1]["images"]) > 0.99  # rounding may turn a sign
+    for number in (2, 3):
+        np.testing.assert_allclose(whole[number]["values"], parts[number]["values"], rtol=1e-3, atol=1e-4)
 
 
 def test_mistakes_show_before_anything_is_made(nets):

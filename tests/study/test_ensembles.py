@@ -8,8 +8,8 @@ from small import RESNET, VGG, attacked, failure, make, network, training
 from transferjax import data
 from transferjax.attacks.ensembles import Snapshots
 from transferjax.study import registry
-from transferjax.study.make import _surrogate
-from transferjax.study.specs import Call
+from transferjax.study.make import _surrogate, attack_of
+from transferjax.study.specs import Call, Goal
 
 CLEAN = data.load("digits", "test").subset(32).images
 CONSTANT = ("constant", {"peak": 0.05})
@@ -101,3 +101,19 @@ def test_attacks_on_one_net_say_so(name, context, snapshots):
     options = {"layer": "features.0"} if name == "self_universality" else {}
     spec = attacked(snapshots[:2], Call(name=name, options=options))
     assert f"{name} takes one surrogate" in failure(context, spec)
+
+
+@pytest.mark.parametrize("name", [n for n, row in registry.ATTACKS.rows().items() if not row.alone])
+def test_the_others_take_several(name):
+    """Traced, not run: two linear nets, of two structures and stacked."""
+    call = Call(name=name)
+    pool = np.zeros((3, 8, 8, 1), np.uint8)
+    mixes = registry.accepts(registry.ATTACKS, call, "pool")
+    attack = attack_of(call, Goal(aim="next"), 0.1, "linf", pool if mixes else None)
+    linear = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, np.ones((64, 3), np.float32))
+    images, labels = np.full((2, 8, 8, 1), 0.5, np.float32), np.array([0, 1])
+    for several in ((linear, linear), Snapshots.stack([linear, linear])):
+        made = jax.eval_shape(
+            lambda x, predict=several: attack(jax.random.key(0), predict, x, labels), images
+        )
+        assert made.shape == images.shape

@@ -11,8 +11,9 @@ from small import RESNET, VGG, attacked, make, network, training, verdicts
 from transferjax import data, models
 from transferjax.study import config, registry
 from transferjax.study.networks import Trainer
-from transferjax.study.resolve import nested
+from transferjax.study.resolve import Context, nested
 from transferjax.study.specs import Apply, Call, Data
+from transferjax.study.store import Store
 
 PARTS = {
     "mixup": {},
@@ -90,6 +91,35 @@ def test_an_epoch_asked_for_later_has_the_bits_of_one_asked_for_at_once(context)
         np.testing.assert_array_equal(late[name], array)
     for one, other in pairwise(together):
         assert not np.array_equal(one[HEAD], other[HEAD])
+
+
+def test_an_epoch_before_the_newest_checkpoint(tmp_path):
+    """Of a training that was stopped later on: from the start, past the checkpoints that are there."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(text, done, total, /, **figures):
+        if done >= 0.8 * total:
+            raise Killed
+
+    context = Context(Store(tmp_path), checkpoint_epochs=1, progress=kill)
+    spec = network(ONE, epochs=4.0)
+    with pytest.raises(Killed):
+        make(context, spec)
+    context.progress = lambda *args, **figures: None
+    early, middle, end = make(context, spec.replace(epoch=0.5), spec.replace(epoch=2.5), spec)
+    steps = {e.spec.epoch: e.provenance["steps"] for e in context.store.entries("Network")}
+    assert steps == {0.5: 1, 2.5: 5, None: 8}
+    other = Context(Store(tmp_path / "other"))
+    for found, expected in zip(
+        (early, middle, end),
+        make(other, spec.replace(epoch=0.5), spec.replace(epoch=2.5), spec),
+        strict=True,
+    ):
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
 
 
 ARCHITECTURES = {

@@ -12,7 +12,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from transferjax.norms import norm
+from transferjax.norms import norm, unit
 from transferjax.random import sample
 from transferjax.typing import Array, Key, Projection
 
@@ -109,7 +109,7 @@ def uniform(norm: str, eps: float) -> Start:
         direction, radius = jax.random.split(key)
         d = jax.random.normal(direction, shape, dtype)
         u = jax.random.uniform(radius, (), dtype)
-        return eps * u ** (1 / math.prod(shape)) * d / jnp.linalg.norm(d.ravel())
+        return eps * u ** (1 / math.prod(shape)) * unit(d)
 
     draw = _of_norm(norm, linf=linf_noise, l2=l2_noise)
     return lambda keys, x0: x0 + sample(draw, keys, x0.shape[1:], x0.dtype)

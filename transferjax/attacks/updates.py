@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.norms import unit
+from transferjax import norms
 from transferjax.typing import Array
 
 
@@ -26,7 +26,7 @@ def sign() -> optax.GradientTransformation:
 
 def normalize_by_l2() -> optax.GradientTransformation:
     """`g / ‖g‖₂` per image, the steepest ascent of the L2 ball."""
-    return _each(lambda g: unit(g, tuple(range(1, g.ndim))))
+    return _each(lambda g: norms.unit(g, tuple(range(1, g.ndim))))
 
 
 def normalize_by_mean_abs() -> optax.GradientTransformation:

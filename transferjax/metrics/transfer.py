@@ -34,6 +34,7 @@ def _classes(
     check_images(images)
     logits = predict(images)
     check_outputs(logits, len(images))
+    check_labels(labels, len(images))
     check_vocabulary(labels, logits.shape[-1], num_classes)
     check_labels(labels, len(images), logits.shape[-1])
     if targets is not None:

@@ -7,6 +7,7 @@ python -m experiments.study --store=DIR ls | why KEY|LABEL | gc [--dry_run]
 
 import json
 import os
+import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,6 @@ import pandas as pd
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from transferjax.data import cache_dir
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section
@@ -27,11 +27,10 @@ from transferjax.study.config import Study
 from transferjax.study.plan import Plan, make_plan
 from transferjax.study.progress import Bar
 from transferjax.study.resolve import Context
-from transferjax.study.run import Executor, Local, Outcome, run
+from transferjax.study.run import Executor, Local, Outcome, enable_compilation_cache, run
 from transferjax.study.specs import Mistakes, Spec
 from transferjax.study.store import Corrupt, Store, collect_garbage, nearest
 
-CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"
 COMMANDS = ("ls", "why", "gc")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -45,23 +44,13 @@ _LIST = flags.DEFINE_bool("list", False, "list the config's networks, attacks, b
 _WORKERS = flags.DEFINE_integer("workers", 0, "make results with so many worker processes here (Dask)")
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "make results on the workers of this Dask scheduler")
 _AGE = flags.DEFINE_float("min_age_hours", 24.0, "gc: spare what is younger")
+_DROP = flags.DEFINE_string("drop", "", "gc: forget this study first; what it alone needed is garbage then")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the other processes of a cluster that says who they are (Slurm, TPU pods, …)"
 )
-
-
-def enable_compilation_cache() -> None:
-    """Compiled programs are kept in the user's cache directory; `TRANSFERJAX_COMPILATION_CACHE=off` does not.
-
-    `JAX_COMPILATION_CACHE_DIR` is obeyed where it is set.
-    """
-    if os.environ.get(CACHE_SWITCH, "on") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def main() -> None:
@@ -95,6 +84,8 @@ def _main(arguments: Sequence[str]) -> int:
         raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem  # type: ignore[attr-defined]
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
+    if _DRY.value or _LIST.value or _WORKERS.value or _SCHEDULER.value:
+        jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
     study = configs.read(_CONFIG.value, views.VIEWS, f"{name}-{variant}" if variant else name)
     if _LIST.value:
         return _list(study)
@@ -312,11 +303,20 @@ def _why(store: Store, arguments: Sequence[str]) -> int:
 
 
 def _gc(store: Store, arguments: Sequence[str]) -> int:
-    entries = store.garbage(3600 * _AGE.value)
+    age, drop = 3600 * _AGE.value, _DROP.value
+    if drop and drop not in store.studies():
+        raise ValueError(f"no study {drop!r}; {specs.nearest(drop, store.studies())}")
+    entries, leftovers = store.garbage(age, drop), store.leftovers(age)
     for entry in entries:
         print(f"{entry.kind} {entry.key}  {entry.bytes / 1e6:.2f} MB")
     size = sum(entry.bytes for entry in entries) / 1e6
-    print(f"{'would remove' if _DRY.value else 'removes'} {len(entries)} results, {size:.1f} MB")
-    if not _DRY.value and entries:
-        collect_garbage(store, entries)
+    what = f"{len(entries)} results, {size:.1f} MB, and checkpoints of {len(leftovers)} trainings"
+    print(f"{'would remove' if _DRY.value else 'removes'} {what}")
+    if not _DRY.value:
+        if drop:
+            store.forget_study(drop)
+        if entries:
+            collect_garbage(store, entries)
+        for path in leftovers:
+            shutil.rmtree(path, ignore_errors=True)
     return 0

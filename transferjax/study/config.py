@@ -345,6 +345,9 @@ def _block(
         if getattr(fields, name)
     }
     budgets = tuple(_budgets(reader, where, fields))
+    for (name, call), member in product(named, chosen["surrogates"]):
+        line = f"{where}: {member}, attack {name!r}"
+        reader.attempt(line, registry.check_surrogates, call, len(member.specs))
     for (name, call), (goal_name, goal) in product(named, goals):
         line = f"{where}: attack {name!r} with goal {goal_name!r}"
         reader.attempt(line, check_attack, call, goal, budgets[0][2] if budgets else 0.1, fields.norm)

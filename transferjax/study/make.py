@@ -109,15 +109,12 @@ def attack_of(call: Call, goal: Goal, eps: Any, norm: str, pool: Any = None) -> 
     offered = {"eps": eps, "norm": norm}
     if norm != "linf" and not able("norm"):
         raise ValueError(f"{call.name} knows no norm {norm!r}, only linf")
-    if goal.targeted:
-        if not able("targeted"):
-            others = (
-                n
-                for n in registry.ATTACKS.rows()
-                if registry.accepts(registry.ATTACKS, Call(name=n), "targeted")
-            )
-            raise ValueError(f"{call.name} has no targeted form; these have: {', '.join(others)}")
-        offered["targeted"] = True
+    if able("targeted"):  # said aloud: some are made for targets, and run to them by default
+        offered["targeted"] = goal.targeted
+    elif goal.targeted:
+        calls = (Call(name=name) for name in registry.ATTACKS.rows())
+        others = [other.name for other in calls if registry.accepts(registry.ATTACKS, other, "targeted")]
+        raise ValueError(f"{call.name} has no targeted form; these have: {', '.join(others)}")
     if pool is not None:
         offered["pool"] = data.to_float(pool)
     return registry.make(registry.ATTACKS, call, **offered)

@@ -158,9 +158,11 @@ PIECES = _table(
     "piece",
     {
         **_rows(
-            "transferjax.attacks.gradients", "through average probe mix lookahead variance_tuning relevance"
+            "transferjax.attacks.gradients",
+            "through average probe mix lookahead variance_tuning relevance enhanced_momentum "
+            "reverse_perturbation uniform_noise",
+            free=("chunk",),
         ),
-        **_rows("transferjax.attacks.gradients", "enhanced_momentum reverse_perturbation uniform_noise"),
         **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle"),
         **_rows("transferjax.attacks.ensembles", "one_member"),
         **_rows("transferjax.attacks.updates", "smooth sign"),

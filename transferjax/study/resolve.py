@@ -403,6 +403,11 @@ def facts(spec: Data | Derived) -> Facts:
     return _FACTS[_place(spec)]
 
 
+def forget_facts() -> None:
+    """Data are looked at anew: a process that outlives a run may find others at the same place."""
+    _FACTS.clear()
+
+
 def size(spec: Spec) -> int:
     """Images in a data set."""
     return facts(spec).size  # type: ignore[arg-type]

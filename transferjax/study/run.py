@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import jax
 from filelock import Timeout
 
+from transferjax.data import cache_dir
 from transferjax.study.make import make
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context, size
@@ -25,6 +26,7 @@ from transferjax.study.specs import Spec, needs, one_line
 from transferjax.study.store import Corrupt, Store
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
+CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"
 WAIT = 0.2  # seconds between looks at what another run makes
 
 
@@ -175,3 +177,14 @@ def provenance() -> Mapping[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def enable_compilation_cache() -> None:
+    """Compiled programs are kept in the user's cache directory; `TRANSFERJAX_COMPILATION_CACHE=off` does not.
+
+    `JAX_COMPILATION_CACHE_DIR` is obeyed where it is set.
+    """
+    if os.environ.get(CACHE_SWITCH, "on") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -143,16 +143,28 @@ class Store:
         """What every study noted, by name."""
         return {p.stem: json.loads(p.read_text()) for p in sorted((self.root / "studies").glob("*.json"))}
 
-    def garbage(self, min_age: float = 86400.0) -> list[Entry]:
-        """Results that no study names and that are older than `min_age` seconds.
+    def garbage(self, min_age: float = 86400.0, without: str = "") -> list[Entry]:
+        """Results that no study (but `without`) names and that are older than `min_age` seconds.
 
         Spared are answers of a service, which were bought, and the images that they are of.
         """
-        kept = {key for study in self.studies().values() for key in study["keys"]}
+        kept = {key for name, study in self.studies().items() if name != without for key in study["keys"]}
         for entry in filter(_bought, self.entries(Verdicts.__name__)):
             spec = _spec_of(entry)
             kept |= {entry.key, *(child.key for child in (specs.needs(spec) if spec else ()))}
         return [e for e in self.entries() if e.key not in kept and _age(e.path) >= min_age]
+
+    def leftovers(self, min_age: float = 86400.0) -> list[Path]:
+        """Checkpoints of trainings that are finished, or were left for longer than `min_age` seconds."""
+        done = {entry.key for entry in self.entries()}
+        scratch = (self.root / "scratch").glob("*")
+        return [path for path in sorted(scratch) if path.name in done or _age(path) >= min_age]
+
+    def forget_study(self, name: str) -> None:
+        """Drops a study: what it alone needed is garbage from then on."""
+        path = self.root / "studies" / f"{name}.json"
+        path.unlink()
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
     def find(self, text: str) -> list[tuple[str, str]]:
         """(label or "", key) of what a label, or the beginning of a key, names."""
@@ -185,7 +197,7 @@ def _spec_of(entry: Entry) -> Spec | None:
 def collect_garbage(store: Store, entries: Sequence[Entry]) -> None:
     """Removes results, each by one rename first, so that none is ever half there."""
     trash = store.root / "trash"
-    trash.mkdir(exist_ok=True)
+    trash.mkdir(parents=True, exist_ok=True)
     for entry in entries:
         entry.path.rename(trash / f"{entry.kind}-{entry.key}")
     shutil.rmtree(trash)

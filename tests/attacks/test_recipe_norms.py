@@ -151,7 +151,7 @@ def test_a_budget_may_be_traced(name, problem):
 
 
 def noisy(key, images, **options):
-    return attacks.noise(**options)(key, None, images, None) - images
+    return attacks.noise(**options)(key, None, images, jnp.zeros(len(images), int)) - images
 
 
 def test_noise_spends_the_budget(problem):
