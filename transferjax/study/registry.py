@@ -187,7 +187,7 @@ def bind(table: Table, call: Call) -> Call:
             wrong.append(f"{table.what} {call.name!r} has no option {name!r}{mine}; {nearest(name, known)}")
             continue
         try:
-            value = _typed(_bind_pieces(value), known[name])
+            value = _typed(_bind_pieces(value), known[name].annotation)
         except Mistakes as error:
             wrong += error.lines
             continue
@@ -214,14 +214,16 @@ def _bind_pieces(value: Any) -> Any:
     return tuple(map(_bind_pieces, value)) if isinstance(value, tuple) else value
 
 
-def _typed(value: Any, parameter: inspect.Parameter) -> Any:
-    """An integer where a number with decimals is meant is that number: 1 and 1.0 are one spec."""
-    if isinstance(value, tuple):
-        return tuple(_typed(entry, parameter) for entry in value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        wants = str(parameter.annotation)
-        if isinstance(parameter.default, float) or ("float" in wants and "int" not in wants):
-            return float(value)
+def _typed(value: Any, annotation: Any) -> Any:
+    """What is meant has one spelling: 1 is 1.0 where decimals are wanted, and one where several may stand."""
+    hint = _hint(annotation)
+    kind, inside = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return next((_typed(value, part) for part in inside if _fits(value, part)), value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if _many(kind) and (len(inside) == 1 or inside[1:] == (...,)):
+        return tuple(_typed(entry, inside[0]) for entry in (value if isinstance(value, tuple) else (value,)))
     return value
 
 
@@ -230,6 +232,10 @@ def _hint(annotation: Any) -> Any:
     if not isinstance(annotation, str):
         return annotation
     return eval(annotation, vars(import_module("transferjax.attacks.recipe")))
+
+
+def _many(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Iterable) and kind is not str
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -246,7 +252,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return type(value) is kind
     if kind is float:
         return type(value) in (float, int)
-    if isinstance(kind, type) and issubclass(kind, Iterable) and not issubclass(kind, str):
+    if _many(kind):
         if not isinstance(value, tuple):
             return False
         if len(inside) == 1 or inside[1:] == (...,):
