@@ -2,11 +2,11 @@
 
     python benchmarks/study.py [--rounds 5] [--config configs/digits.py]
 
-`bare` makes the same results with the same compiled functions and keeps them in memory:
-no files, no checksums, no locks, no checkpoints, no provenance. `engine` is `study.run` on an empty store,
-checkpoints included. Each runs in a process of its own, taking turns, with warm compilation caches; seconds are
-those of making the results (imports, reading the config and drawing are in neither). `again` is the whole command
-on the finished store, from the shell.
+`bare` makes the same results with the same compiled functions and keeps them in memory: no files, no
+checksums, no locks, no checkpoints, no provenance. `engine` is `study.run` on an empty store,
+checkpoints included. Each runs in a process of its own, taking turns, with warm compilation caches;
+seconds are those of making the results (imports, reading the config and drawing are in neither). `again`
+is the whole command on the finished store, from the shell.
 """
 
 import argparse
