@@ -5,11 +5,10 @@ must be readable where there is one: so nothing but NumPy arrays is written, and
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
 
 from transferjax.typing import PyTree
 
@@ -20,6 +19,8 @@ def save_tree(path: str | Path, tree: PyTree, *, replace: bool = False) -> None:
     Raises:
         ValueError: something is there, and it is not to be replaced.
     """
+    import orbax.checkpoint as ocp  # slow, and most who import this save nothing
+
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path(path).absolute(), jax.device_get(tree), force=replace)
 
@@ -31,6 +32,9 @@ def load_tree(path: str | Path) -> PyTree:
         FileNotFoundError: nothing is there.
         ValueError: what is there is no complete Orbax checkpoint.
     """
+    import orbax.checkpoint as ocp
+    from etils import epath
+
     path = Path(path).absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"nothing was saved in {path}")
@@ -44,7 +48,9 @@ def load_tree(path: str | Path) -> PyTree:
         handler.close()
 
 
-def _empty(leaf: ocp.metadata.ArrayMetadata) -> np.ndarray | float:
+def _empty(leaf: Any) -> np.ndarray | float:
     """What Orbax must be shown to give a NumPy array (a number for a number) instead of one on a device."""
+    from orbax.checkpoint.metadata import ScalarMetadata
+
     array = np.zeros(leaf.shape, leaf.dtype)
-    return array.item() if isinstance(leaf, ocp.metadata.ScalarMetadata) else array
+    return array.item() if isinstance(leaf, ScalarMetadata) else array

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
-import statsmodels.api as sm
 
 FACTORS = ("surrogate_accuracy", "fooling_rate", "smoothness", "similarity")
 GROUPS = ("goal", "target", "eps_255")
@@ -35,6 +33,8 @@ def correlation(
 
     Reference: Fisher, 1921; Bonett and Wright, "Sample Size Requirements", Psychometrika 2000.
     """
+    import scipy.stats  # slow, and no page without a regression needs it
+
     if kind not in ("pearson", "spearman"):
         raise ValueError(f"kind must be 'pearson' or 'spearman'; got {kind!r}")
     pair = np.asarray([x, y], float)
@@ -110,6 +110,8 @@ def least_squares(
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Table 6.
     """
+    import statsmodels.api as sm  # slow, like the above
+
     factors = list(factors)
     table = table[[*factors, response]].dropna().astype(float)
     if len(table) < len(factors) + 2:

@@ -86,7 +86,7 @@ def _main(arguments: Sequence[str]) -> int:
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
     if _DRY.value or _LIST.value or _WORKERS.value or _SCHEDULER.value:
         jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
-    study = configs.read(_CONFIG.value, views.VIEWS, f"{name}-{variant}" if variant else name)
+    study = configs.read(_CONFIG.value, views.VIEWS, f"{name}-{variant}" if variant else name, store.has)
     if _LIST.value:
         return _list(study)
     return _study(study, store)
