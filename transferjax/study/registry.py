@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transferjax.study.specs import Call, Mistakes, near, nearest
 
@@ -68,7 +68,7 @@ class Table:
         """The parameters of a row that a study may set."""
         several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return {
-            p.name: p
+            p.name: _resolved(p)
             for p in inspect.signature(self.row(name).factory).parameters.values()
             if p.name not in self.offered and p.kind not in several
         }
@@ -216,8 +216,7 @@ def _bind_pieces(value: Any) -> Any:
 
 def _typed(value: Any, annotation: Any) -> Any:
     """What is meant has one spelling: 1 is 1.0 where decimals are wanted, and one where several may stand."""
-    hint = _hint(annotation)
-    kind, inside = get_origin(hint) or hint, get_args(hint)
+    kind, inside = get_origin(annotation) or annotation, get_args(annotation)
     if kind in (Union, UnionType):
         return next((_typed(value, part) for part in inside if _fits(value, part)), value)
     if kind is float and type(value) is int:
@@ -227,11 +226,18 @@ def _typed(value: Any, annotation: Any) -> Any:
     return value
 
 
-def _hint(annotation: Any) -> Any:
-    """A type; recipes write those of shared options as text."""
-    if not isinstance(annotation, str):
-        return annotation
-    return eval(annotation, vars(import_module("transferjax.attacks.recipe")))
+def _resolved(parameter: inspect.Parameter) -> inspect.Parameter:
+    """With its type; recipes write those of the options that they share as text."""
+    if not isinstance(parameter.annotation, str):
+        return parameter
+    return parameter.replace(annotation=_shared_types()[parameter.name])
+
+
+@cache
+def _shared_types() -> dict[str, Any]:
+    from transferjax.attacks.recipe import Momentum
+
+    return get_type_hints(Momentum)
 
 
 def _many(kind: Any) -> bool:
@@ -240,8 +246,7 @@ def _many(kind: Any) -> bool:
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a value is of a parameter's type; where it wants no scalar, a call stands for what it makes."""
-    hint = _hint(annotation)
-    kind, inside = get_origin(hint) or hint, get_args(hint)
+    kind, inside = get_origin(annotation) or annotation, get_args(annotation)
     if kind in (Any, inspect.Parameter.empty):
         return True
     if kind in (Union, UnionType):
