@@ -6,11 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.attack import make_craft
-from ml_collections import ConfigDict
 
-from configs import digits
-from experiments import build
 from transferjax import attacks, data
 from transferjax.attacks import craft, projections, updates
 from transferjax.attacks.auto_attack import one_after_another
@@ -128,35 +124,3 @@ def test_what_needs_untargeted_attacks():
         ):
             function(make("pgd", targeted=True))
         function(make("pgd"))
-
-
-def config_with(name, goals=("targeted",)):
-    config = digits.get_config("smoke")
-    with config.unlocked():
-        config.attack = ConfigDict(
-            {**config.attack.to_dict(), "name": name, "options": {}, "goals": tuple(goals)}
-        )
-    return config
-
-
-@pytest.mark.parametrize("name", UNTARGETED)
-def test_a_stage_with_a_goal_that_its_attack_has_not(name):
-    message = f"{name} has no targeted goal, and would run away"
-    with pytest.raises(ValueError, match=message):
-        build.call(attacks, name, {}, eps=EPS, targeted=True)
-    for function in (build.validate, lambda config: make_craft(config, "targeted", 10)):
-        with pytest.raises(ValueError, match=message):
-            function(config_with(name, ("untargeted", "targeted")))
-    assert build.call(attacks, name, {}, eps=EPS, targeted=False) == build.call(attacks, name, {}, eps=EPS)
-
-
-@pytest.mark.parametrize("name", ["pgd", "mi_fgsm", "logit"])
-def test_a_stage_with_a_goal_that_its_attack_has(name):
-    for targeted in (False, True):
-        attack = build.attack(config_with(name), EPS, targeted=targeted)
-        check_goal(attack, TARGETS if targeted else None)
-
-
-def test_unknown_goals_are_named_before_training():
-    with pytest.raises(ValueError, match="unknown goal 'target': expected untargeted or targeted"):
-        build.validate(config_with("pgd", ("target",)))

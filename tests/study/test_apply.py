@@ -29,7 +29,7 @@ ROWS = {
     "resized": {"size": 12},
 }
 SEVERAL = ("mean_logits", "mean_probabilities")
-ELSEWHERE = {"purified": "tests/study/test_purifiers.py"}
+ELSEWHERE = {"purified": "tests/study/test_study_purifiers.py"}
 
 
 @pytest.fixture(scope="module")

@@ -84,8 +84,7 @@ def _main(arguments: Sequence[str]) -> int:
         raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem  # type: ignore[attr-defined]
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
-    if _DRY.value or _LIST.value or _WORKERS.value or _SCHEDULER.value:
-        jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
+    _begin()
     study = configs.read(_CONFIG.value, views.VIEWS, f"{name}-{variant}" if variant else name, store.has)
     if _LIST.value:
         return _list(study)
@@ -138,27 +137,28 @@ def _merge(outcome: Outcome, more: Outcome) -> None:
     outcome.blocked |= more.blocked
 
 
-def _executor(context: Context, bar: Bar) -> Executor:
-    if not _WORKERS.value and not _SCHEDULER.value:
-        _join_processes()
-        enable_compilation_cache()
-        return bar.over(Local(context))
+def _begin() -> None:
+    """Where this process computes, before it does: JAX asks once."""
+    together = _COORDINATOR.value or _DISTRIBUTED.value
     if _WORKERS.value and _SCHEDULER.value:
-        raise ValueError(
-            "--workers starts workers here, --scheduler uses those of a cluster: give one of them"
-        )
-    if _COORDINATOR.value or _DISTRIBUTED.value:
+        raise ValueError("--workers starts workers here, --scheduler uses a cluster's: give one of them")
+    if together and (_WORKERS.value or _SCHEDULER.value):
         raise ValueError("--coordinator and --distributed share one training; they exclude --workers")
-    from transferjax.study.cluster import Cluster
-
-    return bar.over(Cluster(context, workers=_WORKERS.value, scheduler=_SCHEDULER.value, say=bar.say))
-
-
-def _join_processes() -> None:
-    if _COORDINATOR.value:
+    if _DRY.value or _LIST.value or _WORKERS.value or _SCHEDULER.value:
+        jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
+    elif _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     elif _DISTRIBUTED.value:
         jax.distributed.initialize()
+
+
+def _executor(context: Context, bar: Bar) -> Executor:
+    if not _WORKERS.value and not _SCHEDULER.value:
+        enable_compilation_cache()
+        return bar.over(Local(context))
+    from transferjax.study.cluster import Cluster
+
+    return bar.over(Cluster(context, workers=_WORKERS.value, scheduler=_SCHEDULER.value, say=bar.say))
 
 
 def _note(study: Study, store: Store, demand: Sequence[Spec]) -> None:

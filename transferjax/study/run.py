@@ -152,6 +152,8 @@ class Local:
             yield group, done
 
     def _try(self, group: Group) -> tuple[Group, Done] | None:
+        if jax.process_index():  # of several processes that train together the first one holds the lock
+            return group, make_group(self.context, group)
         lock = self.context.store.lock(group.key)
         try:
             lock.acquire(timeout=0)
