@@ -145,3 +145,18 @@ def test_real_cifar10():
     assert (len(data), data.image_shape) == (10_000, (32, 32, 3))
     np.testing.assert_array_equal(np.bincount(data.labels), 1000)
     np.testing.assert_allclose(data.images.mean((0, 1, 2)) / 255, [0.494, 0.485, 0.450], atol=0.01)
+
+
+def test_one_byte_in_the_middle_is_another_data_set(tmp_path):
+    """Decoded arrays are kept under the fingerprint: a change anywhere must not be served stale."""
+    splits = [{"name": "train", "shardLengths": ["1"]}]
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"name": "some", "version": "1.0.0", "splits": splits})
+    )
+    shard = tmp_path / "some-train.array_record-00000-of-00001"
+    content = bytearray(1 << 19)
+    shard.write_bytes(content)
+    before = fingerprint(tmp_path, "train")
+    content[1 << 18] = 1
+    shard.write_bytes(content)
+    assert fingerprint(tmp_path, "train") != before
