@@ -16,7 +16,7 @@ from transferjax.study.resolve import Context
 from transferjax.study.run import Local, run
 from transferjax.study.services import read_record, record_answers
 from transferjax.study.specs import Service, Verdicts
-from transferjax.study.store import Store, collect_garbage
+from transferjax.study.store import Store
 
 IMAGES = data.load("digits", "test").subset(32).images
 
@@ -147,7 +147,7 @@ def test_garbage_spares_what_was_bought(bought):
     context, service, images = bought
     spec, unpaid = verdicts(service, images), verdicts(network(), images)
     make(context, spec, unpaid)
-    collect_garbage(context.store, context.store.garbage(min_age=-1))
+    context.store.remove(context.store.garbage(min_age=-1))
     assert context.store.has(spec)
     assert context.store.has(images)  # what it was asked about
     assert not context.store.has(unpaid)

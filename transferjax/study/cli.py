@@ -2,13 +2,13 @@
 
 python -m experiments.study --config=configs/digits.py[:variant] --store=DIR [--views=a,b] [--dry_run]
     [--json] [--list] [--workers=N | --scheduler=tcp://…]
-python -m experiments.study --store=DIR ls | why KEY|LABEL | gc [--dry_run]
+python -m experiments.study --store=DIR ls | why KEY|LABEL [--config=…] | gc [--drop=STUDY] [--dry_run]
 """
 
 import json
 import os
-import shutil
 import sys
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,16 +22,17 @@ from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section
 from transferjax.study import config as configs
-from transferjax.study import estimate, specs, views
+from transferjax.study import estimate, specs, upkeep, views
 from transferjax.study.config import Study
-from transferjax.study.plan import Plan, make_plan
+from transferjax.study.plan import Plan, group_key, make_plan
 from transferjax.study.progress import Bar
 from transferjax.study.resolve import Context
 from transferjax.study.run import Executor, Local, Outcome, enable_compilation_cache, run
 from transferjax.study.specs import Mistakes, Spec
-from transferjax.study.store import Corrupt, Store, collect_garbage, nearest
+from transferjax.study.store import Corrupt, Store
 
 COMMANDS = ("ls", "why", "gc")
+TRACEBACK = "TRANSFERJAX_TRACEBACK"
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/<file>.py[:variant]; override scalars with --config.x=y", lock_config=False
@@ -63,13 +64,48 @@ def main() -> None:
         except Mistakes as error:
             sys.exit("\n".join(error.lines))
         except (ValueError, FileNotFoundError, OSError) as error:
-            if os.environ.get("TRANSFERJAX_TRACEBACK"):
+            if os.environ.get(TRACEBACK):
                 raise
-            sys.exit(f"{type(error).__name__}: {error}\n(TRANSFERJAX_TRACEBACK=1 shows where)")
-        except KeyboardInterrupt:
-            sys.exit("interrupted: what is finished is kept; the same command goes on from there")
+            sys.exit(f"{type(error).__name__}: {error}\n({TRACEBACK}=1 shows where)")
 
-    app.run(guarded)
+    try:
+        app.run(guarded, flags_parser=_parsed)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: what is finished is kept; the same command goes on from there")
+
+
+def _parsed(argv: list[str]) -> list[str]:
+    """What is no flag; a flag, or a config file, that cannot be read ends in a line."""
+    try:
+        rest = flags.FLAGS(argv)
+        file = _file() if _CONFIG.value is not None else ""
+        if file and not Path(file).is_file():
+            raise FileNotFoundError(f"--config: there is no file {file!r}")
+        return rest
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        sys.exit(_cause(error))
+
+
+def _file() -> str:
+    return flags.FLAGS["config"].config_filename.partition(":")[0]  # type: ignore[attr-defined]
+
+
+def _cause(error: BaseException) -> str:
+    """What is wrong with a flag; where a config's own code raised something, that, and where."""
+    inner = error
+    while before := inner.__cause__ or inner.__context__:
+        inner = before
+    frames = traceback.extract_tb(inner.__traceback__)
+    foreign = ("site-packages", "<frozen", "experiments/study.py", "<string>", __file__)
+    own = [f for f in frames if not any(name in f.filename for name in foreign)]
+    if isinstance(inner, SyntaxError):
+        return f"config: SyntaxError: {specs.one_line(inner)}"
+    if own:
+        place = f"line {own[-1].lineno} of {own[-1].filename}"
+        return f"config: {type(inner).__name__}: {specs.one_line(inner)} ({place})"
+    return specs.one_line(error)
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -77,18 +113,49 @@ def _main(arguments: Sequence[str]) -> int:
         raise ValueError(f"unknown command {arguments[0]!r}; {specs.nearest(arguments[0], COMMANDS)}")
     if not _STORE.value and not _LIST.value:
         raise ValueError("--store is missing: where should results be kept? For example --store=runs/store")
+    if _CONFIG.value is None and not arguments:
+        raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
+    _begin(plans=bool(arguments) or _DRY.value or _LIST.value)
     store = Store(_STORE.value)
     if arguments:
-        return {"ls": _ls, "why": _why, "gc": _gc}[arguments[0]](store, arguments[1:])
-    if _CONFIG.value is None:
-        raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
-    name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem  # type: ignore[attr-defined]
+        return _look_after(store, *arguments)
+    study = _read(store)
+    return _list(study) if _LIST.value else _study(study, store)
+
+
+def _read(store: Store) -> Study:
+    """The study of the config."""
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
-    _begin()
-    study = configs.read(_CONFIG.value, views.VIEWS, f"{name}-{variant}" if variant else name, store.has)
-    if _LIST.value:
-        return _list(study)
-    return _study(study, store)
+    name = f"{Path(_file()).stem}-{variant}".replace("/", "_") if variant else Path(_file()).stem
+    stored = store.has if _STORE.value else lambda spec: False
+    return configs.read(_CONFIG.value, views.VIEWS, name, stored)
+
+
+def _look_after(store: Store, command: str, *arguments: str) -> int:
+    if len(arguments) != (command == "why"):
+        raise ValueError("expected `ls`, `gc`, or `why` with one KEY (or its beginning) or LABEL")
+    if command == "ls":
+        upkeep.ls(store)
+    elif command == "gc":
+        upkeep.gc(store, 3600 * _AGE.value, _DROP.value, _DRY.value)
+    else:
+        upkeep.why(store, arguments[0], _read(store).labelled() if _CONFIG.value else {})
+    return 0
+
+
+def _begin(plans: bool) -> None:
+    """Where this process computes, before it does: JAX asks once."""
+    together = _COORDINATOR.value or _DISTRIBUTED.value
+    if _WORKERS.value and _SCHEDULER.value:
+        raise ValueError("--workers starts workers here, --scheduler uses a cluster's: give one of them")
+    if together and (_WORKERS.value or _SCHEDULER.value):
+        raise ValueError("--coordinator and --distributed share one training; they exclude --workers")
+    if plans or _WORKERS.value or _SCHEDULER.value:
+        jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
+    elif _COORDINATOR.value:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    elif _DISTRIBUTED.value:
+        jax.distributed.initialize()
 
 
 def chosen(study: Study) -> list[configs.View]:
@@ -104,52 +171,37 @@ def chosen(study: Study) -> list[configs.View]:
 
 
 def _study(study: Study, store: Store) -> int:
-    asked = {view.name: views.rows_of(study, view) for view in chosen(study)}
-    demand = list(
-        dict.fromkeys(spec for rows in asked.values() for row in rows for spec in row.needs.values())
-    )
+    rows = {view.name: views.rows_of(study, view) for view in study.views}
+    asked = {view.name: rows[view.name] for view in chosen(study)}
+    demand = _demand(asked)
     if _DRY.value:
         plan = make_plan(demand, store)
         _print_plan(plan, store)
-        return _end(Outcome(plan.found), plan.missing)
-    _note(study, store, demand)
-    outcome = Outcome()
+        return _end(study, Outcome(plan.found), plan.missing)
+    frames: dict[str, pd.DataFrame] = {}
     with Bar() as bar:
         context = Context(store, study.batch_size, study.checkpoint_epochs, progress=bar.progress)
-        while True:
-            result = run(demand, store, _executor(context, bar), bar.say, lambda plan: bar.begin(plan, store))
-            _merge(outcome, result)
+        execute = _executor(context, bar)
+        store.write_study(study.name, _demand(rows), study.labelled())
+
+        def read() -> None:
             try:
-                frames = {n: views.frame_of(rows, context.arrays, store.has) for n, rows in asked.items()}
-                break
-            except Corrupt as error:  # a result that only a view reads
-                bar.say(f"{error}: it is made again")
-                store.discard(error.kind, error.key)
+                frames.update(
+                    {name: views.frame_of(rows, context.arrays, store.has) for name, rows in asked.items()}
+                )
+            except Corrupt:
                 context.forget()
+                raise
+
+        outcome = run(demand, store, execute, bar.say, lambda plan: bar.begin(plan, store), read)
     _report(study, store, frames)
-    return _end(outcome, {})
+    return _end(study, outcome, {})
 
 
-def _merge(outcome: Outcome, more: Outcome) -> None:
-    outcome.made |= more.made
-    outcome.found |= {key: spec for key, spec in more.found.items() if key not in outcome.made}
-    outcome.failed |= more.failed
-    outcome.blocked |= more.blocked
-
-
-def _begin() -> None:
-    """Where this process computes, before it does: JAX asks once."""
-    together = _COORDINATOR.value or _DISTRIBUTED.value
-    if _WORKERS.value and _SCHEDULER.value:
-        raise ValueError("--workers starts workers here, --scheduler uses a cluster's: give one of them")
-    if together and (_WORKERS.value or _SCHEDULER.value):
-        raise ValueError("--coordinator and --distributed share one training; they exclude --workers")
-    if _DRY.value or _LIST.value or _WORKERS.value or _SCHEDULER.value:
-        jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
-    elif _COORDINATOR.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    elif _DISTRIBUTED.value:
-        jax.distributed.initialize()
+def _demand(rows: Mapping[str, Sequence[views.Row]]) -> list[Spec]:
+    """What views read, each once."""
+    every = (spec for several in rows.values() for row in several for spec in row.needs.values())
+    return list(dict.fromkeys(every))
 
 
 def _executor(context: Context, bar: Bar) -> Executor:
@@ -159,23 +211,6 @@ def _executor(context: Context, bar: Bar) -> Executor:
     from transferjax.study.cluster import Cluster
 
     return bar.over(Cluster(context, workers=_WORKERS.value, scheduler=_SCHEDULER.value, say=bar.say))
-
-
-def _note(study: Study, store: Store, demand: Sequence[Spec]) -> None:
-    """What the study needs, inputs of inputs too: the roots that `gc` marks from."""
-    everything: dict[str, str] = {}
-    todo = list(demand)
-    while todo:
-        spec = todo.pop()
-        if spec.key not in everything:
-            everything[spec.key] = type(spec).__name__
-            todo += specs.needs(spec)
-    labels = {
-        str(member) if len(member.specs) == 1 else f"{member}[{i}]": spec.key
-        for member in study.networks
-        for i, spec in enumerate(member.specs)
-    }
-    store.write_study(study.name, everything, labels)
 
 
 def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -200,9 +235,10 @@ def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> N
     print(f"report: {paths.html}")
 
 
-def _end(outcome: Outcome, missing: Mapping[str, Spec]) -> int:
+def _end(study: Study, outcome: Outcome, missing: Mapping[str, Spec]) -> int:
     """What is said at the end; 1 where something failed."""
-    for lines in _messages(outcome).values():
+    messages = _messages(study, outcome)
+    for lines in messages.values():
         for line in lines:
             print(f"failed: {line}", file=sys.stderr)
     if outcome.blocked:
@@ -212,26 +248,33 @@ def _end(outcome: Outcome, missing: Mapping[str, Spec]) -> int:
             "made": _counts(outcome.made),
             "found": _counts(outcome.found),
             "missing": _counts({**missing, **outcome.blocked}),
-            "failed": _messages(outcome),
+            "failed": messages,
         }
         print(json.dumps(said))
     return 1 if outcome.failed else 0
 
 
-def _messages(outcome: Outcome) -> dict[str, list[str]]:
-    lines: dict[str, list[str]] = {}
+def _messages(study: Study, outcome: Outcome) -> dict[str, list[str]]:
+    """By kind a line for each cause: what fails together, fails once."""
+    causes: dict[tuple[str, str], list[Spec]] = defaultdict(list)
     for spec, why in outcome.failed.values():
-        lines.setdefault(type(spec).__name__, []).append(f"{_called(spec)}: {why}")
+        causes[group_key(spec), why].append(spec)
+    labels = {spec.key: label for label, spec in study.labelled().items()}
+    lines: dict[str, list[str]] = {}
+    for (_, why), several in causes.items():
+        more = f" and {len(several) - 1} more of its task" if len(several) > 1 else ""
+        line = f"{_called(several[0], labels)}{more}: {why}"
+        lines.setdefault(type(several[0]).__name__, []).append(line)
     return lines
 
 
-def _called(spec: Spec) -> str:
-    """What a line calls a result: its kind, name and key."""
+def _called(spec: Spec, labels: Mapping[str, str]) -> str:
+    """What a line calls a result: its kind, label or name, and key."""
     said = specs.plain(spec)
     name = said.get("model", said.get("call", said.get("attack", {}))).get("name", "")
-    parts = "+".join(part["name"] for part in said.get("parts", ()))
-    seed = f" seed {said['seed']}" if "seed" in said else ""
-    return " ".join(filter(None, (type(spec).__name__, name, parts))) + f"{seed} ({spec.key[:12]})"
+    of = [labels[net.key] for net in specs.children(spec) if net.key in labels]
+    called = labels.get(spec.key) or " ".join(filter(None, (name, ", ".join(of))))
+    return f"{type(spec).__name__} {called} ({spec.key[:12]})"
 
 
 def _counts(found: Mapping[str, Spec]) -> dict[str, int]:
@@ -258,65 +301,10 @@ def _print_plan(plan: Plan, store: Store) -> None:
 
 def _list(study: Study) -> int:
     for member in study.networks:
-        print(f"network {member}: {', '.join(_called(spec) for spec in member.specs)}")
+        print(f"network {member}: {', '.join(_called(spec, {}) for spec in member.specs)}")
     for name, block in study.blocks.items():
         attacks = ", ".join(label for label, _ in block.attacks)
         print(f"block {name}: {len(block.surrogates)} surrogates, {attacks}, {len(block.targets)} targets")
     for view in study.views:
         print(f"view {view.name}: {view.kind} {dict(view.options)}")
-    return 0
-
-
-def _ls(store: Store, arguments: Sequence[str]) -> int:
-    names = {key: label for study in store.studies().values() for label, key in study["labels"].items()}
-    entries = list(store.entries())
-    for e in entries:
-        when, size = e.provenance["when"], e.bytes / 1e6
-        print(f"{e.kind:12} {e.key[:12]}  {size:9.2f} MB  {when}  {names.get(e.key, '')}")
-    total = sum(e.bytes for e in entries) / 1e6
-    print(f"{len(entries)} results, {total:.1f} MB, studies: {', '.join(store.studies()) or 'none'}")
-    return 0
-
-
-def _why(store: Store, arguments: Sequence[str]) -> int:
-    if len(arguments) != 1:
-        raise ValueError("why takes one KEY (or its beginning) or LABEL")
-    found = store.find(arguments[0])
-    if not found:
-        known = [label for study in store.studies().values() for label in study["labels"]]
-        raise ValueError(f"nothing is called {arguments[0]!r}; {specs.nearest(arguments[0], known)}")
-    for label, key in found:
-        users = [name for name, study in store.studies().items() if key in study["keys"]]
-        entry = next((e for e in store.entries() if e.key == key), None)
-        print(f"{label or key}: {key}, needed by {', '.join(users) or 'no study'}")
-        if entry is None:
-            print("  not in the store")
-            continue
-        print("  " + json.dumps(specs.plain(entry.spec)))
-        print("  " + json.dumps(entry.provenance))
-        near = nearest(store, entry.spec)
-        if near is not None:
-            print(f"  differs from {near[0].key[:12]} in")
-            for line in near[1]:
-                print(f"    {line}")
-    return 0
-
-
-def _gc(store: Store, arguments: Sequence[str]) -> int:
-    age, drop = 3600 * _AGE.value, _DROP.value
-    if drop and drop not in store.studies():
-        raise ValueError(f"no study {drop!r}; {specs.nearest(drop, store.studies())}")
-    entries, leftovers = store.garbage(age, drop), store.leftovers(age)
-    for entry in entries:
-        print(f"{entry.kind} {entry.key}  {entry.bytes / 1e6:.2f} MB")
-    size = sum(entry.bytes for entry in entries) / 1e6
-    what = f"{len(entries)} results, {size:.1f} MB, and checkpoints of {len(leftovers)} trainings"
-    print(f"{'would remove' if _DRY.value else 'removes'} {what}")
-    if not _DRY.value:
-        if drop:
-            store.forget_study(drop)
-        if entries:
-            collect_garbage(store, entries)
-        for path in leftovers:
-            shutil.rmtree(path, ignore_errors=True)
     return 0

@@ -102,6 +102,14 @@ class Study:
     checkpoint_epochs: int = 10
     error: str = "half_range"
 
+    def labelled(self) -> dict[str, Spec]:
+        """What it calls its networks, each member of an ensemble too."""
+        return {
+            str(member) if len(member.specs) == 1 else f"{member}[{i}]": spec
+            for member in self.networks
+            for i, spec in enumerate(member.specs)
+        }
+
 
 Stored = Callable[[Spec], bool]
 
@@ -124,6 +132,8 @@ def read(
         Mistakes: all that is wrong, one line each.
     """
     reader = Reader()
+    if not isinstance(config, ConfigDict | Mapping):
+        raise Mistakes([f"config: expected a ConfigDict; got {specs.short(config)}"])
     found = reader.shape(said.Head, {"name": name, **said.plain(config)}, "config")
     if found is None:
         raise Mistakes(reader.wrong)

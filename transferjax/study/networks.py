@@ -16,7 +16,7 @@ from transferjax.losses import one_hot
 from transferjax.objective import objective
 from transferjax.study import registry
 from transferjax.study.resolve import Context, facts, flat
-from transferjax.study.specs import Data, Network, Pretrained, Training
+from transferjax.study.specs import Data, Network, Pretrained, Training, training_of
 from transferjax.training import TrainState, TrainStep
 from transferjax.typing import Array, Batch, Key, PyTree
 
@@ -217,7 +217,7 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
         lambda start: trainer.batches(spec.seed, start),
         stops=tuple(due),
         steps_per_epoch=trainer.steps_per_epoch,
-        directory=context.store.scratch(spec.replace(epoch=None).key),
+        directory=context.store.scratch(training_of(spec).key),
         save_epochs=context.checkpoint_epochs,
         watch=context.watch(max(due), spec.training.batch_size),
         to_host=place.get_state,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from transferjax.study.specs import Adversarial, Measure, Network, Spec, Verdicts, needs
+from transferjax.study.specs import Adversarial, Measure, Network, Spec, Verdicts, needs, training_of
 from transferjax.study.store import Store
 
 
@@ -44,7 +44,7 @@ def group_key(spec: Spec) -> str:
     pairs of a measure of pairs, for which each network's gradients are computed once.
     """
     if isinstance(spec, Network):
-        return spec.replace(epoch=None).key
+        return training_of(spec).key
     if isinstance(spec, Adversarial):
         return spec.replace(eps=0.0).key
     if isinstance(spec, Verdicts):

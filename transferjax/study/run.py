@@ -10,7 +10,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from transferjax.study.make import make
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context, size
 from transferjax.study.specs import Spec, needs, one_line
-from transferjax.study.store import Corrupt, Store
+from transferjax.study.store import Corrupt, Store, Unwritable
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
 CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"
@@ -41,6 +41,10 @@ class Outcome:
     damaged: list[str] = field(default_factory=list)
 
 
+Damage = tuple[str, str, str]
+"""Kind, key, and what is wrong."""
+
+
 @dataclass
 class Done:
     """What one group came to: keys made and found, messages of failures, what was damaged."""
@@ -49,7 +53,7 @@ class Done:
     found: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
-    damaged: tuple[str, str, str] | None = None
+    damaged: Damage | None = None
 
 
 class Executor(Protocol):
@@ -64,6 +68,7 @@ def run(
     execute: Executor,
     say: Callable[[str], None] = print,
     begin: Callable[[Plan], None] = lambda plan: None,
+    read: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Makes what a demand lacks.
 
@@ -73,29 +78,55 @@ def run(
         execute: `Local(context)` or `Cluster(…)`.
         say: is told of what was damaged.
         begin: is told the plan, for a progress bar.
+        read: looks at what was made, as views do; once more where it finds something damaged.
     """
     demand, outcome = list(demand), Outcome()
     while True:
         plan = make_plan(demand, store)
         outcome.found |= {key: spec for key, spec in plan.found.items() if key not in outcome.made}
         begin(plan)
-        damaged = None
-        for group, done in execute(plan.groups):
-            members = {spec.key: spec for spec in group.members}
-            outcome.made |= {key: members[key] for key in done.made}
-            outcome.found |= {key: members[key] for key in done.found}
-            outcome.failed |= {key: (members[key], why) for key, why in done.failed.items()}
-            outcome.blocked |= {key: members[key] for key in done.blocked}
-            if done.damaged is not None:
-                damaged = done.damaged
-                break
+        damaged = _made(_possible(plan, outcome), execute, outcome) or _damage(read)
         if damaged is None:
             return outcome
         _again(store, outcome, damaged, say)
-        outcome.blocked.clear()
 
 
-def _again(store: Store, outcome: Outcome, damaged: tuple[str, str, str], say: Callable[[str], None]) -> None:
+def _possible(plan: Plan, outcome: Outcome) -> list[Group]:
+    """Groups without what failed before, and without what needs it."""
+    outcome.blocked.clear()
+    groups = []
+    for group in plan.groups:  # inputs first
+        lost = outcome.failed.keys() | outcome.blocked.keys()
+        blocked = [s for s in group.members if any(child.key in lost for child in needs(s))]
+        outcome.blocked |= {spec.key: spec for spec in blocked}
+        lost |= outcome.blocked.keys()
+        if members := [spec for spec in group.members if spec.key not in lost]:
+            groups.append(replace(group, members=members))
+    return groups
+
+
+def _made(groups: Sequence[Group], execute: Executor, outcome: Outcome) -> Damage | None:
+    """Notes what became of groups, up to the first thing that is damaged."""
+    for group, done in execute(groups):
+        members = {spec.key: spec for spec in group.members}
+        outcome.made |= {key: members[key] for key in done.made}
+        outcome.found |= {key: members[key] for key in done.found}
+        outcome.failed |= {key: (members[key], why) for key, why in done.failed.items()}
+        outcome.blocked |= {key: members[key] for key in done.blocked}
+        if done.damaged is not None:
+            return done.damaged
+    return None
+
+
+def _damage(read: Callable[[], None]) -> Damage | None:
+    try:
+        read()
+    except Corrupt as error:
+        return error.kind, error.key, str(error)
+    return None
+
+
+def _again(store: Store, outcome: Outcome, damaged: Damage, say: Callable[[str], None]) -> None:
     kind, key, why = damaged
     if key in outcome.damaged:
         raise OSError(f"{why}, again after it was made anew: does the disk keep what is written?")
@@ -119,6 +150,8 @@ def make_group(context: Context, group: Group) -> Done:
             said = {name: value for name, value in result.items() if name != "arrays"}
             store.put(spec, arrays, {**said, "work": work(spec, size), **provenance()})
             done.made.append(spec.key)
+    except Unwritable:
+        raise
     except Corrupt as error:
         context.forget()
         done.damaged = error.kind, error.key, str(error)

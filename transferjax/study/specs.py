@@ -357,6 +357,11 @@ def needs(spec: Spec) -> Iterator[Spec]:
     return iter(seen.values())
 
 
+def training_of(network: Network) -> Network:
+    """The whole training that a network is a moment of."""
+    return network.replace(epoch=None)
+
+
 def rebuild(spec: Spec, change: Any) -> Any:
     """The same spec with every spec inside replaced by `change` of it, innermost first."""
 

@@ -4,7 +4,7 @@
   objects/<kind>/<key>/  arrays.safetensors spec.json provenance.json
   scratch/<key>/         checkpoints of a training that goes on
   locks/<key>            held while a group is made; the kernel frees it when its holder dies
-  studies/<name>.json    what a study demanded: the roots of `gc`
+  studies/<name>.json    what a study needs, all its views: the roots of `gc`
   studies/<name>/        its report
 
 An object's directory appears by one rename: it is whole or absent. Where two finish the same, the second
@@ -16,20 +16,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from transferjax.data.storage import atomic_directory
 from transferjax.files import write_text
 from transferjax.study import specs
-from transferjax.study.specs import Service, Spec, Verdicts
+from transferjax.study.specs import Network, Service, Spec, Verdicts
 
 Arrays = Mapping[str, np.ndarray]
 ARRAYS, SPEC, PROVENANCE = "arrays.safetensors", "spec.json", "provenance.json"
@@ -41,6 +43,10 @@ class Corrupt(ValueError):
     def __init__(self, kind: str, key: str, why: str):
         super().__init__(f"{kind} {key} is damaged ({why})")
         self.kind, self.key = kind, key
+
+
+class Unwritable(OSError):
+    """The store does not take what was made: there is no use in making more."""
 
 
 class Entry(NamedTuple):
@@ -58,6 +64,19 @@ class Entry(NamedTuple):
     def provenance(self) -> dict[str, Any]:
         """Who made it: versions, device, seconds, when; and the checksum of its arrays."""
         return json.loads((self.path / PROVENANCE).read_text())
+
+    @property
+    def readable(self) -> Spec | None:
+        """The spec; None where it is damaged, or was written by a version that knew other fields."""
+        try:
+            return self.spec if self.provenance else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def when(self) -> str:
+        """When it was made."""
+        return datetime.fromtimestamp(self.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
     @property
     def bytes(self) -> int:
@@ -78,7 +97,11 @@ class Store:
         return self.path(spec).is_dir()
 
     def put(self, spec: Spec, arrays: Arrays, provenance: Mapping[str, Any]) -> None:
-        """Keeps a result; one that is there already stays."""
+        """Keeps a result; one that is there already stays.
+
+        Raises:
+            Unwritable: no space, no permission, no disk.
+        """
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         said = {**provenance, "checksum": _checksum(content), "when": now()}
         try:
@@ -88,13 +111,15 @@ class Store:
                 (directory / PROVENANCE).write_text(json.dumps(said, indent=1) + "\n")
         except FileExistsError:
             pass
+        except OSError as error:
+            raise Unwritable(f"cannot keep what is made in {self.root}: {error.strerror or error}") from error
 
     def get(self, spec: Spec) -> dict[str, np.ndarray]:
         """The arrays of a result.
 
         Raises:
             FileNotFoundError: it is not there.
-            Corrupt: its content is not what was stored.
+            Corrupt: its content is not what was stored. (A disk that does not answer is another error.)
         """
         path = self.path(spec)
         if not path.is_dir():
@@ -105,7 +130,7 @@ class Store:
             if _checksum(content) != expected:
                 raise ValueError("its checksum differs")
             return load(content)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise Corrupt(type(spec).__name__, spec.key, str(error)) from error
 
     def discard(self, kind: str, key: str) -> None:
@@ -134,14 +159,45 @@ class Store:
         directory.mkdir(parents=True, exist_ok=True)
         return FileLock(directory / key)
 
-    def write_study(self, name: str, demanded: Mapping[str, str], labels: Mapping[str, str]) -> None:
-        """Notes what a study needs: key -> kind, and label -> key."""
-        text = json.dumps({"name": name, "when": now(), "keys": demanded, "labels": labels}, indent=1)
-        write_text(self.root / "studies" / f"{name}.json", text + "\n")
+    def write_study(self, name: str, demand: Iterable[Spec], labelled: Mapping[str, Spec]) -> None:
+        """Notes what a study needs, inputs of inputs too, and what it calls its networks."""
+        needed: dict[str, Spec] = {}
+        todo = list(demand)
+        while todo:
+            spec = todo.pop()
+            if spec.key not in needed:
+                needed[spec.key] = spec
+                todo += specs.needs(spec)
+        trained = {key: spec for key, spec in needed.items() if isinstance(spec, Network)}
+        note = {
+            "name": name,
+            "when": now(),
+            "keys": {key: type(spec).__name__ for key, spec in needed.items()},
+            "labels": {label: spec.key for label, spec in labelled.items()},
+            "specs": {spec.key: specs.plain(spec) for spec in labelled.values()},
+            "trainings": {key: specs.training_of(spec).key for key, spec in trained.items()},
+        }
+        write_text(self.root / "studies" / f"{name}.json", json.dumps(note, indent=1) + "\n")
 
     def studies(self) -> dict[str, dict[str, Any]]:
-        """What every study noted, by name."""
-        return {p.stem: json.loads(p.read_text()) for p in sorted((self.root / "studies").glob("*.json"))}
+        """What every study noted, by name.
+
+        Raises:
+            ValueError: a note cannot be read, so that nobody knows what its study needs.
+        """
+        notes = {}
+        for path in sorted((self.root / "studies").glob("[!.]*.json")):
+            try:
+                notes[path.stem] = {
+                    "labels": {},
+                    "specs": {},
+                    "trainings": {},
+                    **json.loads(path.read_text()),
+                }
+                notes[path.stem]["keys"].keys()
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{path} is damaged: run its study again, or remove it") from None
+        return notes
 
     def garbage(self, min_age: float = 86400.0, without: str = "") -> list[Entry]:
         """Results that no study (but `without`) names and that are older than `min_age` seconds.
@@ -150,15 +206,58 @@ class Store:
         """
         kept = {key for name, study in self.studies().items() if name != without for key in study["keys"]}
         for entry in filter(_bought, self.entries(Verdicts.__name__)):
-            spec = _spec_of(entry)
+            spec = entry.readable
             kept |= {entry.key, *(child.key for child in (specs.needs(spec) if spec else ()))}
         return [e for e in self.entries() if e.key not in kept and _age(e.path) >= min_age]
 
-    def leftovers(self, min_age: float = 86400.0) -> list[Path]:
-        """Checkpoints of trainings that are finished, or were left for longer than `min_age` seconds."""
-        done = {entry.key for entry in self.entries()}
-        scratch = (self.root / "scratch").glob("*")
-        return [path for path in sorted(scratch) if path.name in done or _age(path) >= min_age]
+    def leftovers(self, min_age: float = 86400.0, without: str = "") -> list[Path]:
+        """What nobody goes on with, older than `min_age` seconds, and what killed runs left half written.
+
+        Checkpoints are gone on with where a study (but `without`) names a result of their training, and it is
+        not there. Locks that nobody holds are nothing.
+        """
+        done, wanted = {entry.key for entry in self.entries()}, set[str]()
+        for name, study in self.studies().items():
+            missing = study["keys"].keys() - done if name != without else set()
+            wanted |= {study["trainings"].get(key, key) for key in missing}
+        scratch = [path for path in self.root.glob("scratch/*") if path.name not in wanted]
+        partial = [
+            *self.root.glob("objects/*/.*.tmp"),
+            *self.root.glob("studies/.*"),
+            *self.root.glob("trash/*"),
+        ]
+        found = sorted([*scratch, *partial, *self.root.glob("locks/*")])
+        return [path for path in found if _age(path) >= min_age and self._free(path)]
+
+    def _free(self, path: Path) -> bool:
+        """Whether no process holds the lock of a group."""
+        if path.parent.name not in ("scratch", "locks"):
+            return True
+        lock = FileLock(self.root / "locks" / path.name)
+        try:
+            with lock.acquire(timeout=0):
+                return True
+        except Timeout:
+            return False
+
+    def remove(self, entries: Iterable[Entry], leftovers: Iterable[Path] = ()) -> None:
+        """Removes results, each by one rename first, so that none is ever half there, and leftovers."""
+        trash = self.root / "trash" / uuid4().hex
+        for entry in entries:
+            trash.mkdir(parents=True, exist_ok=True)
+            entry.path.rename(trash / f"{entry.kind}-{entry.key}")
+        for path in (*leftovers, trash):
+            if (
+                path.parent.name == "locks"
+            ):  # held while it goes: who opened it before notices, and opens another
+                with suppress(Timeout), FileLock(path).acquire(timeout=0):
+                    path.unlink(missing_ok=True)
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            trash.parent.rmdir()
 
     def forget_study(self, name: str) -> None:
         """Drops a study: what it alone needed is garbage from then on."""
@@ -166,41 +265,13 @@ class Store:
         path.unlink()
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
-    def find(self, text: str) -> list[tuple[str, str]]:
-        """(label or "", key) of what a label, or the beginning of a key, names."""
-        found = {
-            (label, key)
-            for study in self.studies().values()
-            for label, key in study["labels"].items()
-            if label == text or (len(text) >= 6 and key.startswith(text))
-        }
-        keyed = {key for _, key in found}
-        stored = {("", e.key) for e in self.entries() if len(text) >= 6 and e.key.startswith(text)}
-        return sorted(found | {pair for pair in stored if pair[1] not in keyed})
-
 
 def _bought(entry: Entry) -> bool:
     """Whether a result came from a service; one whose spec cannot be read may have."""
-    spec = _spec_of(entry)
+    spec = entry.readable
     return entry.kind == Verdicts.__name__ and (
         spec is None or isinstance(getattr(spec, "target", None), Service)
     )
-
-
-def _spec_of(entry: Entry) -> Spec | None:
-    try:
-        return entry.spec
-    except (OSError, ValueError):  # damaged
-        return None
-
-
-def collect_garbage(store: Store, entries: Sequence[Entry]) -> None:
-    """Removes results, each by one rename first, so that none is ever half there."""
-    trash = store.root / "trash"
-    trash.mkdir(parents=True, exist_ok=True)
-    for entry in entries:
-        entry.path.rename(trash / f"{entry.kind}-{entry.key}")
-    shutil.rmtree(trash)
 
 
 def differences(one: Spec, other: Spec, place: str = "") -> list[str]:
@@ -222,11 +293,11 @@ def differences(one: Spec, other: Spec, place: str = "") -> list[str]:
     return lines
 
 
-def nearest(store: Store, spec: Spec) -> tuple[Entry, list[str]] | None:
-    """The stored result of the same kind that differs least, and where."""
-    found = [(e, differences(e.spec, spec)) for e in store.entries(type(spec).__name__)]
-    found = [(e, d) for e, d in found if d]
-    return min(found, key=lambda pair: len(pair[1]), default=None)
+def nearest(store: Store, spec: Spec, count: int = 1) -> list[tuple[Entry, list[str]]]:
+    """The stored results of the same kind that differ least, and where."""
+    others = [(e, e.readable) for e in store.entries(type(spec).__name__) if e.key != spec.key]
+    found = [(e, differences(other, spec)) for e, other in others if other is not None]
+    return sorted(found, key=lambda pair: len(pair[1]))[:count]
 
 
 def now() -> str:
@@ -239,7 +310,12 @@ def _all_specs(values: tuple) -> bool:
 
 
 def _short(value: Any) -> str:
-    return json.dumps(specs.plain(value)) if isinstance(value, Spec) else str(value)
+    def plain(value: Any) -> Any:
+        if isinstance(value, Spec):
+            return specs.plain(value)
+        return [plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+    return json.dumps(plain(value))
 
 
 def _checksum(content: bytes) -> str:
@@ -247,4 +323,6 @@ def _checksum(content: bytes) -> str:
 
 
 def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
+    """Seconds since something was written there."""
+    times = [p.stat().st_mtime for p in (path, *(path.iterdir() if path.is_dir() else ()))]
+    return time.time() - max(times)
