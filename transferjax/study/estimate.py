@@ -1,16 +1,36 @@
-"""What a plan will cost: from what like results cost before, else from a short timing of this machine."""
+"""What a plan will cost: from what the same programs cost before, else from their arithmetic.
+
+    seconds = first + work · forward · passes / speed
+
+`first` is what a program costs once, most of it compilation; `forward` the operations of one image through
+its networks, as XLA counts them before it compiles; `speed` comes from a convolution that is timed here.
+"""
 
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
+from math import prod
 from statistics import median
+from typing import NamedTuple
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
+from transferjax import models
+from transferjax.study import registry
 from transferjax.study.plan import Plan, work
-from transferjax.study.resolve import size
-from transferjax.study.specs import Adversarial, Measure, Network, Purifier, Spec, Verdicts
+from transferjax.study.resolve import facts, size
+from transferjax.study.specs import (
+    Adversarial,
+    Apply,
+    Call,
+    Network,
+    Pretrained,
+    Purifier,
+    Spec,
+    Verdicts,
+)
 from transferjax.study.store import Store
 
 PASSES = {
@@ -23,32 +43,51 @@ PASSES = {
 }
 """Forward passes for each image of `plan.work`."""
 
+FIRST = {"Network": 8.0, "Adversarial": 3.0, "Verdicts": 1.0, "Measure": 3.0, "Derived": 5.0, "Purifier": 8.0}
+"""Seconds that a program of small networks costs once, where nobody knows: as measured on two cores."""
+
+GRADIENTS = {"sam": 2, "asam": 2, "gsam": 2, "agsam": 2, "er": 2, "input_gradient": 3, "jacobian": 3}
+"""How many times as much a training step costs with a mechanism's part."""
+
+
+class Rate(NamedTuple):
+    """Seconds of a program for each image of `plan.work`, and once."""
+
+    each: float
+    first: float
+
 
 def program(spec: Spec) -> str:
     """Results of one program cost about the same per image."""
     if isinstance(spec, Network):
         return " ".join([spec.kind, spec.model.key, *(part.name for part in spec.parts)])
+    call = getattr(spec, "attack", getattr(spec, "call", None))
+    models = sorted({getattr(net, "model", net).key for net in _networks(spec)})
+    return " ".join([type(spec).__name__, *([call.key] if call else []), *models])
+
+
+def _networks(spec: Spec) -> tuple[Spec, ...]:
+    """What images go through where a result is made."""
+    if isinstance(spec, Network):
+        return (spec,)
     if isinstance(spec, Adversarial):
-        return f"{spec.kind} {spec.attack.key} {' '.join(_models(spec.surrogates))}"
+        return spec.surrogates
     if isinstance(spec, Verdicts):
-        return f"{spec.kind} {' '.join(_models((spec.target,)))}"
-    if isinstance(spec, Measure | Purifier):
-        return f"{spec.kind} {spec.call.key}"
-    return spec.kind  # type: ignore[attr-defined]
-
-
-def _models(networks: tuple[Spec, ...]) -> list[str]:
-    return [getattr(net, "model", net).key for net in networks]
+        return (spec.target,)
+    of = getattr(spec, "of", None) or ()
+    return of if isinstance(of, tuple) else (of,)
 
 
 def seconds(plan: Plan, store: Store) -> dict[str, float]:
     """Estimated seconds of every missing result."""
-    rates = _known_rates(store)
+    known, programs = _known(store), defaultdict[str, list[Spec]](list)
+    for spec in plan.missing.values():
+        programs[program(spec)].append(spec)
     found: dict[str, float] = {}
-    for key, spec in plan.missing.items():
-        rate = rates.get(program(spec), rates.get(spec.kind))  # type: ignore[attr-defined]
-        per_image = median(rate) if rate else _rate_here() * PASSES[spec.kind]  # type: ignore[attr-defined]
-        found[key] = work(spec, size) * per_image
+    for name, members in programs.items():
+        rate = known.get(name) or _guess(members[0], known)
+        found |= {spec.key: work(spec, size) * rate.each for spec in members}
+        found[members[0].key] += rate.first
     return found
 
 
@@ -58,27 +97,74 @@ def costs(plan: Plan, store: Store) -> dict[str, float]:
     return {group.key: sum(each[spec.key] for spec in group.members) for group in plan.groups}
 
 
-def _known_rates(store: Store) -> Mapping[str, list[float]]:
-    """Seconds per image of what was made before, by program and by kind."""
-    rates: dict[str, list[float]] = defaultdict(list)
+def _known(store: Store) -> Mapping[str, Rate]:
+    """What programs cost before."""
+    found = defaultdict[str, list[tuple[float, float]]](list)
     for entry in store.entries():
-        spec, said = entry.spec, entry.provenance
-        if "seconds" in said and "work" in said:
-            rate = said["seconds"] / max(said["work"], 1e-9)
-            rates[program(spec)].append(rate)
-            rates[entry.kind].append(rate)
+        spec = entry.readable
+        if spec is not None and {"seconds", "work"} <= entry.provenance.keys():
+            found[program(spec)].append((entry.provenance["seconds"], max(entry.provenance["work"], 1e-9)))
+    rates = {}
+    for name, pairs in found.items():
+        each = min(took / images for took, images in pairs)
+        rates[name] = Rate(each, max(took - each * images for took, images in pairs))
     return rates
 
 
+def _guess(spec: Spec, known: Mapping[str, Rate]) -> Rate:
+    """From the arithmetic of the networks of a program that nobody ran yet."""
+    kind = type(spec).__name__
+    firsts = [rate.first for name, rate in known.items() if name.split()[0] == kind and rate.first > 0]
+    operations = sum(map(_forward, _networks(spec))) * PASSES[kind] * _repeats(spec)
+    return Rate(operations / _speed(), median(firsts) if firsts else FIRST[kind])
+
+
+def _repeats(spec: Spec) -> float:
+    """Gradients for each one that `PASSES` counts."""
+    if isinstance(spec, Network):
+        steps = [part.arguments.get("steps", 10) + 1 for part in spec.parts if part.name == "adversarial"]
+        return prod([GRADIENTS.get(part.name, 1) for part in spec.parts] + steps)
+    if isinstance(spec, Adversarial):
+        names = ("samples", "neighbors", "scales", "restarts")
+        options = {n: p.default for n, p in registry.ATTACKS.options(spec.attack.name).items()}
+        return prod((options | spec.attack.arguments).get(name, 1) for name in names)
+    return 1.0
+
+
+def _forward(net: Spec) -> float:
+    """Operations of one image through a network."""
+    if isinstance(net, Apply):
+        return sum(map(_forward, net.of))
+    if isinstance(net, Network):
+        known = facts(net.data)
+        return _operations(net.model, known.num_classes, known.image_shape)
+    if isinstance(net, Pretrained):
+        return _operations(net.model, 1000, (224, 224, 3))
+    return 1e7 if isinstance(net, Purifier) else 0.0
+
+
 @cache
-def _rate_here() -> float:
-    """Seconds of a small network's forward pass per image: 10 MFLOP at the rate of a matrix product."""
-    a = np.ones((512, 512), np.float32)
+def _operations(model: Call, num_classes: int, shape: tuple[int, int, int]) -> float:
+    net = models.build(model.name, num_classes, **model.arguments)
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), image)
+    lowered = jax.jit(lambda variables, x: net.apply(variables, x)).lower(variables, image)
+    return float((lowered.cost_analysis() or {}).get("flops", 1e7))
+
+
+@cache
+def _speed() -> float:
+    """Operations a second, of a convolution in a small network."""
+    x, w = jnp.ones((32, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    convolve = jax.jit(
+        lambda x: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
+    )
+    jax.block_until_ready(convolve(x))
     begin = time.perf_counter()
-    for _ in range(3):
-        a @ a
-    rate = 3 * 2 * 512**3 / (time.perf_counter() - begin)
-    return 1e7 / rate
+    for _ in range(5):
+        jax.block_until_ready(convolve(x))
+    return 5 * 2.0 * x.size * w.size / w.shape[-1] / (time.perf_counter() - begin)
 
 
 def readable(seconds: float) -> str:
