@@ -219,7 +219,7 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
         steps_per_epoch=trainer.steps_per_epoch,
         directory=context.store.scratch(training_of(spec).key),
         save_epochs=context.checkpoint_epochs,
-        watch=context.watch(max(due), spec.training.batch_size),
+        watch=context.watch(max(due), spec.training.batch_size, _called(spec)),
         to_host=place.get_state,
         to_device=place.put_state,
     )
@@ -227,6 +227,10 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
         arrays = flat(trainer.variables(stop.state)) | history_arrays(stop.history)
         for member in due[stop.step]:
             yield member, {"arrays": arrays, "steps": stop.trained}
+
+
+def _called(spec: Network) -> str:
+    return " ".join(["train", spec.model.name, *(part.name for part in spec.parts), f"seed {spec.seed}"])
 
 
 def history_arrays(history: History) -> dict[str, np.ndarray]:

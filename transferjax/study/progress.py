@@ -20,7 +20,8 @@ class Bar:
     def __init__(self) -> None:
         self.bar: Any = tqdm(total=0, bar_format=FORMAT, disable=None)
         self.costs: dict[str, float] = {}
-        self.ended = self.partly = 0.0
+        self.ended = 0.0
+        self.waiting: list[Group] = []
         self.text, self.since, self.first = "", time.monotonic(), 0.0
 
     def __enter__(self) -> "Bar":
@@ -34,7 +35,7 @@ class Bar:
         if self.bar.disable:
             return
         self.costs = estimate.costs(plan, store)
-        self.ended = self.partly = 0.0
+        self.ended = 0.0
         self.bar.reset(total=max(sum(self.costs.values()), 1e-3))
 
     def say(self, text: str) -> None:
@@ -51,7 +52,10 @@ class Bar:
         if text != self.text or done < self.first:
             self.text, self.since, self.first = text, now, done
         rate = (done - self.first) / (now - self.since) if now > self.since else 0.0
-        self.bar.set_description_str(f"{text} {done / max(total, 1):.0%}", refresh=False)
+        share = done / max(total, 1)
+        if self.waiting and self.waiting[0].kind in ("Network", "Purifier"):  # one sweep, and the longest
+            self.bar.n = self.ended + share * self.costs.get(self.waiting[0].key, 0.0)
+        self.bar.set_description_str(f"{text} {share:.0%}", refresh=False)
         shown = {
             **({"images/s": f"{rate:.0f}"} if rate else {}),
             **{n: f"{v:.3f}" for n, v in figures.items()},
@@ -62,7 +66,9 @@ class Bar:
         """The executor, its finished groups shown."""
 
         def shown(groups: Sequence[Group]) -> Iterator[tuple[Group, Done]]:
+            self.waiting = list(groups)
             for group, done in execute(groups):
+                self.waiting.remove(group)
                 self.ended += self.costs.get(group.key, 0.0)
                 if not self.bar.disable:
                     self.bar.n = self.ended
