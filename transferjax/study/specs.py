@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -58,7 +59,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping) and "name" in value:
         return build(Call, value, f"call {value['name']!r}")
     expected = "a scalar, a tuple or a call {'name': …, 'options': …}"
-    raise ValueError(f"expected {expected}; got {type(value).__name__} {value!r}")
+    raise ValueError(f"expected {expected}; got {type(value).__name__} {short(value)}")
 
 
 def _pairs(options: Any) -> tuple[tuple[str, Any], ...]:
@@ -431,7 +432,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """ "; did you mean …?" with the nearest of the known names, else all of them."""
     known = list(known)
     found = near(name, known)
-    return f"did you mean {' or '.join(found)}?" if found else f"known: {', '.join(sorted(known))}"
+    if found:
+        return f"did you mean {' or '.join(found)}?"
+    return textwrap.shorten(f"known: {', '.join(sorted(known))}", 300, placeholder=" …")
 
 
 def mistakes(error: ValidationError, kind: type[BaseModel], where: str) -> list[str]:
@@ -470,6 +473,8 @@ def _mistake(error: Any, kind: type[BaseModel], where: str) -> str:
         return f"{where}: unknown field {place!r}; {nearest(str(path[-1]), _fields(owner))}"
     if error["type"] == "missing":
         return f"{where}: {place} is missing"
+    if error["type"] == "union_tag_not_found":
+        return f"{where}: {place}: `kind` is missing; it says {', '.join(map(str, error['input']))}"
     if error["type"] == "union_tag_invalid":
         kinds = error["ctx"]["expected_tags"].replace("'", "")
         return f"{where}: {place}: a {error['ctx']['tag']} cannot stand here, only {kinds}"
@@ -486,7 +491,7 @@ def short(value: Any, width: int = 80) -> str:
 
 
 def _fields(kind: type[BaseModel]) -> list[str]:
-    return [name for name in kind.model_fields if name != "kind"]
+    return list(kind.model_fields)
 
 
 def _owner(kind: type[BaseModel], loc: tuple) -> type[BaseModel]:
