@@ -26,13 +26,11 @@ def start(tmp_path_factory):
         "XLA_FLAGS": flags,
     }
 
-    def start(store, *arguments, config="configs/digits.py:smoke", devices=1):
+    def start(store, *arguments, config="configs/digits.py:smoke", devices=1, terminal=subprocess.PIPE):
         command = [sys.executable, "-m", "experiments.study", f"--store={store}", *arguments]
         command += [f"--config={config}"] if config else []
         here = env | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
-        return subprocess.Popen(
-            command, cwd=ROOT, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(command, cwd=ROOT, env=here, stdout=terminal, stderr=terminal, text=True)
 
     return start
 

@@ -71,7 +71,9 @@ def main() -> None:
     try:
         app.run(guarded, flags_parser=_parsed)
     except KeyboardInterrupt:
-        sys.exit("interrupted: what is finished is kept; the same command goes on from there")
+        said = "interrupted: what is finished is kept; the same command goes on from there"
+        print(said, file=sys.stderr, flush=True)
+        os._exit(1)  # now: threads that still write a checkpoint would complain at length
 
 
 def _parsed(argv: list[str]) -> list[str]:

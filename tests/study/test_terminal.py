@@ -1,0 +1,135 @@
+"""What a user sees: a bar on a terminal, a line where something is wrong, a traceback when asked for."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from transferjax.study.store import Store
+
+ROOT = Path(__file__).parents[2]
+ONE, TINY = "tests/study/one_network.py", "tests/study/tiny.py"
+
+
+def test_the_bar_on_a_terminal(start, tmp_path):
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    process = start(tmp_path, "--views=accuracy", config=ONE, terminal=follower)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            part = os.read(leader, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    assert process.wait() == 0
+    text = shown.decode()
+    assert re.search(r"train cifar_resnet18 input_gradient sam seed 0 \d+%", text)
+    assert re.search(r"images/s=\d+.*loss=\d", text)
+    assert "100%|" in text
+    assert "Error" not in text
+
+
+def test_control_c_is_one_line_and_what_is_finished_stays(start, finish, tmp_path):
+    process = start(tmp_path, config=TINY)
+    while process.poll() is None and not list(tmp_path.glob("scratch/*/[0-9]*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 1
+    assert (out, err) == ("", "interrupted: what is finished is kept; the same command goes on from there\n")
+    kept = len(list(Store(tmp_path).entries()))
+    code, out, err = finish(tmp_path, "--dry_run", config=TINY)
+    assert code == 0
+    assert sum(map(int, re.findall(r"(\d+) [A-Z]", out.splitlines()[0]))) == kept
+    assert re.search(r"Network: about \d+ s", out)
+
+
+CONFIGS = {
+    "nothing.py": (None, "--config: there is no file "),
+    "broken.py": ("def get_config(variant=''\n", "config: SyntaxError: "),
+    "raises.py": (
+        "def get_config(variant=''):\n    return 1 / 0\n",
+        "config: ZeroDivisionError: .*line 2 of",
+    ),
+    "empty.py": ("", "module .* has no attribute 'get_config'"),
+    "number.py": ("def get_config(variant=''):\n    return 7\n", "config: expected a ConfigDict; got 7"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_file_that_cannot_be_read_is_one_line(finish, tmp_path, name):
+    text, message = CONFIGS[name]
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    code, out, err = finish(tmp_path / "store", config=str(tmp_path / name))
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert re.match(message, err)
+    assert not (tmp_path / "store").exists()
+
+
+FLAGS = {
+    "--views=acuracy": "unknown view 'acuracy'; did you mean accuracy?",
+    "--workers=two": "flag --workers=two: invalid literal",
+    "--sotre=x": "Unknown command line flag 'sotre'. Did you mean: store",
+    "lss": "ValueError: unknown command 'lss'; did you mean ls?",
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_wrong_flag_is_one_line(finish, tmp_path, flag):
+    code, out, err = finish(tmp_path / "store", flag, config=ONE)
+    assert (code, out) == (1, "")
+    assert err.startswith(FLAGS[flag])
+    assert "Traceback" not in err
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_unknown_variant_is_one_line_and_a_traceback_when_asked_for(finish, tmp_path):
+    code, _, err = finish(tmp_path / "store", config="configs/digits.py:smok")
+    assert code == 1
+    assert err.startswith("config: ValueError: unknown variant 'smok': use smoke, or none (line ")
+    command = [sys.executable, "-m", "experiments.study", f"--store={tmp_path}", "lss"]
+    env = os.environ | {"TRANSFERJAX_TRACEBACK": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=ROOT)
+    assert "Traceback" in done.stderr
+    assert "unknown command 'lss'" in done.stderr
+
+
+def test_a_store_that_cannot_be_written_is_one_line(finish, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = finish(tmp_path / "file/store", config=ONE)
+    assert (code, out) == (1, "")
+    assert err.startswith("NotADirectoryError: ")
+    assert len(err.splitlines()) == 2
+
+
+def test_some_views_alone_and_a_config_from_elsewhere(finish, tmp_path):
+    """A study's note names what all its views need, so that `gc` keeps it whichever were drawn."""
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from tests.study import one_network\n"
+        "def get_config(variant=''):\n"
+        "    c = one_network.get_config()\n"
+        "    c.views = (*c.views, ('training', 'training', {'block': 'main'}))\n"
+        "    return c\n"
+    )
+    store = Store(tmp_path / "store")
+    code, _, err = finish(store.root, "--views=training", config=str(config))
+    assert (code, err) == (0, "")
+    assert [entry.kind for entry in store.entries()] == ["Network"]
+    assert sorted(store.studies()["mine"]["keys"].values()) == ["Network", "Verdicts"]
+    assert (store.root / "studies/mine/training.csv").exists()
