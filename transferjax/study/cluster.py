@@ -8,11 +8,13 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -31,6 +33,7 @@ from transferjax.study.store import Store
 ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
 PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
 POLL = 1.0  # seconds between looks at who works
+KEPT = "what is finished is kept: the same command goes on from there"
 DEVICES = Path("/dev")
 PATHS: dict[type[Spec], str] = {Data: "name", Pretrained: "file", Goal: "file", Service: "record"}
 
@@ -66,10 +69,23 @@ class Cluster:
         self.context, self.workers, self.scheduler, self.say = context, workers, scheduler, say
 
     def __call__(self, groups: Sequence[Group]) -> Iterator[tuple[Group, Done]]:
-        """Starts or joins the cluster, and leaves it when all groups have ended."""
-        if groups:
-            with _quiet(), self._client() as client, self._marker() as marker:
+        """Starts or joins the cluster, and leaves it when all groups have ended.
+
+        Raises:
+            Mistakes: no scheduler answers.
+            ConnectionError: it is gone.
+        """
+        if not groups:
+            return
+        from distributed.comm import CommClosedError
+
+        with _quiet(), self._client() as client, self._marker() as marker:
+            try:
+                self._greet(client)
                 yield from self._made(client, groups, marker)
+            except (CancelledError, CommClosedError):
+                where = client.scheduler.address
+                raise ConnectionError(f"the scheduler at {where} is gone; {KEPT}") from None
 
     def _made(self, client: Any, groups: Sequence[Group], marker: Path) -> Iterator[tuple[Group, Done]]:
         waiting, running, damaged = list(groups), dict[Any, Group](), list[tuple[Group, Done]]()
@@ -153,11 +169,9 @@ class Cluster:
             except OSError as error:
                 raise Mistakes([f"no Dask scheduler answers at {self.scheduler} ({_line(error)})"]) from error
             with client:
-                self._greet(client)
                 yield client
             return
         with _processes(self.workers, self.devices) as here, Client(here, set_as_default=False) as client:
-            self._greet(client)
             yield client
 
     def _greet(self, client: Any) -> None:
@@ -178,11 +192,7 @@ def _check_address(scheduler: str) -> None:
 
 
 def _ended(client: Any, running: Iterable[Any]) -> list[Any]:
-    """Those that ended within a moment.
-
-    Raises:
-        ConnectionError: the scheduler is gone.
-    """
+    """Those that ended within a moment."""
     from distributed import wait
 
     try:
@@ -219,7 +229,7 @@ def _processes(count: int, devices: Sequence[Mapping[str, str]]) -> Iterator[Any
     board = {"dashboard": importlib.util.find_spec("bokeh") is not None, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": {**here, **board, "port": 0}}
     # No limit of memory: Dask would kill a worker for what JAX takes.
-    options = {**here, "nthreads": 1, "memory_limit": 0, "dashboard": False}
+    options = {**here, "nthreads": 1, "memory_limit": 0, "dashboard": False, "preload": [__name__]}
     workers = {
         i: {"cls": Nanny, "options": {**options, "env": dict(devices[i]) if devices else {}}}
         for i in range(count)
@@ -252,6 +262,11 @@ def accelerators() -> list[dict[str, str]]:
 
 SHARED = "do all workers, and this process, see the store through one shared disk?"
 _ONE = threading.Lock()  # a process makes one group at a time, however many threads its worker has
+
+
+def dask_setup(worker: Any) -> None:
+    """Dask calls it in a new worker: Ctrl-C is for the process that a user sees, which closes its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def work(text: str) -> dict[str, Any]:
