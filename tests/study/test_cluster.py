@@ -64,6 +64,12 @@ def env(tmp_path_factory):
     return ours | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
+@pytest.fixture(autouse=True)
+def no_cache_here(monkeypatch):
+    """Some tests do a worker's work in this process, which keeps its programs to itself."""
+    monkeypatch.setenv("TRANSFERJAX_COMPILATION_CACHE", "off")
+
+
 @pytest.fixture(scope="module")
 def alone(env, tmp_path_factory):
     """The store of one process."""
