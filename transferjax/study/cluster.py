@@ -72,20 +72,18 @@ class Cluster:
         """Starts or joins the cluster, and leaves it when all groups have ended.
 
         Raises:
-            Mistakes: no scheduler answers.
+            Mistakes: no scheduler answers; what workers make is not to be seen here.
             ConnectionError: it is gone.
         """
         if not groups:
             return
-        from distributed.comm import CommClosedError
-
         with _quiet(), self._client() as client, self._marker() as marker:
             try:
                 self._greet(client)
                 yield from self._made(client, groups, marker)
-            except (CancelledError, CommClosedError):
+            except (CancelledError, OSError) as error:  # of Dask's calls, whichever comes first
                 where = client.scheduler.address
-                raise ConnectionError(f"the scheduler at {where} is gone; {KEPT}") from None
+                raise ConnectionError(f"the scheduler at {where} is gone; {KEPT}") from error
 
     def _made(self, client: Any, groups: Sequence[Group], marker: Path) -> Iterator[tuple[Group, Done]]:
         waiting, running, damaged = list(groups), dict[Any, Group](), list[tuple[Group, Done]]()
@@ -130,7 +128,7 @@ class Cluster:
             done = Done(**future.result())
             results = [self.context.store.path(spec) for spec in group.members if spec.key in done.made]
             if hidden := _hidden(results, PATIENCE):
-                raise OSError(f"{hidden} was made, but is not to be seen here: {SHARED}")
+                raise Mistakes([f"{hidden} was made, but is not to be seen here: {SHARED}"])
             return done
         made = [spec.key for spec in group.members if self.context.store.has(spec)]
         why = _said(future.exception())
