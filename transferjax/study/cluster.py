@@ -28,7 +28,7 @@ from transferjax.study.plan import Group
 from transferjax.study.resolve import Context, forget_facts
 from transferjax.study.run import Done, enable_compilation_cache, make_group
 from transferjax.study.specs import Call, Data, Goal, Mistakes, Network, Pretrained, Service, Spec, needs
-from transferjax.study.store import Store
+from transferjax.study.store import PROVENANCE, Store
 
 ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
 PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
@@ -98,7 +98,7 @@ class Cluster:
             known = self._look(client, known)
             for future in ended:
                 group = running.pop(future)
-                done = self._done(group, future)
+                done = self._done(group, future, marker.name)
                 unfinished.discard(group.key)
                 absent |= done.failed.keys() | set(done.blocked)
                 if done.damaged is None:
@@ -122,17 +122,25 @@ class Cluster:
             }
         )
 
-    def _done(self, group: Group, future: Any) -> Done:
-        """What a worker said; or what became of a group whose workers died."""
+    def _done(self, group: Group, future: Any, run: str) -> Done:
+        """What a worker said, or what became of a group whose workers died.
+
+        A worker finds what another one made before it died: it was made all the same.
+        """
+        store = self.context.store
         if future.status == "finished":
             done = Done(**future.result())
-            results = [self.context.store.path(spec) for spec in group.members if spec.key in done.made]
-            if hidden := _hidden(results, PATIENCE):
-                raise Mistakes([f"{hidden} was made, but is not to be seen here: {SHARED}"])
-            return done
-        made = [spec.key for spec in group.members if self.context.store.has(spec)]
-        why = _said(future.exception())
-        return Done(made, failed={spec.key: why for spec in group.members if spec.key not in made})
+        else:
+            there, why = [spec.key for spec in group.members if store.has(spec)], _said(future.exception())
+            failed = {spec.key: why for spec in group.members if spec.key not in there}
+            done = Done(found=there, failed=failed)
+        paths = {spec.key: store.path(spec) for spec in group.members}
+        if hidden := _hidden(map(paths.__getitem__, done.made + done.found), PATIENCE):
+            raise Mistakes([f"{hidden} was made, but is not to be seen here: {SHARED}"])
+        ours = [key for key in done.found if _run_of(paths[key]) == run]
+        done.made += ours
+        done.found = [key for key in done.found if key not in ours]
+        return done
 
     def _look(self, client: Any, known: Mapping[str, int]) -> dict[str, int]:
         """Threads of every worker; says what changed for the worse."""
@@ -295,7 +303,7 @@ def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_
     """What this process keeps between the groups of one run: data, weights and compiled programs."""
     enable_compilation_cache()
     forget_facts()
-    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes)
+    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes, run=run)
 
 
 def _same(key: str, spec: Spec) -> Spec:
@@ -346,6 +354,14 @@ def _hidden(paths: Iterable[Path], seconds: float) -> Path | None:
                 return path
             time.sleep(0.1)
     return None
+
+
+def _run_of(path: Path) -> str | None:
+    """For which run a stored result was made."""
+    try:
+        return json.loads((path / PROVENANCE).read_text()).get("run")
+    except (OSError, ValueError):
+        return None  # whoever reads the result says that it is damaged
 
 
 def _said(error: BaseException) -> str:
