@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from distributed import Client
 
+from transferjax import data
 from transferjax.study import cluster, registry, resolve
 from transferjax.study.cluster import Cluster
 from transferjax.study.resolve import Context
@@ -60,6 +62,12 @@ def env(tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("cache"))
     ours = {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
     return ours | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.fixture(autouse=True)
+def no_cache_here(monkeypatch):
+    """Some tests do a worker's work in this process, which keeps its programs to itself."""
+    monkeypatch.setenv("TRANSFERJAX_COMPILATION_CACHE", "off")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +140,7 @@ def test_a_killed_worker_costs_a_retry_and_no_result(alone, start, scheduler):
 
     def kill():
         scratch = start.store.scratch(wanted.key)
-        while not (scratch.is_dir() and any(path.name.isdigit() for path in scratch.rglob("*"))):
+        while not any(path.name.isdigit() for path in scratch.glob("*")):
             time.sleep(0.01)
         with Client(scheduler, set_as_default=False) as client:
             (worker,) = [address for address, tasks in client.processing().items() if tasks]
@@ -207,6 +215,42 @@ def test_a_worker_with_other_code_refuses(start):
     ((_, why),) = outcome.failed.values()
     assert "runs other code: attack 'pgd' is version 1 there, and 2 here" in why
     assert "\n" not in why
+
+
+def test_a_worker_looks_at_data_anew_in_every_run(tmp_path):
+    """It may outlive a run, and the data at a path."""
+    first, second = (data.load("digits", "test").subset(count) for count in (8, 16))
+    data.save(first, tmp_path / "images", "test")
+    spec = Data(name=str(tmp_path / "images"))
+    context = cluster._context(str(tmp_path), "one run", 32, 1, 1 << 20)
+    assert len(context.dataset(resolve.pin(spec))) == 8
+    shutil.rmtree(tmp_path / "images")
+    data.save(second, tmp_path / "images", "test")
+    assert cluster._context(str(tmp_path), "one run", 32, 1, 1 << 20) is context
+    context = cluster._context(str(tmp_path), "another", 32, 1, 1 << 20)
+    assert len(context.dataset(resolve.pin(spec))) == 16
+
+
+def test_a_scheduler_that_dies_is_one_line(env, tmp_path):
+    store, command = Store(tmp_path / "store"), [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    command += ["--port", "0", "--no-dashboard", "--scheduler-file", str(tmp_path / "address")]
+    scheduler = subprocess.Popen(command, env=os.environ | env, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "address").exists():
+            time.sleep(0.05)
+        address = json.loads((tmp_path / "address").read_text())["address"]
+        said = []
+
+        def say(line):  # there are no workers: the run waits
+            said.append(line)
+            scheduler.kill()
+
+        with pytest.raises(OSError, match="is gone; what is finished is kept"):
+            run([net(0)], store, Cluster(Context(store), scheduler=address, say=say))
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+    assert said[0].startswith(f"waits for workers at {address}")
 
 
 def task(store, members, **changes):

@@ -8,11 +8,13 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -26,11 +28,12 @@ from transferjax.study.plan import Group
 from transferjax.study.resolve import Context, forget_facts
 from transferjax.study.run import Done, enable_compilation_cache, make_group
 from transferjax.study.specs import Call, Data, Goal, Mistakes, Network, Pretrained, Service, Spec, needs
-from transferjax.study.store import Store
+from transferjax.study.store import PROVENANCE, Store
 
 ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
 PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
 POLL = 1.0  # seconds between looks at who works
+KEPT = "what is finished is kept: the same command goes on from there"
 DEVICES = Path("/dev")
 PATHS: dict[type[Spec], str] = {Data: "name", Pretrained: "file", Goal: "file", Service: "record"}
 
@@ -66,10 +69,21 @@ class Cluster:
         self.context, self.workers, self.scheduler, self.say = context, workers, scheduler, say
 
     def __call__(self, groups: Sequence[Group]) -> Iterator[tuple[Group, Done]]:
-        """Starts or joins the cluster, and leaves it when all groups have ended."""
-        if groups:
-            with _quiet(), self._client() as client, self._marker() as marker:
+        """Starts or joins the cluster, and leaves it when all groups have ended.
+
+        Raises:
+            Mistakes: no scheduler answers; what workers make is not to be seen here.
+            ConnectionError: it is gone.
+        """
+        if not groups:
+            return
+        with _quiet(), self._client() as client, self._marker() as marker:
+            try:
+                self._greet(client)
                 yield from self._made(client, groups, marker)
+            except (CancelledError, OSError) as error:  # of Dask's calls, whichever comes first
+                where = client.scheduler.address
+                raise ConnectionError(f"the scheduler at {where} is gone; {KEPT}") from error
 
     def _made(self, client: Any, groups: Sequence[Group], marker: Path) -> Iterator[tuple[Group, Done]]:
         waiting, running, damaged = list(groups), dict[Any, Group](), list[tuple[Group, Done]]()
@@ -84,7 +98,7 @@ class Cluster:
             known = self._look(client, known)
             for future in ended:
                 group = running.pop(future)
-                done = self._done(group, future)
+                done = self._done(group, future, marker.name)
                 unfinished.discard(group.key)
                 absent |= done.failed.keys() | set(done.blocked)
                 if done.damaged is None:
@@ -108,17 +122,25 @@ class Cluster:
             }
         )
 
-    def _done(self, group: Group, future: Any) -> Done:
-        """What a worker said; or what became of a group whose workers died."""
+    def _done(self, group: Group, future: Any, run: str) -> Done:
+        """What a worker said, or what became of a group whose workers died.
+
+        A worker finds what another one made before it died: it was made all the same.
+        """
+        store = self.context.store
         if future.status == "finished":
             done = Done(**future.result())
-            results = [self.context.store.path(spec) for spec in group.members if spec.key in done.made]
-            if hidden := _hidden(results, PATIENCE):
-                raise OSError(f"{hidden} was made, but is not to be seen here: {SHARED}")
-            return done
-        made = [spec.key for spec in group.members if self.context.store.has(spec)]
-        why = _said(future.exception())
-        return Done(made, failed={spec.key: why for spec in group.members if spec.key not in made})
+        else:
+            there, why = [spec.key for spec in group.members if store.has(spec)], _said(future.exception())
+            failed = {spec.key: why for spec in group.members if spec.key not in there}
+            done = Done(found=there, failed=failed)
+        paths = {spec.key: store.path(spec) for spec in group.members}
+        if hidden := _hidden(map(paths.__getitem__, done.made + done.found), PATIENCE):
+            raise Mistakes([f"{hidden} was made, but is not to be seen here: {SHARED}"])
+        ours = [key for key in done.found if _run_of(paths[key]) == run]
+        done.made += ours
+        done.found = [key for key in done.found if key not in ours]
+        return done
 
     def _look(self, client: Any, known: Mapping[str, int]) -> dict[str, int]:
         """Threads of every worker; says what changed for the worse."""
@@ -153,11 +175,9 @@ class Cluster:
             except OSError as error:
                 raise Mistakes([f"no Dask scheduler answers at {self.scheduler} ({_line(error)})"]) from error
             with client:
-                self._greet(client)
                 yield client
             return
         with _processes(self.workers, self.devices) as here, Client(here, set_as_default=False) as client:
-            self._greet(client)
             yield client
 
     def _greet(self, client: Any) -> None:
@@ -178,11 +198,7 @@ def _check_address(scheduler: str) -> None:
 
 
 def _ended(client: Any, running: Iterable[Any]) -> list[Any]:
-    """Those that ended within a moment.
-
-    Raises:
-        ConnectionError: the scheduler is gone.
-    """
+    """Those that ended within a moment."""
     from distributed import wait
 
     try:
@@ -219,7 +235,7 @@ def _processes(count: int, devices: Sequence[Mapping[str, str]]) -> Iterator[Any
     board = {"dashboard": importlib.util.find_spec("bokeh") is not None, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": {**here, **board, "port": 0}}
     # No limit of memory: Dask would kill a worker for what JAX takes.
-    options = {**here, "nthreads": 1, "memory_limit": 0, "dashboard": False}
+    options = {**here, "nthreads": 1, "memory_limit": 0, "dashboard": False, "preload": [__name__]}
     workers = {
         i: {"cls": Nanny, "options": {**options, "env": dict(devices[i]) if devices else {}}}
         for i in range(count)
@@ -254,6 +270,11 @@ SHARED = "do all workers, and this process, see the store through one shared dis
 _ONE = threading.Lock()  # a process makes one group at a time, however many threads its worker has
 
 
+def dask_setup(worker: Any) -> None:
+    """Dask calls it in a new worker: Ctrl-C is for the process that a user sees, which closes its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def work(text: str) -> dict[str, Any]:
     """Makes one group under its lock; every error is an answer."""
     task = json.loads(text)
@@ -282,7 +303,7 @@ def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_
     """What this process keeps between the groups of one run: data, weights and compiled programs."""
     enable_compilation_cache()
     forget_facts()
-    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes)
+    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes, run=run)
 
 
 def _same(key: str, spec: Spec) -> Spec:
@@ -333,6 +354,14 @@ def _hidden(paths: Iterable[Path], seconds: float) -> Path | None:
                 return path
             time.sleep(0.1)
     return None
+
+
+def _run_of(path: Path) -> str | None:
+    """For which run a stored result was made."""
+    try:
+        return json.loads((path / PROVENANCE).read_text()).get("run")
+    except (OSError, ValueError):
+        return None  # whoever reads the result says that it is damaged
 
 
 def _said(error: BaseException) -> str:

@@ -53,6 +53,7 @@ class Context:
         checkpoint_epochs: epochs between checkpoints of a training.
         keep_bytes: how much of data, weights and images stays in memory.
         progress: is told what runs.
+        run: for whom, where several processes work for one run; provenance says it.
     """
 
     store: Store
@@ -60,6 +61,7 @@ class Context:
     checkpoint_epochs: int = 10
     keep_bytes: int = 2 << 30
     progress: Progress = silent
+    run: str = ""
     _cache: OrderedDict[Any, tuple[Any, int]] = field(default_factory=OrderedDict)
 
     def cached(self, key: Any, make: Callable[[], Any], size: int | None = None) -> Any:

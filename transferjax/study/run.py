@@ -148,7 +148,8 @@ def make_group(context: Context, group: Group) -> Done:
         for spec, result in make(context, ready) if ready else ():
             arrays = result["arrays"]
             said = {name: value for name, value in result.items() if name != "arrays"}
-            store.put(spec, arrays, {**said, "work": work(spec, size), **provenance()})
+            mine = {"run": context.run} if context.run else {}
+            store.put(spec, arrays, {**said, **mine, "work": work(spec, size), **provenance()})
             done.made.append(spec.key)
     except Unwritable:
         raise
