@@ -1,6 +1,7 @@
 """What the command promises: nothing twice, nothing lost, nothing silently wrong."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -51,8 +52,11 @@ def copy(whole, tmp_path):
 
 
 def test_the_second_run_makes_nothing(finish, whole):
-    before = times(whole)
+    before, begin = times(whole), os.times()
     found, _ = study(finish, whole)
+    end = os.times()
+    took = end.children_user + end.children_system - begin.children_user - begin.children_system
+    assert took < 10  # seconds of a core, so that what else runs is no matter
     assert not found["made"]
     assert times(whole) == before
     report = (whole / "studies/tiny/report.html").read_text()

@@ -1,0 +1,73 @@
+"""What a plan is said to cost: what the same program cost before, else in proportion to its arithmetic."""
+
+import jax
+import numpy as np
+import pytest
+from small import RESNET, VGG, attacked, network, training, verdicts
+
+from transferjax.study import estimate
+from transferjax.study.plan import make_plan, work
+from transferjax.study.resolve import size
+from transferjax.study.specs import Call
+from transferjax.study.store import Store
+
+
+@pytest.fixture
+def cost(tmp_path, monkeypatch):
+    """Seconds of one result that is missing; nothing of it may be compiled."""
+    monkeypatch.setattr(estimate, "_speed", lambda: 1e9)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+    store = Store(tmp_path)
+
+    def cost(spec):
+        return estimate.seconds(make_plan([spec], store), store)[spec.key]
+
+    cost.store = store
+    return cost
+
+
+def test_what_a_program_cost_before(cost):
+    arrays, one = {"x": np.zeros(1)}, work(network(), size)
+    for seed, took in ((1, 20.0), (2, 4.0)):  # the first one compiled
+        cost.store.put(network(seed=seed), arrays, {"seconds": took, "work": one})
+    assert cost(network(seed=3)) == pytest.approx(16.0 + 4.0)
+    assert cost(network(seed=3, epochs=5.0)) == pytest.approx(16.0 + 5 * 4.0)
+    assert cost(network(RESNET)) != pytest.approx(20.0)  # another program
+
+
+def test_what_cannot_be_read_is_left_out(cost):
+    cost.store.put(network(), {"x": np.zeros(1)}, {})
+    (cost.store.path(network()) / "spec.json").write_text("{")
+    assert cost(network(seed=1)) > 0
+
+
+def each(cost, spec):
+    return cost(spec) - estimate.FIRST[spec.kind]
+
+
+def test_arithmetic_counts_sizes_epochs_mechanisms_and_steps(cost):
+    plain = each(cost, network())
+    wide = Call(name=VGG.name, options={"width": 16, "blocks": (1, 1)})
+    sam = (Call(name="sam", options={"rho": 0.1}),)
+    assert each(cost, network(wide)) > 4 * plain
+    assert each(cost, network(epochs=3.0)) == pytest.approx(3 * plain)
+    assert each(cost, network(parts=sam)) == pytest.approx(2 * plain)
+    assert each(cost, network(t=training(1.0, accumulate=2))) == pytest.approx(plain)
+    two, ten = (
+        each(cost, attacked(network(), Call(name="vmi_fgsm", options={"steps": steps, "neighbors": 4})))
+        for steps in (2, 10)
+    )
+    assert ten == pytest.approx(5 * two)
+    assert each(cost, attacked(network(), Call(name="bim"))) == pytest.approx(ten / 4)
+
+
+def test_a_forward_pass_counts_the_products_of_a_net(cost):
+    """VGG of width 4 on 8 x 8 digits: 3 x 3 kernels, two stages, then the classifier."""
+    seen = each(cost, verdicts(network())) * 1e9 / 32
+    convolutions = 2 * 9 * (64 * 1 * 4 + 16 * 4 * 8)
+    assert 0.8 * convolutions < seen < 2 * convolutions  # fewer taps at the border; norms besides
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (700, "12 min"), (12_600, "3.5 h")])
+def test_in_words(seconds, text):
+    assert estimate.readable(seconds) == text
