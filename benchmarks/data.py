@@ -25,9 +25,9 @@ import jax
 
 from configs import imagenette
 from transferjax import data
-from transferjax.augment import crop_flip
 from transferjax.study import resolve, specs
 from transferjax.study.networks import Trainer
+from transferjax.training.augment import crop_flip
 from transferjax.typing import Batch
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,7 +1,7 @@
 """ImageNette: the S&P 2024 paper's second data set, ten classes of ImageNet.
 
     python -m transferjax.data.prepare imagenette/320px-v2
-    python -m transferjax.models.convert resnet50.pth weights/resnet50.safetensors --model=resnet50
+    python -m transferjax.models.weights.convert resnet50.pth weights/resnet50.safetensors --model=resnet50
     python -m experiments.study --config=configs/imagenette.py --store=runs/store
 
 ResNet-50 surrogates and four targets at 224 px, fine-tuned from ImageNet weights, one file per network in

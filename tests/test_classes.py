@@ -10,7 +10,6 @@ from jax.tree_util import Partial
 
 from transferjax import attacks, data, defences, models
 from transferjax.attacks import craft, ensembles
-from transferjax.attacks.stochastic import Stochastic
 from transferjax.classes import check_vocabulary
 from transferjax.metrics import (
     correct,
@@ -22,6 +21,7 @@ from transferjax.metrics import (
     transferability_bound,
 )
 from transferjax.naming import stable_name
+from transferjax.predicts.stochastic import Stochastic
 from transferjax.training import evaluate
 
 WAY_OUT = r"models\.select_classes\(predict, indices\)"

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from transferjax import attacks, defences, losses, metrics, penalties, rules
+from transferjax import attacks, defences, losses, metrics
 from transferjax.attacks import ensembles
 from transferjax.metrics import bound, flatness, weights
 from transferjax.metrics.curvature import residual_matvec
-from transferjax.objective import objective
+from transferjax.training import penalties, rules
+from transferjax.training.objective import objective
 from transferjax.typing import Batch
 
 MARGINS = pytest.mark.parametrize("margin", [5, 20, 50, 80])

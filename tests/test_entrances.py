@@ -12,11 +12,13 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transferjax import attacks, augment, checks, defences, losses, metrics, models, penalties, training
-from transferjax.attacks import projections, targeted, updates
-from transferjax.attacks.auto_attack import one_after_another
-from transferjax.attacks.auto_attack.apgd import targeted_dlr
-from transferjax.objective import objective
+from transferjax import attacks, checks, defences, losses, metrics, models, training
+from transferjax.attacks import projections, updates
+from transferjax.attacks.catalogue import targeted
+from transferjax.attacks.catalogue.auto_attack import one_after_another
+from transferjax.attacks.catalogue.auto_attack.apgd import targeted_dlr
+from transferjax.training import augment, penalties
+from transferjax.training.objective import objective
 from transferjax.typing import Batch
 
 B, SIDE, C, K = 4, 8, 3, 4  # as many images as classes: what broadcasts wrongly would go unnoticed

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from transferjax import attacks, augment, defences, metrics, models, random, training
+from transferjax import attacks, defences, metrics, models, random, training
 from transferjax.attacks import inputs, projections
-from transferjax.attacks.checks import robustness_flags
-from transferjax.objective import objective
-from transferjax.penalties import jacobian
+from transferjax.attacks.inspection import robustness_flags
+from transferjax.training import augment
+from transferjax.training.objective import objective
+from transferjax.training.penalties import jacobian
 from transferjax.typing import Batch
 
 IMAGES = jnp.asarray(

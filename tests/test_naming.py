@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transferjax import attacks, losses, models, rules
-from transferjax.attacks import ensembles, gradients, inputs, projections, updates
+from transferjax import attacks, losses, models
+from transferjax.attacks import ensembles, inputs, projections, rules, updates
 from transferjax.naming import UnstableName, described, stable_name
+from transferjax.training import rules as training_rules
 
 POOL = np.arange(12.0, dtype=np.float32).reshape(1, 2, 2, 3) / 12
 SCALE = 2.0
@@ -70,22 +71,22 @@ def values():
         "jit": jax.jit(losses.margin),
         "vmap": jax.vmap(losses.margin),
         "custom derivative": jax.nn.relu,
-        "average": gradients.average(inputs.diversity(0.9), 5),
-        "other average": gradients.average(inputs.diversity(0.8), 5),
+        "average": rules.average(inputs.diversity(0.9), 5),
+        "other average": rules.average(inputs.diversity(0.8), 5),
         "shuffle": inputs.block_shuffle(),
         "admix": inputs.admix(POOL),
         "one member": ensembles.one_member(),
         "svre": ensembles.svre(eps, 0.01),
         "projection": projections.l2_nearest(eps),
         "optax": updates.momentum(1.0, "linf", 0.1),
-        "training rule": rules.sam(0.1),
+        "training rule": training_rules.sam(0.1),
         "dataclass": Point(POOL),
         "other dataclass": Point(POOL, 1.0),
         "object": Holder(POOL),
         "method": Holder(POOL).method,
         "net": models.predict.Forward(models.build("cifar_resnet18")),
         "other net": models.predict.Forward(models.build("cifar_resnet18", num_classes=7)),
-        "recipe": attacks.pgd(eps, loss=losses.margin, rules=(gradients.average(inputs.halve, 5),)),
+        "recipe": attacks.pgd(eps, loss=losses.margin, rules=(rules.average(inputs.halve, 5),)),
         "what it runs": attacks.pgn(eps).run,
     }
 
@@ -114,10 +115,10 @@ def test_names_are_readable():
     names = all_names()
     assert names["function"] == "transferjax.losses.margin"
     assert names["number"] == repr(8 / 255)
-    assert names["average"].startswith("transferjax.attacks.gradients.average.<locals>.rule(chunk=1, ")
+    assert names["average"].startswith("transferjax.attacks.rules.average.<locals>.rule(chunk=1, ")
     assert "small=0.9" in names["average"]
-    loss = "loss='margin', rules=(transferjax.attacks.gradients.average"
-    assert loss in repr(attacks.pgd(0.1, loss=losses.margin, rules=(gradients.average(inputs.halve, 5),)))
+    loss = "loss='margin', rules=(transferjax.attacks.rules.average"
+    assert loss in repr(attacks.pgd(0.1, loss=losses.margin, rules=(rules.average(inputs.halve, 5),)))
 
 
 def test_code_and_what_it_reads_count(monkeypatch):
@@ -151,7 +152,7 @@ def test_a_function_that_calls_itself_has_a_name():
         (lambda x: x,),
         functools.partial(lambda x: x),
         jax.jit(lambda x: x),
-        gradients.average(lambda keys, x, number: x),
+        rules.average(lambda keys, x, number: x),
         Holder(lambda x: x).method,
         np.array([object()]),
         np.random.default_rng(0),

@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from transferjax import checkpoint, models, training
+from transferjax import models, training
+from transferjax.training import checkpoint
 from transferjax.trees import load_tree, save_tree
 
 SHAPE = (8, 2)

@@ -4,4 +4,14 @@ An attack is a training loop over the image: both fill four slots (transform, ob
 with small pure functions, and every published method is a combination. See `transferjax.typing`.
 """
 
+from typing import Any
+
+from transferjax import moved
+
 __version__ = "0.1.0"
+
+moved.install()
+
+
+def __getattr__(name: str) -> Any:
+    return moved.part(__name__, name)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from transferjax import attacks, losses
-from transferjax.attacks import ensembles, gradients, inputs, projections, updates
-from transferjax.attacks.gradients import average, probe, uniform_noise
+from transferjax.attacks import ensembles, inputs, projections, rules, updates
+from transferjax.attacks.rules import average, probe, uniform_noise
+from transferjax.chain import chain
 from transferjax.random import fold_in
-from transferjax.rules import chain
 
 EPS, STEPS = {"linf": 16 / 255, "l2": 0.8}, 3
 BATCH, SIDE = 4, 8
@@ -26,7 +26,7 @@ def l2(factory, **settings):
 
 NEAREST = {"project": projections.l2_nearest(EPS["l2"])}
 FEW = {"steps": 2}
-DI, TI = average(inputs.diversity()), gradients.through(updates.smooth(3, 1.0))
+DI, TI = average(inputs.diversity()), rules.through(updates.smooth(3, 1.0))
 SI, PGN = average(inputs.halve, 2), chain(average(uniform_noise(0.1), 2), probe(-0.01, 0.5, 0.5))
 
 TABLE = {

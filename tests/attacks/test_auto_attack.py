@@ -7,10 +7,10 @@ import pytest
 from scipy.optimize import linprog, minimize
 
 from transferjax import attacks
-from transferjax.attacks.auto_attack import apgd, apgd_t, auto_attack, fab, square
-from transferjax.attacks.auto_attack.apgd import checkpoints, ranked_classes, targeted_dlr
-from transferjax.attacks.auto_attack.fab import to_hyperplane
-from transferjax.attacks.auto_attack.square import hills, square_sizes
+from transferjax.attacks.catalogue.auto_attack import apgd, apgd_t, auto_attack, fab, square
+from transferjax.attacks.catalogue.auto_attack.apgd import checkpoints, ranked_classes, targeted_dlr
+from transferjax.attacks.catalogue.auto_attack.fab import to_hyperplane
+from transferjax.attacks.catalogue.auto_attack.square import hills, square_sizes
 from transferjax.losses import margin
 from transferjax.random import fold_in
 

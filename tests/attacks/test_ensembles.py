@@ -8,11 +8,12 @@ import pytest
 
 from transferjax import attacks, models
 from transferjax.attacks import ensembles, inputs
-from transferjax.attacks.ensembles import Members, Snapshots
-from transferjax.attacks.gradients import average
+from transferjax.attacks.ensembles import Members
+from transferjax.attacks.rules import average
+from transferjax.chain import initial_memory
 from transferjax.losses import cross_entropy
+from transferjax.predicts.snapshots import Snapshots
 from transferjax.random import fold_in
-from transferjax.rules import initial_memory
 
 SHAPE, EPS = (3, 4, 4, 1), 0.1
 

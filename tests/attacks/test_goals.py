@@ -9,8 +9,8 @@ import pytest
 
 from transferjax import attacks, data
 from transferjax.attacks import craft, projections, updates
-from transferjax.attacks.auto_attack import one_after_another
-from transferjax.attacks.checks import check_goal
+from transferjax.attacks.catalogue.auto_attack import one_after_another
+from transferjax.attacks.goals import check_goal
 from transferjax.defences.purifiers import guided_loss
 
 N, EPS = 8, 8 / 255

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transferjax import attacks
-from transferjax.attacks.targeted import poincare, triplet
+from transferjax.attacks.catalogue.targeted import poincare, triplet
 
 
 @pytest.fixture

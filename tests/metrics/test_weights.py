@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from transferjax.metrics.stochastic import top_eigenvalues, trace_plus_plus
+from transferjax.metrics.spectrum import top_eigenvalues, trace_plus_plus
 from transferjax.metrics.weights import weight_matvec, weight_trace
 
 KEY = jax.random.key(0)

@@ -7,7 +7,7 @@ import pytest
 from small import BIM, RESNET, attacked, failure, make, network, verdicts
 
 from transferjax import data
-from transferjax.attacks.stochastic import Stochastic
+from transferjax.predicts.stochastic import Stochastic
 from transferjax.study import config, registry
 from transferjax.study.resolve import Context
 from transferjax.study.specs import Adversarial, Apply, Call, Data, Measure, Mistakes

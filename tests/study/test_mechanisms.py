@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from configs.methods import MECHANISMS, method
-from transferjax import parallel
-from transferjax.averaging import averaged_params
 from transferjax.study import networks, registry
 from transferjax.study.specs import Call, Data, Network, Training
+from transferjax.training import parallel
+from transferjax.training.averaging import averaged_params
 from transferjax.typing import Batch
 
 SHAPE, K, B, STEPS = (8, 8, 1), 4, 16, 3

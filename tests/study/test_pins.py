@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 from transferjax import data
-from transferjax.averaging import averaged_params
 from transferjax.losses import one_hot
 from transferjax.random import per_example
 from transferjax.study import config, networks, registry
@@ -28,6 +27,7 @@ from transferjax.study.make import attack_of, make
 from transferjax.study.resolve import Context, flat
 from transferjax.study.specs import Call, Data, Goal, Measure, Network, Training
 from transferjax.study.store import Store
+from transferjax.training.averaging import averaged_params
 from transferjax.typing import Batch
 
 COMMAND = "JAX_PLATFORMS=cpu python -m tests.study.test_pins"

@@ -10,7 +10,7 @@ import pytest
 from small import TEST, attacked, failure, make, network, verdicts
 
 from transferjax import data
-from transferjax.adapters import HttpTarget
+from transferjax.predicts.http import HttpTarget
 from transferjax.study import config
 from transferjax.study.resolve import Context
 from transferjax.study.run import Local, run

@@ -6,7 +6,7 @@ import pytest
 from small import RESNET, VGG, attacked, failure, make, network, training
 
 from transferjax import data
-from transferjax.attacks.ensembles import Snapshots
+from transferjax.predicts.snapshots import Snapshots
 from transferjax.study import registry
 from transferjax.study.make import _surrogate, attack_of
 from transferjax.study.specs import Call, Goal

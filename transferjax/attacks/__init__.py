@@ -3,26 +3,26 @@
 ascend       the loop
 updates      gradient -> step: sign, momentum, smoothing (optax)
 projections  back into the budget; random starts; 8-bit rounding
-gradients    rules around the gradient: averages, probes, variance tuning
-inputs       input transformations for `gradients.average`
-ensembles    several surrogates
-surrogates   other gradients from the same net: skip gradient, linear backpropagation, ghosts
-recipes, flatness, targeted, committees    the published attacks, each a combination of `builders`
-recipe, vocabulary    what a recipe is, and what its options are called and may be
+rules        around the gradient: averages, probes, variance tuning
+inputs       input transformations for `rules.average`
+ensembles    one gradient from those of several surrogates
+goals        away from the labels, or towards which targets
+inspection   whether a model can be attacked at all
+recipe, vocabulary, builders    what an attack of the catalogue is, and what its options may be
+catalogue    the published attacks, each one combination
+craft        over a whole data set, into a directory that an interrupted run goes on with
 """
 
-from transferjax.attacks import ensembles, gradients, inputs, projections, surrogates, updates
+from typing import Any
+
+from transferjax import moved
+from transferjax.attacks import ensembles, inputs, projections, rules, updates
 from transferjax.attacks.ascend import ascend, gradient_of
-from transferjax.attacks.auto_attack import apgd, apgd_t, auto_attack, fab, square
-from transferjax.attacks.committees import cwa, lgv, svre
-from transferjax.attacks.craft import Crafted, craft
-from transferjax.attacks.flatness import gnp, gra, pgn, rap, tpa, vmi_fgsm, vni_fgsm
-from transferjax.attacks.recipe import Recipe, recipe
-from transferjax.attacks.recipes import (
-    admix,
+from transferjax.attacks.catalogue.auto_attack import apgd, apgd_t, auto_attack, fab, square
+from transferjax.attacks.catalogue.committees import cwa, lgv, svre
+from transferjax.attacks.catalogue.neighbors import gnp, gra, pgn, rap, tpa, vmi_fgsm, vni_fgsm
+from transferjax.attacks.catalogue.steps import (
     bim,
-    bsr,
-    dim,
     emi_fgsm,
     fgsm,
     mi_fgsm,
@@ -30,13 +30,13 @@ from transferjax.attacks.recipes import (
     noise,
     pgd,
     pi_fgsm,
-    si_ni_fgsm,
-    sim,
-    ssa,
-    tim,
 )
-from transferjax.attacks.stochastic import Stochastic
-from transferjax.attacks.targeted import choose_targets, logit, po_trip, self_universality
+from transferjax.attacks.catalogue.targeted import logit, po_trip, self_universality
+from transferjax.attacks.catalogue.transformed import admix, bsr, dim, si_ni_fgsm, sim, ssa, tim
+from transferjax.attacks.craft import Crafted, craft
+from transferjax.attacks.goals import choose_targets
+from transferjax.attacks.recipe import Recipe, recipe
+from transferjax.predicts.stochastic import Stochastic
 
 __all__ = [
     "Crafted",
@@ -60,7 +60,6 @@ __all__ = [
     "gnp",
     "gra",
     "gradient_of",
-    "gradients",
     "inputs",
     "lgv",
     "logit",
@@ -74,12 +73,12 @@ __all__ = [
     "projections",
     "rap",
     "recipe",
+    "rules",
     "self_universality",
     "si_ni_fgsm",
     "sim",
     "square",
     "ssa",
-    "surrogates",
     "svre",
     "tim",
     "tpa",
@@ -87,3 +86,7 @@ __all__ = [
     "vmi_fgsm",
     "vni_fgsm",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved.part(__name__, name)

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.ensembles import Ensemble, check_members, mean_losses, members
+from transferjax.attacks.ensembles import Ensemble, mean_losses, members
 from transferjax.attacks.projections import Start
-from transferjax.attacks.stochastic import with_keys
+from transferjax.chain import chain, initial_memory
 from transferjax.checks import check_examples
 from transferjax.losses import cross_entropy
+from transferjax.predicts.snapshots import check_members
+from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in, per_example
-from transferjax.rules import chain, initial_memory
 from transferjax.typing import Array, Attack, GradFn, Key, Loss, Memory, Predict, Projection, Rule
 
 

@@ -9,7 +9,8 @@ from transferjax.attacks import projections, updates
 from transferjax.attacks.ascend import ascend
 from transferjax.attacks.ensembles import Ensemble, mean_losses
 from transferjax.attacks.projections import Start
-from transferjax.attacks.recipe import Options
+from transferjax.attacks.recipe import Momentum, Options
+from transferjax.attacks.rules import along, lookahead
 from transferjax.attacks.vocabulary import loss_of
 from transferjax.typing import Attack, Loss, Projection, Rule
 
@@ -76,3 +77,9 @@ def with_momentum(
     """MI-FGSM around the recipe's own rules; steps of `eps / steps` if `step_size` is None."""
     update = updates.momentum(decay, options["norm"], given(step_size, eps / steps))
     return in_ball(update, *own, eps=eps, steps=steps, **options)
+
+
+def nesterov(eps: float, steps: int, options: Momentum) -> Rule:
+    """The look-ahead that goes with a recipe's momentum."""
+    step_size = given(options["step_size"], eps / steps)
+    return lookahead(options["decay"], step_size, along(options["norm"]))

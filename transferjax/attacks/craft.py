@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from transferjax import data
-from transferjax.attacks.checks import check_goal, check_predict, check_targets
+from transferjax.attacks.goals import check_goal, check_targets
+from transferjax.attacks.inspection import check_predict
 from transferjax.attacks.manifest import (
     check_named,
     is_unseen,

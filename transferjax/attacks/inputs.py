@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferjax.attacks.gradients import InputTransform
+from transferjax.attacks.rules import InputTransform
 from transferjax.checks import check_images
 from transferjax.random import fold_in, sample
 from transferjax.typing import Array, Key

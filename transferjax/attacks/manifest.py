@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import __version__, data
-from transferjax.attacks.ensembles import Snapshots
 from transferjax.attacks.recipe import Recipe
 from transferjax.naming import UnstableName, described, digest, stable_name
+from transferjax.predicts.snapshots import Snapshots
 from transferjax.typing import Attack, Predict
 
 

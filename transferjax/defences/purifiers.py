@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.checks import check_goal
-from transferjax.attacks.targeted import with_features
+from transferjax.attacks.goals import check_goal
 from transferjax.checks import check_images, check_labels
 from transferjax.defences.lossy import straight_through
 from transferjax.models.layers import Layers, Net
 from transferjax.models.predict import train_apply
+from transferjax.predicts.modules import with_features
 from transferjax.random import one_key, per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict, PyTree
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from transferjax.attacks.ensembles import log_mean_probabilities
 from transferjax.attacks.inputs import on_canvas
-from transferjax.attacks.stochastic import Stochastic
+from transferjax.predicts.snapshots import log_mean_probabilities
+from transferjax.predicts.stochastic import Stochastic
 from transferjax.random import fold_in, typed
 from transferjax.typing import Array, Key, Predict
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from transferjax.attacks.ensembles import log_mean_probabilities
-from transferjax.attacks.stochastic import Stochastic
 from transferjax.checks import check_images
+from transferjax.predicts.snapshots import log_mean_probabilities
+from transferjax.predicts.stochastic import Stochastic
 from transferjax.random import fold_in, per_example, sample, typed
 from transferjax.typing import Array, Key, Predict
 

@@ -23,7 +23,7 @@ from transferjax.metrics.shift import (
     principal_subspace,
 )
 from transferjax.metrics.similarity import cosine_similarity, gradient_similarity, similarity_matrix
-from transferjax.metrics.stochastic import (
+from transferjax.metrics.spectrum import (
     spectral_density,
     spectral_measure,
     top_eigenvalues,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from transferjax.metrics.stochastic import Estimate
+from transferjax.metrics.spectrum import Estimate
 from transferjax.norms import norm, unit
 from transferjax.random import one_key
 from transferjax.typing import Array, Key, PyTree

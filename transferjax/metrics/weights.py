@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from transferjax.checks import check_images, check_labels
 from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import softmax_factor
-from transferjax.metrics.stochastic import Product
+from transferjax.metrics.spectrum import Product
 from transferjax.models import is_piecewise_multilinear
 from transferjax.norms import norm
 from transferjax.typing import Array, PyTree

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from transferjax.models.layers import Layers, Net, global_pool
+from transferjax.models.layers import Branch, Layers, Net, global_pool
 from transferjax.models.vit import MLP
 from transferjax.typing import Array
 
@@ -22,7 +22,8 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = self.layers.conv(width, 7, groups=width, bias=True, name="conv_dw")(x)
         y = MLP(self.layers, 4 * width, name="mlp")(self.layers.layer_norm("norm")(y))
-        return x + y * self.param("gamma", nn.initializers.constant(1e-6), (width,)).astype(y.dtype)
+        y = y * self.param("gamma", nn.initializers.constant(1e-6), (width,)).astype(y.dtype)
+        return x + Branch()(y)
 
 
 class ConvNeXt(Net):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transferjax.models.layers import Layers, Net, avg_pool, global_pool, max_pool
+from transferjax.models.layers import Branch, Layers, Net, avg_pool, global_pool, max_pool
 from transferjax.typing import Array
 
 
@@ -26,7 +26,7 @@ class DenseLayer(nn.Module):
     def __call__(self, x: Array) -> Array:
         conv, norm = self.layers.conv, self.layers.norm
         y = conv(4 * self.growth, 1, name="conv1")(nn.relu(norm(f"{self.norm}1")(x)))
-        y = conv(self.growth, name="conv2")(nn.relu(norm(f"{self.norm}2")(y)))
+        y = Branch()(conv(self.growth, name="conv2")(nn.relu(norm(f"{self.norm}2")(y))))
         return jnp.concatenate([y, x] if self.in_front else [x, y], -1)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import flax.linen as nn
 
 from transferjax.models.inception import TALL, WIDE, Spec, branch, concatenate
-from transferjax.models.layers import Layers, Net, avg_pool, global_pool, max_pool
+from transferjax.models.layers import Branch, Layers, Net, avg_pool, global_pool, max_pool
 from transferjax.typing import Array
 
 
@@ -175,4 +175,4 @@ class InceptionResNetV2(Net):
 def _residual(layers: Layers, x: Array, name: str, scale: float, *branches: tuple[Spec, ...]) -> Array:
     """x plus a small multiple of what its branches find."""
     found = concatenate(*(branch(layers, x, f"{name}.branch{i}", *specs) for i, specs in enumerate(branches)))
-    return x + scale * layers.conv(x.shape[-1], 1, bias=True, name=f"{name}.conv2d")(found)
+    return x + Branch()(scale * layers.conv(x.shape[-1], 1, bias=True, name=f"{name}.conv2d")(found))

@@ -86,6 +86,17 @@ class Layers:
         return nn.Dropout(rate, deterministic=not self.train)(x) if rate else x
 
 
+class Branch(nn.Module):
+    """The identity around what a block adds to its skip connection, so that this can be found from outside.
+
+    Methods that treat residual branches apart look for it (`predicts.surrogates`). A block that computes
+    `relu(branch + skip)` says so with a class variable `rectified_sum = True`.
+    """
+
+    def __call__(self, x: Array) -> Array:
+        return x
+
+
 def max_pool(x: Array, size: int, stride: int | None = None, padding: int = 0, ceil: bool = False) -> Array:
     """The maximum over `size` x `size` windows; padding never wins. `ceil`: the last window may stick out.
 

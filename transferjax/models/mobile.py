@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 
-from transferjax.models.layers import Layers, Net, global_pool
+from transferjax.models.layers import Branch, Layers, Net, global_pool
 from transferjax.typing import Array
 
 Activation = Callable[[Array], Array]
@@ -68,7 +68,7 @@ class InvertedResidual(nn.Module):
             y = SqueezeExcite(self.layers, int(x.shape[-1] * self.squeeze), self.activation, name="se")(y)
         last = "conv_pwl" if self.stage.expansion > 1 else "conv_pw"
         y = norm(f"bn{index + 1}")(conv(self.stage.features, 1, name=last)(y))
-        return x + y if self.stage.skip and x.shape == y.shape else y
+        return x + Branch()(y) if self.stage.skip and x.shape == y.shape else y
 
 
 class MobileNet(Net):

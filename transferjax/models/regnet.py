@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from transferjax.models.layers import Layers, Net, global_pool
+from transferjax.models.layers import Branch, Layers, Net, global_pool
 from transferjax.models.mobile import SqueezeExcite
 from transferjax.typing import Array
 
@@ -20,6 +20,7 @@ class Block(nn.Module):
     stride: int
     group: int
     squeeze: float
+    rectified_sum: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -32,7 +33,7 @@ class Block(nn.Module):
         if self.squeeze:
             hidden = round(x.shape[-1] * self.squeeze)
             y = SqueezeExcite(self.layers, hidden, nn.relu, ("fc1", "fc2"), name="se")(y)
-        y = unit(y, "conv3", 1)
+        y = Branch()(unit(y, "conv3", 1))
         return nn.relu(y + (x if x.shape == y.shape else unit(x, "downsample", 1, self.stride)))
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from transferjax.models.layers import Layers, Net, global_pool, max_pool
+from transferjax.models.layers import Branch, Layers, Net, global_pool, max_pool
 from transferjax.typing import Array
 
 
@@ -20,12 +20,13 @@ class BasicBlock(nn.Module):
     stride: int
     shortcut: str
     expansion: ClassVar[int] = 1
+    rectified_sum: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv, norm = self.layers.conv, self.layers.norm
         y = nn.relu(norm("bn1")(conv(self.features, 3, self.stride, name="conv1")(x)))
-        y = norm("bn2")(conv(self.features, name="conv2")(y))
+        y = Branch()(norm("bn2")(conv(self.features, name="conv2")(y)))
         return nn.relu(y + _shortcut(self.layers, x, y, self.stride, self.shortcut))
 
 
@@ -37,13 +38,14 @@ class Bottleneck(nn.Module):
     stride: int
     shortcut: str
     expansion: ClassVar[int] = 4
+    rectified_sum: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv, norm = self.layers.conv, self.layers.norm
         y = nn.relu(norm("bn1")(conv(self.features, 1, name="conv1")(x)))
         y = nn.relu(norm("bn2")(conv(self.features, 3, self.stride, name="conv2")(y)))
-        y = norm("bn3")(conv(self.features * self.expansion, 1, name="conv3")(y))
+        y = Branch()(norm("bn3")(conv(self.features * self.expansion, 1, name="conv3")(y)))
         return nn.relu(y + _shortcut(self.layers, x, y, self.stride, self.shortcut))
 
 
@@ -114,7 +116,7 @@ class PreActivationBlock(nn.Module):
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, self.stride, name="convShortcut")(y)
         y = nn.relu(norm("bn2")(conv(self.features, 3, self.stride, name="conv1")(y)))
-        return x + conv(self.features, name="conv2")(self.layers.dropout(y, self.dropout))
+        return x + Branch()(conv(self.features, name="conv2")(self.layers.dropout(y, self.dropout)))
 
 
 class CifarWideResNet(Net):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from transferjax.models.layers import Layers, Net, global_pool
+from transferjax.models.layers import Branch, Layers, Net, global_pool
 from transferjax.models.vit import MLP
 from transferjax.typing import Array
 
@@ -75,8 +75,9 @@ class Block(nn.Module):
         mask = same_region(size, window, shift) if shift else None
         y = WindowAttention(self.layers, self.heads, window, mask, name="attn")(y)
         y = rearrange(y, "b (h w) (i j) c -> b (h i) (w j) c", h=size // window, i=window)
-        x = x + jnp.roll(y, (shift, shift), (1, 2))
-        return x + MLP(self.layers, 4 * x.shape[-1], name="mlp")(self.layers.layer_norm("norm2", EPS)(x))
+        x = x + Branch()(jnp.roll(y, (shift, shift), (1, 2)))
+        y = MLP(self.layers, 4 * x.shape[-1], name="mlp")(self.layers.layer_norm("norm2", EPS)(x))
+        return x + Branch()(y)
 
 
 class Swin(Net):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from transferjax.models.layers import Layers, Net
+from transferjax.models.layers import Branch, Layers, Net
 from transferjax.typing import Array
 
 
@@ -51,8 +51,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = x + Attention(self.layers, self.heads, name="attn")(self.layers.layer_norm("norm1")(x))
-        return x + MLP(self.layers, self.hidden, name="mlp")(self.layers.layer_norm("norm2")(x))
+        attention = Attention(self.layers, self.heads, name="attn")
+        x = x + Branch()(attention(self.layers.layer_norm("norm1")(x)))
+        return x + Branch()(MLP(self.layers, self.hidden, name="mlp")(self.layers.layer_norm("norm2")(x)))
 
 
 class ViT(Net):

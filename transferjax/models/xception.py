@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from transferjax.models.layers import Layers, Net, global_pool, max_pool
+from transferjax.models.layers import Branch, Layers, Net, global_pool, max_pool
 from transferjax.typing import Array
 
 
@@ -40,7 +40,7 @@ class _Block(nn.Module):
         if x.shape != y.shape:
             x = self.layers.conv(y.shape[-1], 1, self.stride, name="skip")(x)
             x = self.layers.norm("skipbn")(x)
-        return x + y
+        return x + Branch()(y)
 
 
 class Xception(Net):

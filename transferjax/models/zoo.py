@@ -15,15 +15,15 @@ from transferjax.models.inception import CifarInceptionV3, InceptionV3
 from transferjax.models.inception_v4 import InceptionResNetV2, InceptionV4
 from transferjax.models.layers import Net
 from transferjax.models.mobile import EFFICIENTNET_B0, MNASNET, MobileNet
-from transferjax.models.names import own_tensors
 from transferjax.models.regnet import RegNet
 from transferjax.models.resnet import CifarResNet, CifarWideResNet, ResNet
 from transferjax.models.shufflenet import ShuffleNetV2
 from transferjax.models.squeezenet import SqueezeNet
 from transferjax.models.swin import Swin
-from transferjax.models.torch import import_state_dict, input_channels
 from transferjax.models.vgg import VGG, CifarVGG
 from transferjax.models.vit import ViT
+from transferjax.models.weights.names import own_tensors
+from transferjax.models.weights.torch import import_state_dict, input_channels
 from transferjax.models.xception import Xception
 from transferjax.random import one_key
 from transferjax.typing import Key, PyTree

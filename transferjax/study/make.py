@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data
-from transferjax.attacks.ensembles import Snapshots
 from transferjax.attacks.projections import eight_bit
+from transferjax.predicts.snapshots import Snapshots
 from transferjax.random import fold_in
 from transferjax.study import registry
 from transferjax.study.resolve import Context, classes_of, logits_of

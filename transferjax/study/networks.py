@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from transferjax import data, models, parallel, training
-from transferjax.averaging import averaged_params, recompute_batch_stats
-from transferjax.fit import History, fit
+from transferjax import data, models, training
 from transferjax.losses import one_hot
-from transferjax.objective import objective
 from transferjax.study import registry
 from transferjax.study.resolve import Context, facts, flat
 from transferjax.study.specs import Data, Network, Pretrained, Training, training_of
-from transferjax.training import TrainState, TrainStep
+from transferjax.training import TrainState, TrainStep, parallel
+from transferjax.training.averaging import averaged_params, recompute_batch_stats
+from transferjax.training.fit import History, fit
+from transferjax.training.objective import objective
 from transferjax.typing import Array, Batch, Key, PyTree
 
 

@@ -15,7 +15,6 @@ from transferjax.defences.purifiers import (
     reconstruction_loss,
     self_supervised_loss,
 )
-from transferjax.fit import fit
 from transferjax.losses import one_hot
 from transferjax.models import Net
 from transferjax.random import fold_in, per_example
@@ -23,6 +22,7 @@ from transferjax.study import registry
 from transferjax.study.networks import history_arrays, optimizer
 from transferjax.study.resolve import Context, flat
 from transferjax.study.specs import Purifier
+from transferjax.training.fit import fit
 from transferjax.typing import Array, Batch, Predict
 
 

@@ -110,16 +110,20 @@ ATTACKS = _table(
 PARTS = _table(
     "mechanism part",
     {
-        **_rows("transferjax.augment", "mixup cutmix cutout label_smoothing adversarial", slot="transforms"),
-        **_rows("transferjax.penalties", "input_gradient jacobian", slot="penalties"),
-        **_rows("transferjax.rules", "sam asam gsam agsam look_sam er", slot="rules"),
-        **_rows("transferjax.averaging", "swa ema", slot="averages"),
+        **_rows(
+            "transferjax.training.augment",
+            "mixup cutmix cutout label_smoothing adversarial",
+            slot="transforms",
+        ),
+        **_rows("transferjax.training.penalties", "input_gradient jacobian", slot="penalties"),
+        **_rows("transferjax.training.rules", "sam asam gsam agsam look_sam er", slot="rules"),
+        **_rows("transferjax.training.averaging", "swa ema", slot="averages"),
     },
     "axis_name total_steps steps_per_epoch",
 )
 SLOTS = ("transforms", "penalties", "rules", "averages")
 MODELS = Table("model", _models, frozenset(["num_classes", "axis_name", "dtype", "parent", "name"]))
-AUGMENTS = _table("augmentation", _rows("transferjax.augment", "crop_flip"))
+AUGMENTS = _table("augmentation", _rows("transferjax.training.augment", "crop_flip"))
 SCHEDULES = _table(
     "schedule",
     _rows("transferjax.study.networks", "warmup_cosine step_decay constant"),
@@ -143,8 +147,8 @@ APPLY = _table(
     {
         **_rows("transferjax.defences", "bit_depth jpeg feature_distillation resize_and_pad random_affine"),
         **_rows("transferjax.defences", "smoothed purified"),
-        **_rows("transferjax.attacks.surrogates", "skip_gradient linear_backprop ghost_skips ghost_dropout"),
-        **_rows("transferjax.attacks.ensembles", "mean_logits mean_probabilities"),
+        **_rows("transferjax.predicts", "skip_gradient linear_backprop ghost_skips ghost_dropout"),
+        **_rows("transferjax.predicts", "mean_logits mean_probabilities"),
         **_rows("transferjax.models", "select_classes"),
         **_rows("transferjax.study.resolve", "resized"),
     },
@@ -158,7 +162,7 @@ PIECES = _table(
     "piece",
     {
         **_rows(
-            "transferjax.attacks.gradients",
+            "transferjax.attacks.rules",
             "through average probe mix lookahead variance_tuning relevance enhanced_momentum "
             "reverse_perturbation uniform_noise",
             free=("chunk",),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data, models
-from transferjax.attacks.stochastic import with_keys
+from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in
 from transferjax.study import registry, specs
 from transferjax.study.specs import (

@@ -1,0 +1,99 @@
+"""Estimates from products against matrices with a prescribed spectrum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferjax.metrics.spectrum import (
+    spectral_density,
+    spectral_measure,
+    top_eigenvalues,
+    trace,
+    trace_plus_plus,
+)
+
+SIZE, KEY = 60, jax.random.key(0)
+SPECTRUM = np.concatenate([[20.0, 10.0, 5.0], np.linspace(-0.5, 1, SIZE - 3)])
+
+
+@pytest.fixture
+def matvec(x64):
+    frame = jnp.linalg.qr(jax.random.normal(jax.random.key(5), (SIZE, SIZE)))[0]
+    matrix = (frame * SPECTRUM) @ frame.T
+    return lambda v: matrix @ v
+
+
+def test_top_eigenvalues(matvec):
+    found = top_eigenvalues(KEY, matvec, SIZE, 3, tol=1e-8, dtype=jnp.float64)
+    np.testing.assert_allclose(found.values, SPECTRUM[:3], rtol=1e-8)
+    assert found.products < 32
+
+
+@pytest.mark.parametrize("estimate", [trace, trace_plus_plus])
+def test_traces_lie_within_their_errors(matvec, estimate):
+    def run(key):
+        return estimate(key, matvec, SIZE, samples=30, dtype=jnp.float64)
+
+    found = jax.vmap(run)(jax.random.split(KEY, 200))
+    truth = SPECTRUM.sum()
+    scores = (found.value - truth) / found.error
+    assert abs(found.value.mean() - truth) < 4 * found.value.std() / 200**0.5  # unbiased
+    assert 0.8 < jnp.sqrt((scores**2).mean()) < 1.6  # errors are honest
+
+
+def test_hutch_plus_plus_is_better_for_few_large_eigenvalues(matvec):
+    keys = jax.random.split(KEY, 50)
+    spreads = [
+        jax.vmap(lambda key, f=f: f(key, matvec, SIZE, samples=30, dtype=jnp.float64).value)(keys).std()
+        for f in (trace, trace_plus_plus)
+    ]
+    assert spreads[1] < 0.5 * spreads[0]
+
+
+def test_a_low_rank_trace_is_exact(x64):
+    found = trace_plus_plus(KEY, lambda v: jnp.where(jnp.arange(SIZE) < 4, v, 0), SIZE, 30, jnp.float64)
+    np.testing.assert_allclose(found.value, 4, rtol=1e-10)
+
+
+def test_spectral_measure_integrates_polynomials(matvec):
+    spectrum = spectral_measure(KEY, matvec, SIZE, samples=400, steps=6, dtype=jnp.float64)
+    np.testing.assert_allclose(spectrum.weights.sum(-1), 1, rtol=1e-10)
+    for power in (1, 2, 5):
+        samples = (spectrum.weights * spectrum.nodes**power).sum(-1)
+        error = samples.std() / 20
+        assert abs(samples.mean() - (SPECTRUM**power).mean()) < 4 * error
+
+
+def test_density_against_the_exact_one(matvec):
+    spectrum = spectral_measure(KEY, matvec, SIZE, samples=300, steps=SIZE, dtype=jnp.float64)
+    grid = jnp.linspace(-3, 23, 800)
+    found = spectral_density(spectrum, grid, 0.4)
+    exact = jax.scipy.stats.norm.pdf(grid[:, None], SPECTRUM, 0.4).mean(-1)
+    np.testing.assert_allclose(jnp.trapezoid(found, grid), 1, rtol=1e-6)
+    assert jnp.trapezoid(jnp.abs(found - exact), grid) < 0.03
+
+
+def test_a_multiple_of_the_identity():
+    np.testing.assert_allclose(top_eigenvalues(KEY, lambda v: 2 * v, SIZE, 3).values, [2, 2, 2], rtol=1e-6)
+
+
+def test_bad_arguments():
+    for options, message in (
+        ({"k": 0}, "k must"),
+        ({"k": 4}, "k must"),
+        ({"steps": 0}, "steps must"),
+        ({"tol": -1.0}, "tol must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            top_eigenvalues(KEY, lambda v: v, 3, **options)
+    with pytest.raises(ValueError, match="steps must"):
+        spectral_measure(KEY, lambda v: v, 3, steps=0)
+    with pytest.raises(ValueError, match="at least 2"):
+        trace(KEY, lambda v: v, 3, samples=1)
+    with pytest.raises(ValueError, match="use trace"):
+        trace_plus_plus(KEY, lambda v: v, 3, samples=5)
+    with pytest.raises(ValueError, match=r"one vector \[3\].*shape \(1,\)"):
+        top_eigenvalues(KEY, lambda v: v, 3, start=jnp.ones(1))
+    with pytest.raises(ValueError, match="width"):
+        spectral_density(None, jnp.ones(2), 0.0)

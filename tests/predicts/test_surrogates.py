@@ -1,0 +1,176 @@
+"""Other gradients, same nets: logits must not change, gradients must, in the way that was promised."""
+
+from itertools import count
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferjax import attacks, models
+from transferjax.models.layers import Layers
+from transferjax.models.resnet import BasicBlock, Bottleneck
+from transferjax.predicts import surrogates
+from transferjax.predicts.modules import with_features
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    module = models.build("cifar_resnet18", blocks=(1, 1), width=4)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    return models.predictor(module, variables)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jax.random.uniform(jax.random.key(1), (3, 8, 8, 3))
+
+
+def gradient(predict, x):
+    return jax.grad(lambda x: predict(x)[:, 0].sum())(x)
+
+
+def test_skip_gradient_keeps_the_logits_and_scales_the_branches(resnet, x):
+    """Two blocks, each 1 + γ B: the gradient is a polynomial of degree two in γ, plain at 1."""
+    values = {}
+    for decay in (0.0, 0.5, 1.0, 2.0):
+        predict = surrogates.skip_gradient(resnet, decay)
+        np.testing.assert_allclose(predict(x), resnet(x), rtol=1e-5, atol=1e-6)
+        values[decay] = np.asarray(gradient(predict, x), np.float64)
+    np.testing.assert_allclose(values[1.0], gradient(resnet, x), atol=1e-6)
+    # Lagrange through 0, 1, 2 gives the value at 0.5.
+    expected = 0.375 * values[0.0] + 0.75 * values[1.0] - 0.125 * values[2.0]
+    np.testing.assert_allclose(values[0.5], expected, atol=1e-6)
+    assert np.abs(values[0.0] - values[1.0]).max() > 1e-3
+
+
+def test_skip_gradient_recompiles_for_new_settings_only(resnet, x):
+    jitted = jax.jit(lambda predict, x: gradient(predict, x))
+    jitted(surrogates.skip_gradient(resnet, 0.5), x)
+    jitted(surrogates.skip_gradient(resnet, 0.5), x)
+    assert jitted._cache_size() == 1
+    jitted(surrogates.skip_gradient(resnet, 0.6), x)
+    assert jitted._cache_size() == 2
+
+
+def two_layers(weights, x):
+    first, second = weights
+    return jax.nn.relu(x.reshape(len(x), -1) @ first) @ second
+
+
+def test_linear_backprop_is_the_linear_nets_gradient():
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((12, 8), (8, 10)))
+    predict = jax.tree_util.Partial(two_layers, (first, second))
+    x = jnp.asarray(rng.random((2, 2, 2, 3)), jnp.float32)
+    linear = surrogates.linear_backprop(predict)
+    np.testing.assert_allclose(linear(x), predict(x), rtol=1e-6)
+    expected = np.broadcast_to(first @ second[:, 0], (2, 12))
+    np.testing.assert_allclose(gradient(linear, x).reshape(2, -1), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="no ReLU with a number from 1 on, but 1 in all"):
+        surrogates.linear_backprop(predict, first=1)(x)
+
+
+@pytest.mark.parametrize(("block", "relus"), [(BasicBlock, 2), (Bottleneck, 3)])
+def test_linear_backprop_of_a_residual_unit(block, relus, x, monkeypatch):
+    """Skip connection plus the branch without its ReLUs, as long as the branch with them."""
+    module = block(Layers(), 4, 1, "shortcut")
+    predict = jax.tree_util.Partial(module.apply, module.init(jax.random.key(0), x))
+    slope = lambda predict: jax.grad(lambda x: predict(x).sum())(x)  # noqa: E731
+    linear = slope(surrogates.linear_backprop(predict))
+    skip = slope(surrogates.skip_gradient(predict, 0.0))
+    plain, relu, seen = slope(predict) - skip, nn.relu, count(1)
+    length = lambda g: jnp.sqrt((g**2).sum((1, 2, 3), keepdims=True))  # noqa: E731
+
+    def linear_but_the_last(y):
+        return relu(y) if next(seen) == relus else y + jax.lax.stop_gradient(relu(-y))
+
+    monkeypatch.setattr(nn, "relu", linear_but_the_last)
+    branch = slope(predict) - skip
+    np.testing.assert_allclose(linear, skip + branch * length(plain) / length(branch), atol=1e-5)
+    assert float(jnp.abs(linear - skip - plain).max()) > 1e-2
+
+
+def test_linear_backprop_of_a_resnet(resnet, x):
+    """Of the four ReLUs outside of branches none counts; inside of `jit` it is the same."""
+    linear = surrogates.linear_backprop(resnet, first=1)
+    np.testing.assert_allclose(linear(x), resnet(x), rtol=1e-5, atol=1e-6)
+    assert np.abs(gradient(linear, x) - gradient(resnet, x)).max() > 1e-3
+    jitted = jax.tree_util.Partial(jax.jit(lambda predict, x: predict(x)), resnet)
+    np.testing.assert_allclose(
+        gradient(linear, x), jax.jit(gradient)(surrogates.linear_backprop(jitted, 1), x), atol=1e-6
+    )
+    with pytest.raises(ValueError, match="no ReLU with a number from 2 on, but 2 in all"):
+        surrogates.linear_backprop(resnet, 2)(x)
+
+
+def test_ghost_skips_scale_the_skip_connections(resnet, x):
+    """No erosion is the net itself; otherwise the draws differ between examples, and repeat with the key."""
+    np.testing.assert_allclose(
+        surrogates.ghost_skips(resnet, jax.random.key(0), 0.0)(x), resnet(x), atol=1e-6
+    )
+    ghost = surrogates.ghost_skips(resnet, jax.random.key(0), 0.22)
+    same = jnp.broadcast_to(x[:1], x.shape)
+    logits = np.asarray(ghost(same))
+    assert np.abs(logits[0] - logits[1]).max() > 1e-4
+    np.testing.assert_array_equal(logits, ghost(same))
+    assert np.abs(logits - surrogates.ghost_skips(resnet, jax.random.key(1), 0.22)(same)).max() > 1e-4
+
+
+def test_ghost_skips_are_exact(resnet, x, monkeypatch):
+    """Against a net whose shortcut is multiplied by hand, all by the same λ."""
+    from transferjax.models import resnet as source
+
+    scaled = source._shortcut
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape=(), *_, **__: jnp.full(shape, 0.75))
+    ghost = surrogates.ghost_skips(resnet, jax.random.key(0), 0.4)(x)
+    monkeypatch.setattr(source, "_shortcut", lambda *arguments: 1.2 * scaled(*arguments))
+    np.testing.assert_allclose(ghost, resnet(x), rtol=1e-5, atol=1e-6)
+
+
+def test_ghost_dropout_is_unbiased_before_nonlinearities(resnet, x):
+    ghost = surrogates.ghost_dropout(resnet, jax.random.key(0), 0.1)
+    same = jnp.broadcast_to(x[:1], (64, *x.shape[1:]))
+    logits = np.asarray(jax.jit(lambda ghost, x: ghost(x))(ghost, same))
+    assert logits.std(0).min() > 1e-4
+    assert np.abs(logits.mean(0) - resnet(x[:1])[0]).max() < 4 * logits.std(0).max()
+
+
+def test_attacks_take_them_all(resnet, x):
+    """Inside the jitted loop: fresh draws at every step, batch-size invariant."""
+    labels, key = jnp.arange(3), jax.random.split(jax.random.key(0), 3)
+    for predict in (
+        surrogates.skip_gradient(resnet),
+        surrogates.linear_backprop(resnet, 1),
+        surrogates.ghost_skips(resnet, jax.random.key(0)),
+        (resnet, surrogates.ghost_dropout(resnet, jax.random.key(0))),
+    ):
+        attack = jax.jit(attacks.mi_fgsm(8 / 255, 3))
+        whole = attack(key, predict, x, labels)
+        np.testing.assert_allclose(attack(key[1:], predict, x[1:], labels[1:]), whole[1:], atol=1e-6)
+        assert float(jnp.abs(whole - x).max()) <= 8 / 255 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "method", [surrogates.skip_gradient, lambda predict: surrogates.ghost_skips(predict, jax.random.key(0))]
+)
+def test_nets_without_the_part_are_refused(method, x):
+    with pytest.raises(ValueError, match="this net has no"):
+        method(jax.tree_util.Partial(two_layers, (jnp.ones((192, 4)), jnp.ones((4, 3)))))(x)
+
+
+def test_features_by_path(resnet, x):
+    logits, features = with_features(resnet, "layer1.0", x)
+    np.testing.assert_allclose(logits, resnet(x), atol=1e-6)
+    assert features.shape == (3, 8, 8, 4)
+    with pytest.raises(ValueError, match="no module of this net has a path that ends in 'layer9'"):
+        with_features(resnet, "layer9", x)
+
+
+def test_self_universality_reaches_the_target(resnet, x):
+    targets = jnp.array([1, 2, 3])
+    attack = attacks.self_universality(16 / 255, 5, layer="layer1.0")
+    y = jax.jit(attack)(jax.random.key(0), resnet, x, targets)
+    logp = lambda x: jax.nn.log_softmax(resnet(x))[jnp.arange(3), targets].mean()  # noqa: E731
+    assert logp(y) > logp(x)

@@ -1,0 +1,33 @@
+"""How batches meet devices; that eight devices equal one is a law of every mechanism (test_mechanisms)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferjax.training import parallel
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"batch of 20 does not divide over 8 devices.*such as 16"):
+        parallel.shard(np.zeros((20, 3)))
+
+
+def test_shards_are_contiguous():
+    np.testing.assert_array_equal(parallel.shard(np.arange(16)), np.arange(16).reshape(8, 2))
+
+
+def test_replicas_are_equal_and_come_back():
+    tree = {"w": jnp.arange(3.0), "n": jnp.int32(2)}
+    copies = parallel.replicate(tree)
+    assert copies["w"].shape == (8, 3)
+    for name, value in parallel.unreplicate(copies).items():
+        np.testing.assert_array_equal(value, tree[name])
+
+
+def test_a_step_is_placed_on_every_device_there_is():
+    place = parallel.placement()
+    assert place.axis_name == parallel.AXIS
+    update = place.compile(lambda state, key, batch: state + jax.lax.pmean(batch.sum(), place.axis_name))
+    state = update(place.put_state(jnp.float32(1)), jax.random.key(0), place.put_batch(np.arange(16.0)))
+    assert place.get_state(state) == 1 + np.arange(16).sum() / 8

@@ -1,0 +1,153 @@
+"""Targeted attacks: which target, and losses made for reaching one. All minimize their loss."""
+
+from typing import Unpack
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.attacks import inputs, updates
+from transferjax.attacks.builders import given, with_momentum
+from transferjax.attacks.recipe import Momentum, recipe
+from transferjax.attacks.rules import average, through
+from transferjax.checks import check_labels
+from transferjax.losses import cross_entropy, probabilities
+from transferjax.norms import unit
+from transferjax.predicts.modules import with_features
+from transferjax.predicts.stochastic import Stochastic
+from transferjax.typing import Array, Attack, Key, Predict
+
+
+@recipe(targeted=True, loss="logit")
+def logit(
+    eps: float,
+    steps: int = 300,
+    *,
+    rate: float = 0.9,
+    prob: float = 0.7,
+    kernel_size: int = 5,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """The logit loss `-z_target` with DI, TI and MI, many steps: the strong simple targeted attack.
+
+    Args:
+        step_size: length of one step in the same norm; `eps / 8` if None.
+
+    Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021: 300 steps of 2/255 at
+    ε = 16/255, DI with probability 0.7, a kernel of 5.
+    """
+    own = through(updates.smooth(kernel_size, (kernel_size - 1) / 6)), average(inputs.diversity(rate, prob))
+    options["step_size"] = given(options["step_size"], eps / 8)
+    return with_momentum(*own, eps=eps, steps=steps, **options)
+
+
+def poincare(logits: Array, targets: Array) -> Array:
+    """Poincaré distance of `z / ‖z‖₁` to the (slightly shrunk) one-hot target, `[B]`.
+
+    `arccosh(1 + 2 ‖u - v‖² / ((1 - ‖u‖²)(1 - ‖v‖²)))`
+
+    Reference: Li et al., "Towards Transferable Targeted Attack", CVPR 2020.
+    """
+    norm = jnp.abs(logits).sum(-1, keepdims=True)
+    u = logits / jnp.where(norm > 0, norm, 1)
+    v = jnp.maximum(probabilities(logits, targets) - 1e-5, 0)
+    squared = lambda a: jnp.sum(a * a, -1)  # noqa: E731
+    room = jnp.maximum((1 - squared(u)) * (1 - squared(v)), 1e-12)
+    return jnp.arccosh(1 + jnp.maximum(2 * squared(u - v) / room, 1e-7))
+
+
+def triplet(logits: Array, targets: Array, truth: Array, margin: float = 0.007) -> Array:
+    """`(D(z, target) - D(z, truth) + margin)₊` with `D(z, k) = 1 - |z_k| / ‖z‖₂`, `[B]`.
+
+    Reference: Li et al., CVPR 2020.
+    """
+    for name, classes in (("targets", targets), ("truth", truth)):
+        check_labels(classes, len(logits), name=name)
+    direction = jnp.abs(unit(logits, -1))
+    of = lambda k: jnp.take_along_axis(direction, k[:, None], -1)[:, 0]  # noqa: E731
+    return jnp.maximum(of(truth) - of(targets) + margin, 0)
+
+
+@recipe(targeted=True, without=("loss",))
+def po_trip(
+    eps: float,
+    steps: int = 20,
+    *,
+    weight: float = 0.01,
+    margin: float = 0.007,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Poincaré distance to the target and a triplet with the true class, which is the net's clean prediction.
+
+    Reference: Li et al., CVPR 2020, algorithm 1: 20 steps of `eps / steps`.
+    """
+
+    def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
+        truth = predict(images).argmax(-1)
+
+        def loss(logits: Array, targets: Array) -> Array:
+            return poincare(logits, targets) + weight * triplet(logits, targets, truth, margin)
+
+        run = with_momentum(eps=eps, steps=steps, **options | {"loss": loss})
+        return run(key, predict, images, targets)
+
+    return attack
+
+
+def _crop(key: Key, x: Array, low: float, high: float) -> Array:
+    """A random square part of `x [H, W, C]`, resized (bilinear) to the size of x."""
+    scale, row, column = jax.random.split(key, 3)
+    share = jnp.sqrt(jax.random.uniform(scale, minval=low, maxval=high))
+    matrices = []
+    for part, size in zip((row, column), x.shape[:2], strict=True):
+        start = jax.random.uniform(part) * (1 - share) * size
+        place = jnp.clip(start + (jnp.arange(size) + 0.5) * share - 0.5, 0, size - 1)
+        matrices.append(jnp.maximum(0, 1 - jnp.abs(place[:, None] - jnp.arange(size))).astype(x.dtype))
+    return jnp.einsum("ih,hwc,jw->ijc", matrices[0], x, matrices[1])
+
+
+@recipe(targeted=True, without=("loss",))
+def self_universality(
+    eps: float,
+    steps: int = 300,
+    *,
+    layer: str,
+    weight: float = 1e-3,
+    low: float = 0.1,
+    high: float = 0.4,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """`CE(x) + CE(crop) - weight · cos(features of x, of crop)`: a perturbation that works on any part of x.
+
+    Args:
+        step_size: length of one step in the same norm; `eps / 8` if None.
+        layer: the end of the path of the Flax module whose features are compared.
+        weight: of the features' cosine.
+        low, high: share of the image's area in a crop.
+    The paper adds DI and TI (`rules`).
+
+    Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023:
+    300 steps of 2/255 at ε = 16/255.
+    """
+    options["step_size"] = given(options["step_size"], eps / 8)
+
+    def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
+        def both(keys: Key, x: Array) -> Array:
+            part = jax.vmap(lambda key, x: _crop(key, x, low, high))(keys, x)
+            logits, features = with_features(predict, layer, x)
+            part_logits, part_features = with_features(predict, layer, part)
+            cosine = _cosine(features, part_features)
+            return jnp.concatenate([logits, part_logits, cosine[:, None].astype(logits.dtype)], -1)
+
+        def loss(outputs: Array, targets: Array) -> Array:
+            whole, part = jnp.split(outputs[:, :-1], 2, -1)
+            return cross_entropy(whole, targets) + cross_entropy(part, targets) - weight * outputs[:, -1]
+
+        run = with_momentum(eps=eps, steps=steps, **options | {"loss": loss})
+        return run(key, Stochastic(both, jax.random.key(0)), images, targets)  # the loop brings its own keys
+
+    return attack
+
+
+def _cosine(a: Array, b: Array) -> Array:
+    a, b = (unit(x.reshape(len(x), -1), -1) for x in (a, b))
+    return (a * b).sum(-1)

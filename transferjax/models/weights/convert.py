@@ -1,0 +1,84 @@
+"""Converts weights between PyTorch's files, `.safetensors`, `.npz` and Orbax, checked against a model.
+
+    python -m transferjax.models.weights.convert resnet50.pth resnet50.safetensors --model=resnet50
+    python -m transferjax.models.weights.convert https://…/net.pth net.npz --model=cifar_resnet18 --sha256=…
+    python -m transferjax.models.weights.convert resnet50.pth start --model=resnet50 --num_classes=10
+
+The last line replaces the last layer by a fresh one for ten classes and writes an Orbax directory.
+"""
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from transferjax.models.weights.files import fetch, read_tensors, save
+from transferjax.models.zoo import build_for, from_torch, replace_head
+
+
+def convert(
+    source: str,
+    target: str,
+    model: str,
+    num_classes: int | None = None,
+    seed: int = 0,
+    sha256: str | None = None,
+    entry: str | None = None,
+    **options: object,
+) -> Path:
+    """Reads weights, checks them against the model, and writes them; see `transferjax.models.files`.
+
+    Args:
+        source: a file, an Orbax directory, or an http(s) address.
+        target: what to write; the suffix says how.
+        model, options: as in `build`.
+        num_classes: replaces the last layer by a fresh one, unless it already has that many classes.
+        seed: of the fresh layer.
+        sha256: what the download must have.
+        entry: of a training checkpoint, as in `read_tensors`.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ValueError: unreadable or unfitting weights.
+        DownloadError: see `transferjax.data.download`.
+    """
+    path = fetch(source, sha256) if source.startswith(("http://", "https://")) else Path(source)
+    tensors = read_tensors(path, entry)
+    module = build_for(model, tensors, **options)
+    variables = from_torch(module, tensors)
+    if num_classes is not None and num_classes != module.num_classes:
+        _, variables = replace_head(module, variables, num_classes, jax.random.key(seed))
+    return save(variables, target)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m transferjax.models.weights.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help="a file, an Orbax directory, or an http(s) address")
+    parser.add_argument("target", help="*.safetensors, *.npz, or a directory for Orbax")
+    parser.add_argument("--model", required=True, help="for example resnet50")
+    parser.add_argument("--num_classes", type=int, help="replace the last layer by one for so many classes")
+    parser.add_argument("--seed", type=int, default=0, help="of the new last layer")
+    parser.add_argument("--sha256", help="what a download must have")
+    parser.add_argument("--entry", help="of a training checkpoint, such as model_ema")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model")
+    flags = parser.parse_args(arguments)
+    options = {name: ast.literal_eval(value) for name, value in (o.split("=", 1) for o in flags.option)}
+    try:
+        chosen = {name: getattr(flags, name) for name in ("num_classes", "seed", "sha256", "entry")}
+        target = convert(flags.source, flags.target, flags.model, **chosen, **options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    main()

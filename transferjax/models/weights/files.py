@@ -1,0 +1,298 @@
+"""Weights in files: `.safetensors`, PyTorch's of all ages, `.npz`, and Orbax directories.
+
+All hold a PyTorch state dict (name -> array), but for Orbax, which holds variables as they are. What a file
+is its first bytes tell, not its name: `.pth.tar`, `.ckpt`, `.bin` and `.t7` are all the same. Nothing that
+it contains is ever run.
+"""
+
+import hashlib
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlparse
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from transferjax.data.download import download
+from transferjax.data.storage import cache_dir
+from transferjax.files import replacing
+from transferjax.models.layers import Net
+from transferjax.models.weights.names import AVERAGE, is_stray
+from transferjax.models.weights.pickles import UnsafeFile, read_pickled_tensors
+from transferjax.models.weights.torch import to_torch
+from transferjax.models.zoo import from_torch
+from transferjax.trees import load_tree, save_tree
+from transferjax.typing import PyTree
+
+Tensors = dict[str, np.ndarray]
+
+_SAFETENSORS: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_WRAPPERS = (
+    *(
+        "model_state_dict",
+        "state_dict",
+        "model_state",
+        "model",
+        "net",
+        "network",
+        "module",
+        "weights",
+        "params",
+    ),
+    *(
+        "ema_state_dict",
+        "state_dict_ema",
+        "model_ema",
+        "ema_model",
+        "model_ema_state_dict",
+        "ema",
+        "params_ema",
+    ),
+    *("swa_state_dict", "swa_model", "averaged_model"),
+)
+"""Entries of training checkpoints that hold the net: as it was trained, then averages of it."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+
+def load(model: str | Net, path: str | Path, *, entry: str | None = None, **options: Any) -> PyTree:
+    """Variables for `model` from a file of weights.
+
+    Args:
+        model, options: as in `from_torch`.
+        path: `.safetensors`, what PyTorch saved, `.npz`, or an Orbax directory.
+        entry: as in `read_tensors`.
+
+    Raises:
+        ValueError: an unreadable file, or tensors that do not fit (they are listed).
+    """
+    return from_torch(model, read_tensors(path, entry), **options)
+
+
+def save(variables: PyTree, path: str | Path) -> Path:
+    """Writes variables as `.safetensors` or `.npz` with PyTorch's names, or as Orbax (no suffix).
+
+    A file appears only when it is complete.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    path = Path(path)
+    match path.suffix.lower():
+        case ".safetensors":
+            with replacing(path) as partial, partial.open("wb") as file:
+                _write_safetensors(file, to_torch(variables))
+        case ".npz":
+            with replacing(path) as partial, partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **to_torch(variables))
+        case "":
+            save_tree(path, variables, replace=True)
+        case suffix:
+            raise ValueError(
+                f"cannot write weights as {suffix!r}; use .safetensors, .npz, or no suffix for Orbax"
+            )
+    return path
+
+
+def fetch(url: str, sha256: str | None = None) -> Path:
+    """Downloads weights into the cache directory, once; a broken download continues where it stopped.
+
+    Raises:
+        DownloadError: no connection, or a wrong checksum.
+    """
+    name = Path(urlparse(url).path).name
+    address = hashlib.sha256(url.encode()).hexdigest()[:8]  # other sites have files of that name too
+    return download(url, cache_dir() / "weights" / f"{address}-{name}", sha256=sha256)
+
+
+def read_tensors(path: str | Path, entry: str | None = None) -> Tensors:
+    """The state dict in a file: unwrapped from a training checkpoint and without `module.` prefixes.
+
+    Args:
+        path: a file of any name, or an Orbax directory.
+        entry: of a training checkpoint, such as "model_ema"; None takes the net as it was trained, else its
+            average.
+
+    Raises:
+        ValueError: a format that is not read, or a file that is truncated, corrupt or hostile.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}")
+    if path.is_dir():
+        return to_torch(load_tree(path))
+    try:
+        return unwrap(_reader(path)(path), entry)
+    except UnsafeFile:
+        raise
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def _reader(path: Path) -> Callable[[Path], Any]:
+    """What reads a file, by its content."""
+    with path.open("rb") as file:
+        head, size = file.read(512), path.stat().st_size
+    if head.startswith(b"PK"):
+        return _read_npz if _holds_npy(path) else read_pickled_tensors
+    if head.startswith(b"\x80") or path.suffix.lower() in (".pth", ".pkl"):
+        return read_pickled_tensors
+    header = int.from_bytes(head[:8], "little")
+    if (head[8:9] == b"{" and header <= size) or path.suffix.lower() == ".safetensors":
+        return _read_safetensors
+    known = (
+        found for start, found in _OTHERS.items() if head[257:].startswith(start) or head.startswith(start)
+    )
+    raise ValueError(
+        f"cannot read weights from {path.name!r}: {next(known, 'truncated, corrupt, or of another format')}; "
+        "expected .safetensors, .npz, what PyTorch saves (.pth, .pt, .ckpt, .bin, …), or an Orbax directory"
+    )
+
+
+_OTHERS = {
+    b"version https://git-lfs": "a pointer to a file in Git LFS, not the file (run `git lfs pull`)",
+    b"<": "a web page, not the file that it links to",
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"ustar": "a tar archive; unpack it, or save it again with a later PyTorch",
+    b"\x1f\x8b": "a gzip file; unpack it",
+}
+
+
+def _holds_npy(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(name.endswith(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return path.suffix.lower() == ".npz"  # whose reader says what is wrong
+
+
+def unwrap(content: Any, entry: str | None = None) -> Tensors:
+    """The state dict inside what was saved: in an entry of a training checkpoint, and under a common prefix.
+
+    Args:
+        content: nested mappings with arrays.
+        entry: which, if it is not to be found by its name.
+
+    Raises:
+        ValueError: no state dict is found, or several among which the names do not tell.
+    """
+    if entry is not None:
+        if not isinstance(content, Mapping) or entry not in content:
+            raise ValueError(f"no entry {entry!r}; got {_names(content)}")
+        content = content[entry]
+    state_dict = _find(content)
+    if state_dict is None:
+        raise ValueError(
+            "no state dict found: expected name -> array, or that under "
+            f"{', '.join(_WRAPPERS)}; got {_names(content)}"
+        )
+    return _without_prefix(state_dict)
+
+
+def _names(content: Any) -> str:
+    """What there is instead, in words."""
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    names = sorted(map(str, content))
+    return f"{names[:20]}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _find(content: Any) -> Mapping[str, np.ndarray] | None:
+    """The state dict that content is or holds."""
+    if _is_state_dict(content) or not isinstance(content, Mapping):
+        return content if _is_state_dict(content) else None
+    inside = {name: content[name] for name in content if _is_state_dict(content[name])}
+    inside |= {name: found for name in _WRAPPERS if (found := _find(content.get(name))) is not None}
+    known = [name for name in _WRAPPERS if name in inside]
+    if not known and len(inside) > 1:
+        raise ValueError(f"several state dicts are in it, {list(inside)}: choose one with entry=…")
+    if not inside:
+        return None
+    chosen, *others = known or inside
+    if averages := [name for name in others if AVERAGE.search(name)]:
+        warnings.warn(
+            f"took the weights of {chosen!r}, not their average: entry={averages[0]!r} takes that",
+            stacklevel=4,
+        )
+    return inside[chosen]
+
+
+def _without_prefix(content: Mapping[str, Any]) -> Tensors:
+    """Without what wrappers put before every name, and without what these keep beside the net."""
+    own = [key for key in content if not is_stray(key)]
+    while prefix := next((p for p in _PREFIXES if own and all(key.startswith(p) for key in own)), None):
+        if left_out := [key for key in content if not key.startswith(prefix)]:
+            warnings.warn(f"left out, as not of the net: {', '.join(left_out)}", stacklevel=5)
+        content = {key.removeprefix(prefix): content[key] for key in content if key.startswith(prefix)}
+        own = [key for key in content if not is_stray(key)]
+    return dict(content)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(k, str) and isinstance(v, np.ndarray | jax.Array) for k, v in content.items())
+    )
+
+
+def _read_npz(path: Path) -> Tensors:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise ValueError(f"{path} is truncated, corrupt, or holds objects: {error}") from error
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    """The format: a length, a JSON header of that length, and the arrays' bytes, without gaps or overlaps."""
+    content = path.read_bytes()
+    try:
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        data = memoryview(content)[8 + length :]
+        header.pop("__metadata__", None)
+        tensors, end = {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            start, stop = entry["data_offsets"]
+            if start != end or not start <= stop <= len(data):
+                raise ValueError(
+                    f"{name} lies at {start} to {stop}, expected from {end} to at most {len(data)}"
+                )
+            values = np.frombuffer(data[start:stop], _SAFETENSORS[entry["dtype"]])
+            tensors[name], end = values.reshape(entry["shape"]), stop
+        if end != len(data):
+            raise ValueError(f"{len(data) - end} bytes belong to no tensor")
+    except Exception as error:
+        raise ValueError(f"{path} is truncated or corrupt: {type(error).__name__}: {error}") from error
+    return tensors
+
+
+def _write_safetensors(file: BinaryIO, tensors: Tensors) -> None:
+    kinds = {np.dtype(dtype): name for name, dtype in _SAFETENSORS.items()}
+    header, offset = {}, 0
+    for name, value in tensors.items():
+        span = [offset, offset + value.nbytes]
+        header[name] = {"dtype": kinds[value.dtype], "shape": list(value.shape), "data_offsets": span}
+        offset += value.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for value in tensors.values():
+        file.write(np.ascontiguousarray(value).tobytes())

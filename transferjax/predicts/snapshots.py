@@ -1,0 +1,76 @@
+"""Several nets: `Snapshots` of one function, and one predict that holds the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.classes import noting
+from transferjax.typing import Array, Predict
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Snapshots:
+    """Nets that share one function: `predict` with a leading axis over its weights.
+
+    The weights of one step are a slice of the stack, so ten snapshots compile like one net.
+    """
+
+    predict: Predict
+
+    @classmethod
+    def stack(cls, predicts: Sequence[Predict]) -> "Snapshots":
+        """Stacks predicts of the same structure, such as the checkpoints of one training."""
+        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *predicts))
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.predict)[0])
+
+    def at(self, number: int | Array) -> Predict:
+        """One of the snapshots; the number may be traced."""
+        return jax.tree.map(lambda leaf: leaf[number], self.predict)
+
+
+def _noted(predicts: Sequence[Predict]) -> list[Predict]:
+    """The predicts, which must have equally many logits."""
+    counts: dict[str, int] = {}
+    return [noting(predict, f"model {i}", counts) for i, predict in enumerate(predicts)]
+
+
+def check_members(predict: Predict | Sequence[Predict] | Snapshots, x: Array) -> None:
+    """Several predicts have equally many logits; looks at shapes alone.
+
+    Raises:
+        ValueError: with their numbers.
+    """
+    if isinstance(predict, tuple | list) and len(predict) > 1:
+        for member in _noted(predict):
+            jax.eval_shape(member, x)
+
+
+def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:
+    return jnp.stack([predict(x) for predict in _noted(predicts)]).mean(0)
+
+
+def log_mean_probabilities(logits: Array) -> Array:
+    """`log 1/n Σ_i softmax(z_i)` of logits `[n, B, K]`; finite where all these probabilities underflow."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+
+
+def _log_mean_of_probabilities(predicts: tuple[Predict, ...], x: Array) -> Array:
+    return log_mean_probabilities(jnp.stack([predict(x) for predict in _noted(predicts)]))
+
+
+def mean_logits(*predicts: Predict) -> Predict:
+    """One predict with the mean of the logits.
+
+    Reference: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018.
+    """
+    return jax.tree_util.Partial(_mean_of_logits, predicts)
+
+
+def mean_probabilities(*predicts: Predict) -> Predict:
+    """One predict whose logits are the log of the mean probabilities."""
+    return jax.tree_util.Partial(_log_mean_of_probabilities, predicts)

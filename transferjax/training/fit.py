@@ -1,0 +1,137 @@
+"""The one host loop of training: steps, checkpoints, progress; whatever is trained.
+
+    for stop in fit(update, fresh, batches, stops=(300, 800), steps_per_epoch=100, directory=…):
+        stop.step, stop.state, stop.history
+
+`update(state, examples) -> (state, metrics)` is compiled by whoever calls. A loop that stops anywhere
+continues from its newest checkpoint, with the same batches, and ends with the same bits.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transferjax.data import Examples
+from transferjax.training import checkpoint
+from transferjax.typing import Array, PyTree
+
+LOG_EVERY = 20  # steps between looks at the metrics: each look waits for the device
+
+History = list[dict[str, float]]
+
+
+class Stop(NamedTuple):
+    """Where a training was to be looked at: after `step` steps, `trained` of them by this call."""
+
+    step: int
+    state: PyTree
+    history: History
+    trained: int
+
+
+class Diverged(FloatingPointError):
+    """A loss is no longer finite."""
+
+
+Update = Callable[[PyTree, Examples], tuple[PyTree, Mapping[str, Array]]]
+Watch = Callable[[int, dict[str, float]], None]
+"""(step, mean metrics of the epoch so far) -> None; for progress bars."""
+
+
+def fit(
+    update: Update,
+    fresh: PyTree,
+    batches: Callable[[int], Iterator[Examples]],
+    *,
+    stops: Sequence[int],
+    steps_per_epoch: int,
+    directory: str | Path | None = None,
+    save_epochs: int = 0,
+    watch: Watch = lambda step, metrics: None,
+    to_host: Callable[[PyTree], PyTree] = lambda state: state,
+    to_device: Callable[[PyTree], PyTree] = lambda state: state,
+) -> Iterator[Stop]:
+    """Trains up to the last of `stops`, and yields at each.
+
+    Args:
+        update: one compiled step; its metrics are averaged over epochs.
+        fresh: the state before the first step.
+        batches: first step -> the batches from there on.
+        stops: steps at which to yield.
+        steps_per_epoch: after how many steps a row of metrics is complete.
+        directory: of checkpoints; none are kept if None.
+        save_epochs: epochs between checkpoints; 0 for none. One is written after the caller took the stops
+            before it, and not at the end.
+        watch: is told of progress.
+        to_host, to_device: a state from and to the devices (`parallel.Placement`).
+
+    Raises:
+        Diverged: a loss is not finite; the last checkpoint stays.
+    """
+    due, last = sorted(set(stops)), max(stops)
+    keeps = checkpoint.open_checkpoints(directory) if directory and save_epochs else nullcontext()
+    with keeps as manager:
+        begin = (manager.latest_step() or 0) if manager is not None else 0
+        if begin > due[0]:  # a stop before the newest checkpoint: from the start, through the same states
+            begin = 0
+        found = checkpoint.restore(manager, fresh, begin) if begin else None
+        state, history = found or (fresh, [])
+        if begin in due:
+            yield Stop(begin, state, history, 0)
+        state, examples, total = to_device(state), batches(begin), _Means()
+        for step in range(begin + 1, last + 1):
+            state, metrics = update(state, next(examples))
+            total.add(metrics, to_host)
+            ends = step % steps_per_epoch == 0
+            if ends or step in due or step % LOG_EVERY == 0:
+                watch(step, total.means())
+            rows = history
+            if ends or step in due:  # a stop inside of an epoch has a row of its own, which no later one has
+                rows = [*history, _row(step, steps_per_epoch, total.means())]
+            if ends:
+                history, total = rows, _Means()
+            if step in due:
+                _check_finite(metrics, to_host, step, steps_per_epoch)
+                yield Stop(step, to_host(state), rows, step - begin)
+            if manager is not None and step < last and step % (save_epochs * steps_per_epoch) == 0:
+                checkpoint.save(manager, step, to_host(state), history)
+
+
+class _Means:
+    """Metrics summed on the device: a look at each step would wait for it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self.count = 0
+
+    def add(self, metrics: Mapping[str, Array], to_host: Callable[[PyTree], PyTree]) -> None:
+        for name, value in to_host(dict(metrics)).items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value) / self.count for name, value in self.sums.items()}
+
+
+def _row(step: int, steps_per_epoch: int, means: dict[str, float]) -> dict[str, float]:
+    if not all(map(math.isfinite, means.values())):
+        raise Diverged(_advice(means, step, steps_per_epoch))
+    return {"epoch": step / steps_per_epoch, "step": step, **means}
+
+
+def _check_finite(
+    metrics: Mapping[str, Array], to_host: Callable[[PyTree], PyTree], step: int, steps_per_epoch: int
+) -> None:
+    now = {name: float(value) for name, value in to_host(dict(metrics)).items()}
+    if not all(map(math.isfinite, now.values())):
+        raise Diverged(_advice(now, step, steps_per_epoch))
+
+
+def _advice(metrics: dict[str, float], step: int, steps_per_epoch: int) -> str:
+    said = ", ".join(f"{name} {value}" for name, value in metrics.items())
+    return (
+        f"diverged in epoch {math.ceil(step / steps_per_epoch)} ({said}): try a smaller learning rate, a "
+        "longer warm-up or a smaller magnitude of the mechanism"
+    )

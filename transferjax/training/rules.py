@@ -1,0 +1,183 @@
+"""Rules turn one gradient into another: `GradFn -> GradFn` (see `transferjax.typing`).
+
+A rule calls the gradient it wraps as often, and wherever, it likes. Rules nest: `chain(sam(0.1), er(0.05))`
+takes SAM's ascent step around the explicitly regularized gradient. In the equations g(w) is the wrapped
+gradient, ⟨·,·⟩ and ‖·‖ run over all parameters together. Every rule leaves a zero gradient a zero gradient.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from transferjax.norms import norm, unit
+from transferjax.typing import Array, GradFn, Memory, PyTree, Rule
+
+BATCH_STATS = ("both", "first")
+
+
+def _add(x: PyTree, scale: float | Array, y: PyTree) -> PyTree:
+    """`x + scale · y` in the dtype of x."""
+    return jax.tree.map(lambda a, b: a + (scale * b).astype(a.dtype), x, y)
+
+
+def _orthogonal(x: PyTree, direction: PyTree) -> PyTree:
+    """What of x is orthogonal to d, `x - ⟨x, d⟩ d/‖d‖²`; all of it where d is zero."""
+    direction = unit(direction)
+    return _add(x, -optax.tree.vdot(x, direction), direction)
+
+
+def _weight_scale(params: PyTree) -> PyTree:
+    """ASAM's T_w: |w| for weights (kernels and normalization scales), 1 for biases."""
+
+    def scale(path: jax.tree_util.KeyPath, w: Array) -> Array:
+        return jnp.ones_like(w) if "bias" in jax.tree_util.keystr(path[-1:]) else jnp.abs(w)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _ascend(params: PyTree, grads: PyTree, rho: float, adaptive: bool) -> PyTree:
+    """`w + ρ g/‖g‖`, or adaptively `w + ρ T²g/‖Tg‖`."""
+    if not adaptive:
+        return _add(params, rho, unit(grads))
+    scale = _weight_scale(params)
+    scaled = unit(jax.tree.map(jnp.multiply, scale, grads))
+    return _add(params, rho, jax.tree.map(jnp.multiply, scale, scaled))
+
+
+def _check(rho: float, batch_stats: str) -> None:
+    if rho <= 0:
+        raise ValueError(f"rho={rho}: expected a positive radius; for plain training leave the rule out")
+    if batch_stats not in BATCH_STATS:
+        raise ValueError(f"batch_stats={batch_stats!r}: expected one of {BATCH_STATS}")
+
+
+def _second_pass(
+    grad_fn: GradFn, rho: float, adaptive: bool, batch_stats: str
+) -> Callable[..., tuple[Memory, PyTree]]:
+    """(params, memory and gradient at them, data) -> memory and gradient at the perturbed ones."""
+    kept = ("metrics",) if batch_stats == "both" else ("metrics", "batch_stats")
+
+    def second_pass(params: PyTree, first: Memory, grads: PyTree, *data: PyTree):
+        (_, second), ascent = grad_fn(_ascend(params, grads, rho, adaptive), first, *data)
+        return second | {name: first[name] for name in kept if name in first}, ascent
+
+    return second_pass
+
+
+def gsam(rho: float, alpha: float, *, adaptive: bool = False, batch_stats: str = "both") -> Rule:
+    """Sharpness-aware minimization with the surrogate gap: SAM, ASAM (α = 0), GSAM and AGSAM in one.
+
+    `p = g(w + ε)`, `ε = ρ g/‖g‖` or adaptively `ρ T²g/‖Tg‖` with `T = |w|` (1 for biases); the step is
+    `p − α (g − ⟨g, p⟩ p/‖p‖²)`: what of g is orthogonal to p widens the gap between w and its neighbour.
+
+    Args:
+        rho: radius ρ > 0 of the neighbourhood, in units of the weights; l-SAM is a large one.
+        alpha: weight α of the gap.
+        adaptive: scale the neighbourhood by the weights.
+        batch_stats: whether the batch statistics move in "both" passes, or in the "first" alone.
+
+    Returns:
+        A rule of two gradients a step; value and metrics are those at w.
+
+    Reference: Foret et al., ICLR 2021, eq. 2; Kwon et al. (ASAM), ICML 2021, eq. 7; Zhuang et al. (GSAM),
+    ICLR 2022, algorithm 1, with constant ρ. The S&P paper's official code moves batch statistics in both.
+    """
+    _check(rho, batch_stats)
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        second_pass = _second_pass(grad_fn, rho, adaptive, batch_stats)
+
+        def sharpness_aware(params: PyTree, memory: Memory, *data: PyTree):
+            (value, memory), grads = grad_fn(params, memory, *data)
+            memory, ascent = second_pass(params, memory, grads, *data)
+            if alpha:
+                ascent = _add(ascent, -alpha, _orthogonal(grads, ascent))
+            return (value, memory), ascent
+
+        return sharpness_aware
+
+    return rule
+
+
+def sam(rho: float, *, adaptive: bool = False, batch_stats: str = "both") -> Rule:
+    """Sharpness-aware minimization: `g(w + ρ g/‖g‖)`; see `gsam`."""
+    return gsam(rho, 0.0, adaptive=adaptive, batch_stats=batch_stats)
+
+
+def asam(rho: float, *, batch_stats: str = "both") -> Rule:
+    """Adaptive SAM: `g(w + ρ T²g/‖Tg‖)`, `T = |w|`; see `gsam`."""
+    return gsam(rho, 0.0, adaptive=True, batch_stats=batch_stats)
+
+
+def agsam(rho: float, alpha: float, *, batch_stats: str = "both") -> Rule:
+    """Adaptive SAM with the surrogate gap; see `gsam`."""
+    return gsam(rho, alpha, adaptive=True, batch_stats=batch_stats)
+
+
+def look_sam(rho: float, alpha: float = 0.7, every: int = 5, *, batch_stats: str = "both") -> Rule:
+    """LookSAM: SAM every k-th step, and in between g plus the remembered part of SAM's gradient.
+
+    Every k-th step `s = g(w + ρ g/‖g‖)`, and `v = s − ⟨s, g⟩ g/‖g‖²` is remembered; otherwise the step is
+    `g + α ‖g‖ v/‖v‖`.
+
+    Args:
+        rho: radius ρ of the neighbourhood, in units of the weights.
+        alpha: weight α of the remembered direction.
+        every: k ≥ 1.
+        batch_stats: as in `gsam`.
+
+    Reference: Liu et al., CVPR 2022, algorithm 1.
+    """
+    _check(rho, batch_stats)
+    if every < 1:
+        raise ValueError(f"every={every}: expected at least 1")
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        second_pass = _second_pass(grad_fn, rho, False, batch_stats)
+
+        def looking(params: PyTree, memory: Memory, *data: PyTree):
+            zero = {"step": jnp.zeros((), jnp.int32), "direction": optax.tree.zeros_like(params)}
+            state = memory.get("look_sam", zero)
+            (value, memory), grads = grad_fn(params, memory, *data)
+
+            def look():
+                after, ascent = second_pass(params, memory, grads, *data)
+                return after, ascent, _orthogonal(ascent, grads)
+
+            def reuse():
+                v = state["direction"]
+                return memory, _add(grads, alpha * norm(grads), unit(v)), v
+
+            memory, grads, direction = jax.lax.cond(state["step"] % every == 0, look, reuse)
+            return (value, memory | {"look_sam": {"step": state["step"] + 1, "direction": direction}}), grads
+
+        return looking
+
+    return rule
+
+
+def er(weight: float) -> Rule:
+    """ER, explicit gradient regularization: `g + λ H g`, the gradient of `L + λ/2 ‖∇w L‖²`.
+
+    The Hessian-vector product is exact, forward over reverse, and shares the forward and backward pass of g.
+
+    Args:
+        weight: λ, in units of a step size.
+
+    Reference: Zhang et al., S&P 2024, section 5.1; Barrett & Dherin, ICLR 2021, eq. 7.
+    """
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def regularized(params: PyTree, memory: Memory, *data: PyTree):
+            def gradient(w: PyTree):
+                aux, grads = grad_fn(w, memory, *data)
+                return grads, aux
+
+            grads, hessian_vector_product, aux = jax.linearize(gradient, params, has_aux=True)
+            return aux, _add(grads, weight, hessian_vector_product(grads))
+
+        return regularized
+
+    return rule
