@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {  # the longest matching prefix counts
     "transferjax": 0,
+    "transferjax.moved": 0,
     "transferjax.typing": 0,
     "transferjax.checks": 0,
     "transferjax.random": 0,
@@ -17,25 +18,18 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.host": 0,
     "transferjax.naming": 0,
     "transferjax.norms": 0,
-    "transferjax.losses": 1,
-    "transferjax.penalties": 1,
-    "transferjax.rules": 1,
-    "transferjax.augment": 1,
-    "transferjax.averaging": 1,
-    "transferjax.models": 1,
+    "transferjax.losses": 0,
+    "transferjax.chain": 0,
     "transferjax.data": 1,
-    "transferjax.attacks": 1,
-    "transferjax.adapters": 1,
-    "transferjax.defences": 1,
-    "transferjax.objective": 2,
-    "transferjax.training": 2,
-    "transferjax.parallel": 2,
-    "transferjax.checkpoint": 2,
-    "transferjax.metrics": 2,
-    "transferjax.report": 2,
-    "transferjax.fit": 3,
-    "transferjax.study": 4,
-    "experiments": 5,
+    "transferjax.models": 1,
+    "transferjax.predicts": 2,
+    "transferjax.attacks": 3,
+    "transferjax.training": 4,
+    "transferjax.defences": 4,
+    "transferjax.metrics": 4,
+    "transferjax.report": 4,
+    "transferjax.study": 5,
+    "experiments": 6,
 }
 FILES = [*sorted((ROOT / "transferjax").rglob("*.py")), *sorted((ROOT / "experiments").rglob("*.py"))]
 
@@ -92,9 +86,9 @@ def test_configs_import_ml_collections_alone(path):
 
 
 LOOPS = {  # modules that run a loop of their own on the host, and compile what they loop over
-    "transferjax.parallel": "places a training loop on devices",
+    "transferjax.training.parallel": "places a training loop on devices",
     "transferjax.attacks.craft": "crafts over a data set",
-    "transferjax.attacks.checks": "looks at a model once before the attack",
+    "transferjax.attacks.inspection": "looks at a model once before the attack",
     "transferjax.defences.smoothing": "certifies image by image",
     "transferjax.models.conv": "how its primitive runs outside of any jit",
     "transferjax.models.zoo": "draws the weights of a new head",

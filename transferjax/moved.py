@@ -27,7 +27,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "attacks.gradients": ("attacks.rules",),
     "attacks.recipes": ("attacks.catalogue.steps", "attacks.catalogue.transformed", "attacks.builders"),
     "attacks.stochastic": ("predicts.stochastic",),
-    "attacks.surrogates": ("predicts.surrogates", "predicts.linear_backprop"),
+    "attacks.surrogates": ("predicts.surrogates", "predicts.backprop"),
     "attacks.targeted": ("attacks.catalogue.targeted", "attacks.goals", "predicts.modules"),
     **{f"models.{name}": (f"models.weights.{name}",) for name in _WEIGHTS},
     "metrics.stochastic": ("metrics.spectrum",),

@@ -11,7 +11,7 @@ import pytest
 from transferjax import attacks, models
 from transferjax.models.layers import Layers
 from transferjax.models.resnet import BasicBlock, Bottleneck
-from transferjax.predicts import surrogates
+from transferjax.predicts import backprop, surrogates
 from transferjax.predicts.modules import with_features
 
 
@@ -64,12 +64,12 @@ def test_linear_backprop_is_the_linear_nets_gradient():
     first, second = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((12, 8), (8, 10)))
     predict = jax.tree_util.Partial(two_layers, (first, second))
     x = jnp.asarray(rng.random((2, 2, 2, 3)), jnp.float32)
-    linear = surrogates.linear_backprop(predict)
+    linear = backprop.linear_backprop(predict)
     np.testing.assert_allclose(linear(x), predict(x), rtol=1e-6)
     expected = np.broadcast_to(first @ second[:, 0], (2, 12))
     np.testing.assert_allclose(gradient(linear, x).reshape(2, -1), expected, rtol=1e-4)
     with pytest.raises(ValueError, match="no ReLU with a number from 1 on, but 1 in all"):
-        surrogates.linear_backprop(predict, first=1)(x)
+        backprop.linear_backprop(predict, first=1)(x)
 
 
 @pytest.mark.parametrize(("block", "relus"), [(BasicBlock, 2), (Bottleneck, 3)])
@@ -78,7 +78,7 @@ def test_linear_backprop_of_a_residual_unit(block, relus, x, monkeypatch):
     module = block(Layers(), 4, 1, "shortcut")
     predict = jax.tree_util.Partial(module.apply, module.init(jax.random.key(0), x))
     slope = lambda predict: jax.grad(lambda x: predict(x).sum())(x)  # noqa: E731
-    linear = slope(surrogates.linear_backprop(predict))
+    linear = slope(backprop.linear_backprop(predict))
     skip = slope(surrogates.skip_gradient(predict, 0.0))
     plain, relu, seen = slope(predict) - skip, nn.relu, count(1)
     length = lambda g: jnp.sqrt((g**2).sum((1, 2, 3), keepdims=True))  # noqa: E731
@@ -94,15 +94,15 @@ def test_linear_backprop_of_a_residual_unit(block, relus, x, monkeypatch):
 
 def test_linear_backprop_of_a_resnet(resnet, x):
     """Of the four ReLUs outside of branches none counts; inside of `jit` it is the same."""
-    linear = surrogates.linear_backprop(resnet, first=1)
+    linear = backprop.linear_backprop(resnet, first=1)
     np.testing.assert_allclose(linear(x), resnet(x), rtol=1e-5, atol=1e-6)
     assert np.abs(gradient(linear, x) - gradient(resnet, x)).max() > 1e-3
     jitted = jax.tree_util.Partial(jax.jit(lambda predict, x: predict(x)), resnet)
     np.testing.assert_allclose(
-        gradient(linear, x), jax.jit(gradient)(surrogates.linear_backprop(jitted, 1), x), atol=1e-6
+        gradient(linear, x), jax.jit(gradient)(backprop.linear_backprop(jitted, 1), x), atol=1e-6
     )
     with pytest.raises(ValueError, match="no ReLU with a number from 2 on, but 2 in all"):
-        surrogates.linear_backprop(resnet, 2)(x)
+        backprop.linear_backprop(resnet, 2)(x)
 
 
 def test_ghost_skips_scale_the_skip_connections(resnet, x):
@@ -142,7 +142,7 @@ def test_attacks_take_them_all(resnet, x):
     labels, key = jnp.arange(3), jax.random.split(jax.random.key(0), 3)
     for predict in (
         surrogates.skip_gradient(resnet),
-        surrogates.linear_backprop(resnet, 1),
+        backprop.linear_backprop(resnet, 1),
         surrogates.ghost_skips(resnet, jax.random.key(0)),
         (resnet, surrogates.ghost_dropout(resnet, jax.random.key(0))),
     ):

@@ -4,14 +4,14 @@ stochastic        predicts that draw, with keys from outside
 snapshots         several nets: stacked, or the mean of their answers
 modules           a Flax net's layers, looked at and changed
 surrogates        other gradients from the same net: skip gradient, ghosts
-linear_backprop   the same, through ReLUs as if they were linear
+backprop          the same, through ReLUs as if they were linear
 foreign           any JAX function, PyTorch modules
 http              prediction services
 """
 
+from transferjax.predicts.backprop import linear_backprop
 from transferjax.predicts.foreign import from_callable, torch_target
 from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
-from transferjax.predicts.linear_backprop import linear_backprop
 from transferjax.predicts.modules import layers, with_features
 from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities
 from transferjax.predicts.stochastic import Stochastic, with_keys
