@@ -86,7 +86,7 @@ def values():
         "method": Holder(POOL).method,
         "net": models.predict.Forward(models.build("cifar_resnet18")),
         "other net": models.predict.Forward(models.build("cifar_resnet18", num_classes=7)),
-        "recipe": attacks.pgd(eps, loss=losses.margin, rules=(rules.average(inputs.halve, 5),)),
+        "recipe": attacks.pgd(eps, loss=losses.margin, outer_rules=(rules.average(inputs.halve, 5),)),
         "what it runs": attacks.pgn(eps).run,
     }
 
@@ -117,8 +117,8 @@ def test_names_are_readable():
     assert names["number"] == repr(8 / 255)
     assert names["average"].startswith("transferjax.attacks.rules.average.<locals>.rule(chunk=1, ")
     assert "small=0.9" in names["average"]
-    loss = "loss='margin', rules=(transferjax.attacks.rules.average"
-    assert loss in repr(attacks.pgd(0.1, loss=losses.margin, rules=(rules.average(inputs.halve, 5),)))
+    loss = "loss='margin', outer_rules=(transferjax.attacks.rules.average"
+    assert loss in repr(attacks.pgd(0.1, loss=losses.margin, outer_rules=(rules.average(inputs.halve, 5),)))
 
 
 def test_code_and_what_it_reads_count(monkeypatch):

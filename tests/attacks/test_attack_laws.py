@@ -61,7 +61,7 @@ TABLE = {
     "tpa_paper": linf(attacks.tpa, neighbors=2, variant="paper", random_start=False, **FEW),
     "logit": linf(attacks.logit, kernel_size=3, **FEW),
     "po_trip": linf(attacks.po_trip, **FEW),
-    "di_ti_mi_si_pgn": linf(attacks.mi_fgsm, rules=(TI, PGN, SI, DI), **FEW),
+    "di_ti_mi_si_pgn": linf(attacks.mi_fgsm, outer_rules=(TI, PGN, SI, DI), **FEW),
 }
 every_attack = pytest.mark.parametrize("name", TABLE)
 
@@ -167,7 +167,7 @@ def test_a_recipe_is_a_value():
     spellings = (
         attacks.pgd(0.25, 3),
         attacks.pgd(eps=np.float32(0.25), steps=np.int64(3), norm="linf", random_start=True),
-        attacks.pgd(jnp.float32(0.25), 3, loss=losses.cross_entropy, rules=[]),
+        attacks.pgd(jnp.float32(0.25), 3, loss=losses.cross_entropy, outer_rules=[]),
         attacks.pgd(0.25, 3, ensemble=ensembles.mean_losses, targeted=False),
     )
     for same in spellings:

@@ -130,11 +130,11 @@ DATA = jax.random.key(0), jax.random.uniform(jax.random.key(5), SHAPE), jnp.arra
 @pytest.mark.parametrize(
     "attack",
     [
-        attacks.mi_fgsm(EPS, 4, rules=(average(inputs.halve, 2),)),
+        attacks.mi_fgsm(EPS, 4, outer_rules=(average(inputs.halve, 2),)),
         attacks.svre(EPS, 4, inner_steps=3),
         attacks.cwa(EPS, 4),
         attacks.lgv(EPS, 6),
-        attacks.svre(EPS, 4, inner_steps=3, member_rules=(average(inputs.diversity()),)),
+        attacks.svre(EPS, 4, inner_steps=3, inner_rules=(average(inputs.diversity()),)),
     ],
     ids=["mean_losses", "svre", "cwa", "one_member", "svre_di"],
 )

@@ -1,7 +1,8 @@
 """The one attack loop: up the objective, back into the ball, `steps` times."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,16 @@ from transferjax.attacks.projections import Start
 from transferjax.chain import chain, initial_memory
 from transferjax.checks import check_examples
 from transferjax.losses import cross_entropy
-from transferjax.predicts.snapshots import check_members
+from transferjax.predicts.snapshots import Snapshots, check_members, nets_of
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, GradFn, Key, Loss, Memory, Predict, Projection, Rule
+
+
+def logits_of(predict: Predict, keys: Key, x: Array) -> Array:
+    """Logits `[B, K]`, in float32 at least; a random predict draws from `keys`."""
+    logits = with_keys(predict, keys)(x)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = False) -> GradFn:
@@ -27,8 +34,7 @@ def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = F
     direction = -1 if targeted else 1
 
     def objective(x: Array, keys: Key, labels: Array) -> tuple[Array, Array]:
-        logits = with_keys(predict, keys)(x)
-        values = direction * loss(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels)
+        values = direction * loss(logits_of(predict, keys, x), labels)
         return values.sum(), values
 
     def grad_fn(x: Array, memory: Memory, keys: Key, labels: Array) -> tuple[tuple[Array, Memory], Array]:
@@ -38,6 +44,32 @@ def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = F
     return grad_fn
 
 
+class Info(NamedTuple):
+    """What happened, `[steps + 1, B]`: where the attack began, and after each of its steps, before `finish`.
+
+    `loss` is the mean of the surrogates' losses, towards the target if the attack is targeted; `success` says
+    whether all of them are fooled: another class than the label, or the target.
+    """
+
+    loss: Array
+    success: Array
+
+
+def _looking(
+    predict: Predict | Sequence[Predict] | Snapshots, loss: Loss, targeted: bool
+) -> Callable[[Array, Key, Array], Info]:
+    """(x, keys, labels) -> one row of `Info`."""
+
+    def look(x: Array, keys: Key, labels: Array) -> Info:
+        outputs = [logits_of(member, fold_in(keys, i), x) for i, member in enumerate(nets_of(predict))]
+        classes = labels if labels.ndim == 1 else labels.argmax(-1)
+        reached = [(logits.argmax(-1) == classes) == targeted for logits in outputs]
+        losses = [loss(logits, labels) for logits in outputs]
+        return Info(jnp.stack(losses).mean(0), jnp.stack(reached).all(0))
+
+    return look
+
+
 def ascend(
     update: optax.GradientTransformation,
     project: Projection,
@@ -45,6 +77,7 @@ def ascend(
     steps: int,
     loss: Loss = cross_entropy,
     rules: Sequence[Rule] = (),
+    member_rules: Sequence[Rule] = (),
     ensemble: Ensemble = mean_losses,
     start: Start | None = None,
     targeted: bool = False,
@@ -57,8 +90,9 @@ def ascend(
         project: back into the budget, `(x, x0) -> x` (see `projections`).
         steps: gradient steps, at least 1.
         loss: `(logits [B, K], labels) -> [B]`; the attack maximizes it.
-        rules: nested around the gradient, the outermost first (see `gradients`, `inputs`). They find the
+        rules: nested around the gradient, the outermost first (see `attacks.rules`, `inputs`). They find the
             clean images in the memory, under "clean".
+        member_rules: inside of those and of the ensemble, around the gradient of each surrogate.
         ensemble: combines the gradients of several predicts (see `ensembles`).
         start: where to begin, `(keys, x0) -> x`; at the clean image if None.
         targeted: labels are targets, and the loss is minimized.
@@ -66,28 +100,33 @@ def ascend(
 
     Returns:
         `(key or keys, predict, images [B, H, W, C], labels [B]) -> images`, pure and not jitted; predict may
-        be a tuple of predicts, or `ensembles.Snapshots`.
+        be a tuple of predicts, or `predicts.Snapshots`. With `info=True` it returns `(images, Info)`, for
+        which it looks at the images once more after each step.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
 
-    def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
+    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
         check_examples(images, labels, soft=True)
         check_members(predict, images)
         keys = per_example(key, images.shape[0])
         plain = partial(gradient_of, loss=loss, targeted=targeted)
-        grad_fn = chain(*rules)(ensemble(members(predict, plain)))
+        grad_fn = chain(*rules)(ensemble(members(predict, plain, member_rules)))
+        look = _looking(predict, loss, targeted) if info else lambda x, keys, labels: None
         x = images if start is None else project(start(fold_in(keys, 0), images), images)
 
-        def step(carry: tuple, number: Array) -> tuple[tuple, None]:
+        def step(carry: tuple, number: Array) -> tuple[tuple, Info | None]:
             x, state, memory = carry
             (_, memory), grads = grad_fn(x, memory | {"clean": images}, fold_in(keys, number), labels)
             ups, state = update.update(grads, state, x)
-            return (project(x + ups, images), state, memory), None
+            x = project(x + ups, images)
+            return (x, state, memory), look(x, fold_in(keys, number), labels)
 
         memory = initial_memory(grad_fn, x, {"clean": images}, keys, labels)
-        (x, _, _), _ = jax.lax.scan(step, (x, update.init(x), memory), jnp.arange(1, steps + 1))
-        return x if finish is None else finish(x, images)
+        begin = look(x, fold_in(keys, 0), labels)
+        (x, _, _), seen = jax.lax.scan(step, (x, update.init(x), memory), jnp.arange(1, steps + 1))
+        x = x if finish is None else finish(x, images)
+        return (x, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begin, seen)) if info else x
 
     attack.targeted = targeted  # type: ignore[attr-defined]  # for whoever checks that labels and goal fit
     return attack

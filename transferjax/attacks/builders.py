@@ -39,7 +39,8 @@ def in_ball(
     random_start: bool,
     targeted: bool,
     loss: str | Loss,
-    rules: Sequence[Rule],
+    outer_rules: Sequence[Rule],
+    inner_rules: Sequence[Rule],
     ensemble: Ensemble | None,
     project: Projection | None,
     quantize: bool,
@@ -49,7 +50,7 @@ def in_ball(
 
     Args:
         update: a step up.
-        own: the recipe's rules, inside the `rules` of its user.
+        own: the recipe's rules, between the `outer_rules` and the `inner_rules` of its user.
         start: a random start instead of the uniform one.
         eps, steps, and the others: as in `recipe.MEANINGS`.
     """
@@ -58,7 +59,8 @@ def in_ball(
         given(project, projections.ball(norm, eps)),
         steps=steps,
         loss=loss_of(loss),
-        rules=(*rules, *own),
+        rules=(*outer_rules, *own),
+        member_rules=inner_rules,
         ensemble=given(ensemble, mean_losses),
         start=given(start, projections.uniform(norm, eps)) if random_start else None,
         targeted=targeted,

@@ -18,9 +18,22 @@ import jax.numpy as jnp
 from transferjax.attacks.projections import ball
 from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs
 from transferjax.chain import chain
-from transferjax.predicts.snapshots import Snapshots
+from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities, nets_of
 from transferjax.random import fold_in
 from transferjax.typing import Array, GradFn, Key, Memory, Predict, PyTree, Rule
+
+__all__ = [
+    "Ensemble",
+    "Members",
+    "Snapshots",
+    "cwa",
+    "mean_logits",
+    "mean_losses",
+    "mean_probabilities",
+    "members",
+    "one_member",
+    "svre",
+]
 
 
 class Members(NamedTuple):
@@ -34,24 +47,54 @@ Ensemble = Callable[[Members], GradFn]
 
 
 def members(
-    predict: Predict | Sequence[Predict] | Snapshots, gradient_of: Callable[[Predict], GradFn]
+    predict: Predict | Sequence[Predict] | Snapshots,
+    gradient_of: Callable[[Predict], GradFn],
+    rules: Sequence[Rule] = (),
 ) -> Members:
-    """The members of a predict, a tuple of predicts or of snapshots."""
+    """The members of a predict, a tuple of predicts or of snapshots.
+
+    Args:
+        predict: one, several, or snapshots.
+        gradient_of: a predict's plain gradient.
+        rules: around the gradient of each member, which remember apart for each.
+    """
     if isinstance(predict, Snapshots):
-        return Members(len(predict), lambda number: gradient_of(predict.at(number)))
-    several = tuple(predict) if isinstance(predict, tuple | list) else (predict,)
-    functions = [gradient_of(member) for member in several]
+        inner = Members(len(predict), lambda number: gradient_of(predict.at(number)))
+    else:
+        functions = [gradient_of(member) for member in nets_of(predict)]
+
+        def at(number: int | Array) -> GradFn:
+            if isinstance(number, int):
+                return functions[number]
+            return lambda *inputs: jax.lax.switch(number, functions, *inputs)
+
+        inner = Members(len(functions), at)
+    return _with_rules(inner, rules) if rules else inner
+
+
+def _with_rules(inner: Members, rules: Sequence[Rule]) -> Members:
+    """Rules around each member, whose memories are stacked under "members": they see no other's."""
 
     def at(number: int | Array) -> GradFn:
-        if isinstance(number, int):
-            return functions[number]
-        return lambda *inputs: jax.lax.switch(number, functions, *inputs)
+        ruled = chain(*rules)(inner.at(number))
 
-    return Members(len(functions), at)
+        def one(x: Array, memory: Memory, keys: Key, labels: Array):
+            stacks = memory.get("members", {})
+            given = {"clean": memory["clean"]} if "clean" in memory else {}
+            own = {name: jax.tree.map(lambda a: a[number], stack) for name, stack in stacks.items()}
+            (values, after), grads = ruled(x, given | own, keys, labels)
 
+            def put(stack: Array, value: Array) -> Array:
+                return stack.at[number].set(value)
 
-def _each(inner: Members, rules: Sequence[Rule]) -> Members:
-    return Members(inner.size, lambda number: chain(*rules)(inner.at(number)))
+            for name in after.keys() - given.keys():
+                empty = jax.tree.map(lambda a: jnp.zeros((inner.size, *a.shape), a.dtype), after[name])
+                stacks = stacks | {name: jax.tree.map(put, stacks.get(name, empty), after[name])}
+            return (values, memory | ({"members": stacks} if stacks else {})), grads
+
+        return one
+
+    return Members(inner.size, at)
 
 
 def mean_losses(inner: Members) -> GradFn:
@@ -102,9 +145,14 @@ def one_member(*, replace: bool = False, seed: int = 0) -> Ensemble:
 
 
 def svre(
-    eps: float, step_size: float, norm: str = "linf", *, decay: float = 1.0, inner_steps: int | None = None,
-    rules: Sequence[Rule] = (), seed: int = 0,
-) -> Ensemble:  # fmt: skip
+    eps: float,
+    step_size: float,
+    norm: str = "linf",
+    *,
+    decay: float = 1.0,
+    inner_steps: int | None = None,
+    seed: int = 0,
+) -> Ensemble:
     """Stochastic variance reduced ensemble: the momentum of an inner ascent with `g_k(x') - g_k(x) + ḡ(x)`.
 
     Args:
@@ -113,14 +161,12 @@ def svre(
         norm: of that budget and those steps.
         decay: of the inner momentum.
         inner_steps: M; four times the number of members if None.
-        rules: around each member's gradient.
         seed: of the member drawn at each inner step.
 
     Reference: Xiong et al., CVPR 2022, algorithm 1.
     """
 
     def ensemble(inner: Members) -> GradFn:
-        inner = _each(inner, rules)
         mean, count = mean_losses(inner), 4 * inner.size if inner_steps is None else inner_steps
 
         def reduced(x: Array, memory: Memory, keys: Key, labels: Array):
@@ -154,7 +200,6 @@ def cwa(
     *,
     inner_step: float = 250.0,
     decay: float = 1.0,
-    rules: Sequence[Rule] = (),
 ) -> Ensemble:
     """Common weakness: a step down the mean loss, one up each member's; the gradient is the displacement.
 
@@ -164,14 +209,12 @@ def cwa(
         norm: of that budget and that step.
         inner_step: of the steps up, along L2-normalized gradients with momentum (the cosine half).
         decay: of that momentum, which lives on between the attack's steps.
-        rules: around each member's gradient.
 
     Reference: Chen et al., "Rethinking Model Ensemble in Transfer-based Adversarial Attacks", ICLR 2024,
     algorithm 1 (MI-CWA with a `momentum` update around it).
     """
 
     def ensemble(inner: Members) -> GradFn:
-        inner = _each(inner, rules)
         mean = mean_losses(inner)
 
         def common(x: Array, memory: Memory, keys: Key, labels: Array):

@@ -7,6 +7,7 @@ checks every value by its name (`vocabulary`), and hands the factory all of them
 
 import hashlib
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
@@ -24,6 +25,9 @@ from transferjax.typing import Array, Attack, Key, Loss, Predict, Projection, Ru
 
 P = ParamSpec("P")
 
+RENAMED = {"rules": "outer_rules", "member_rules": "inner_rules"}
+"""Options by their old names, which did not say on which side of the recipe's own rules they stand."""
+
 
 class Options(TypedDict, total=False):
     """What every recipe around `ascend` takes; `MEANINGS` says what it is."""
@@ -32,7 +36,8 @@ class Options(TypedDict, total=False):
     random_start: bool
     targeted: bool
     loss: "str | Loss"
-    rules: "Sequence[Rule]"
+    outer_rules: "Sequence[Rule]"
+    inner_rules: "Sequence[Rule]"
     ensemble: "Ensemble | None"
     project: "Projection | None"
     quantize: bool
@@ -50,7 +55,8 @@ DEFAULTS: dict[str, Any] = {
     "random_start": False,
     "targeted": False,
     "loss": "cross_entropy",
-    "rules": (),
+    "outer_rules": (),
+    "inner_rules": (),
     "ensemble": None,
     "project": None,
     "quantize": False,
@@ -66,7 +72,8 @@ MEANINGS = {
     "random_start": "begin at a uniform draw from the ball.",
     "targeted": "labels are targets.",
     "loss": f"one of {', '.join(LOSSES)}, or a function (logits [B, K], labels) -> [B].",
-    "rules": "wrapped around the gradient, outside those of the recipe.",
+    "outer_rules": "around the recipe's own, the outermost first: one draw for all of its neighbours.",
+    "inner_rules": "inside of the recipe's own, around each surrogate's gradient: a draw for each neighbour.",
     "ensemble": "how to combine several predicts (see `ensembles`); the mean of their losses if None.",
     "project": "a projection instead of the norm's own, such as `projections.l2_nearest(eps)`.",
     "quantize": "round the result to 8 bits inside the ball.",
@@ -86,10 +93,24 @@ class Recipe:
     run: Attack = field(repr=False, compare=False)
     usual: tuple[tuple[str, object], ...] = field(default=(), repr=False, compare=False)  # the defaults
 
-    def __call__(self, key: Key, predict: Predict, images: Array, labels: Array) -> Array:
-        """Adversarial images in the budget around `images [B, H, W, C]`; `labels` are classes `[B]`."""
+    def __call__(
+        self, key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False
+    ) -> Any:
+        """Adversarial images in the budget around `images [B, H, W, C]`; `labels` are classes `[B]`.
+
+        Args:
+            key, predict, images, labels: as every attack takes them.
+            info: return `(images, ascend.Info)`; for attacks that are made of `ascend`.
+
+        Raises:
+            TypeError: `info` of an attack that keeps no account of its steps.
+        """
         check_examples(images, labels)
-        return self.run(key, predict, images, labels)
+        if not info:
+            return self.run(key, predict, images, labels)
+        if "info" not in inspect.signature(self.run).parameters:
+            raise TypeError(f"{self.name} gives no info: it is not made of `ascend`")
+        return cast(Any, self.run)(key, predict, images, labels, info=True)
 
     def __repr__(self) -> str:
         usual = dict(self.usual)
@@ -159,6 +180,10 @@ def _bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) ->
         ValueError: a value that an option may not have.
     """
     parameters = signature.parameters
+    for old, new in RENAMED.items():
+        if old in kwargs and old not in parameters and new in parameters and new not in kwargs:
+            warnings.warn(f"{name}: {old} is {new} now", DeprecationWarning, stacklevel=3)
+            kwargs[new] = kwargs.pop(old)
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for unknown in kwargs.keys() - parameters.keys():
             raise TypeError(f"{name} has no option {unknown!r}: {explain(unknown, parameters)}")

@@ -33,6 +33,13 @@ class Snapshots:
         return jax.tree.map(lambda leaf: leaf[number], self.predict)
 
 
+def nets_of(predict: Predict | Sequence[Predict] | Snapshots) -> tuple[Predict, ...]:
+    """The nets in what an attack takes: one, several, or those of snapshots."""
+    if isinstance(predict, Snapshots):
+        return tuple(predict.at(number) for number in range(len(predict)))
+    return tuple(predict) if isinstance(predict, Sequence) else (predict,)
+
+
 def _noted(predicts: Sequence[Predict]) -> list[Predict]:
     """The predicts, which must have equally many logits."""
     counts: dict[str, int] = {}

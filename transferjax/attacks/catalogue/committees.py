@@ -14,7 +14,6 @@ def svre(
     steps: int = 10,
     *,
     inner_steps: int | None = None,
-    member_rules: tuple = (),
     seed: int = 0,
     **options: Unpack[Momentum],
 ) -> Attack:
@@ -22,15 +21,12 @@ def svre(
 
     Args:
         inner_steps: four times the number of surrogates if None.
-        member_rules: around the gradient of each surrogate.
         seed: of the surrogate drawn at each inner step.
 
     Reference: Xiong et al., CVPR 2022, algorithm 1: steps of `eps / steps`, ten, M = 4 K.
     """
     step_size, norm, decay = given(options["step_size"], eps / steps), options["norm"], options["decay"]
-    ensemble = ensembles.svre(
-        eps, step_size, norm, decay=decay, inner_steps=inner_steps, rules=member_rules, seed=seed
-    )
+    ensemble = ensembles.svre(eps, step_size, norm, decay=decay, inner_steps=inner_steps, seed=seed)
     return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 
@@ -41,7 +37,6 @@ def cwa(
     *,
     reverse_step: float | None = None,
     inner_step: float = 250.0,
-    member_rules: tuple = (),
     **options: Unpack[Momentum],
 ) -> Attack:
     """Common weakness (MI-CWA); see `ensembles.cwa`.
@@ -50,15 +45,12 @@ def cwa(
         step_size: length of one step in the same norm; `eps / 5` if None.
         reverse_step: `eps / 15` if None.
         inner_step: along the gradients of the surrogates, of unit length in L2 whatever the norm.
-        member_rules: around the gradient of each surrogate.
 
     Reference: Chen et al., ICLR 2024; its official code takes ten steps of 16/255/5 at ε = 16/255.
     """
     options["step_size"] = given(options["step_size"], eps / 5)
     norm, decay = options["norm"], options["decay"]
-    ensemble = ensembles.cwa(
-        eps, given(reverse_step, eps / 15), norm, inner_step=inner_step, decay=decay, rules=member_rules
-    )
+    ensemble = ensembles.cwa(eps, given(reverse_step, eps / 15), norm, inner_step=inner_step, decay=decay)
     return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 

@@ -1,6 +1,6 @@
 """Targeted attacks: which target, and losses made for reaching one. All minimize their loss."""
 
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,14 +81,14 @@ def po_trip(
     Reference: Li et al., CVPR 2020, algorithm 1: 20 steps of `eps / steps`.
     """
 
-    def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
+    def attack(key: Key, predict: Predict, images: Array, targets: Array, *, info: bool = False) -> Any:
         truth = predict(images).argmax(-1)
 
         def loss(logits: Array, targets: Array) -> Array:
             return poincare(logits, targets) + weight * triplet(logits, targets, truth, margin)
 
         run = with_momentum(eps=eps, steps=steps, **options | {"loss": loss})
-        return run(key, predict, images, targets)
+        return cast(Any, run)(key, predict, images, targets, info=info)
 
     return attack
 
@@ -123,7 +123,7 @@ def self_universality(
         layer: the end of the path of the Flax module whose features are compared.
         weight: of the features' cosine.
         low, high: share of the image's area in a crop.
-    The paper adds DI and TI (`rules`).
+    The paper adds DI and TI (`inner_rules`).
 
     Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023:
     300 steps of 2/255 at ε = 16/255.

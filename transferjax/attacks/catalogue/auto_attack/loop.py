@@ -9,8 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from transferjax.attacks.ascend import logits_of
 from transferjax.attacks.rules import average
-from transferjax.predicts.stochastic import with_keys
 from transferjax.typing import Array, GradFn, Key, Loss, Memory, Predict
 
 Attempt = Callable[[Array], tuple[Array, Array]]
@@ -20,12 +20,6 @@ Attempt = Callable[[Array], tuple[Array, Array]]
 def pick(condition: Array, yes: Array, no: Array) -> Array:
     """`where` with a condition `[B]` for arrays `[B, …]`."""
     return jnp.where(condition.reshape(-1, *(1,) * (yes.ndim - 1)), yes, no)
-
-
-def logits_of(predict: Predict, keys: Key, x: Array) -> Array:
-    """Logits `[B, K]`, in float32 at least."""
-    logits = with_keys(predict, keys)(x)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def is_fooled(predict: Predict, keys: Key, x: Array, labels: Array) -> Array:
