@@ -12,6 +12,7 @@ import pytest
 
 from transferjax import attacks, data
 from transferjax.attacks import Crafted, craft
+from transferjax.predicts import linear_backprop
 from transferjax.random import fold_in
 
 N, EPS = 20, 8 / 255
@@ -201,7 +202,7 @@ def test_weights_that_nobody_can_see_are_told_apart(hide, dataset, tmp_path):
 
 def test_the_static_part_of_a_predict_counts(dataset, predict, tmp_path):
     """Equal leaves, equal logits, other gradients: a surrogate with linear backpropagation."""
-    linear_relu = attacks.surrogates.linear_backprop
+    linear_relu = linear_backprop
     craft(ATTACK, linear_relu(predict, 0), dataset, tmp_path, batch_size=8)
     with pytest.raises(ValueError, match=r"predict: .*\n.*outputs: .*other logits or gradients"):
         craft(ATTACK, linear_relu(predict, 1), dataset, tmp_path, batch_size=8)
@@ -245,12 +246,13 @@ def test_attacks_of_ones_own_are_told_apart(dataset, predict, tmp_path):
         make(lambda keys, predict, images, labels: images)
 
 
-@pytest.mark.parametrize("option", ["loss", "rules", "ensemble", "project"])
+@pytest.mark.parametrize("option", ["loss", "inner_rules", "outer_rules", "ensemble", "project"])
 def test_options_without_a_name_are_refused_where_there_is_a_directory(option, dataset, predict, tmp_path):
     """Before anything is computed; without a directory they work."""
     unnamed = {
         "loss": lambda logits, labels: -logits.max(1),
-        "rules": (lambda grad_fn: grad_fn,),
+        "inner_rules": (lambda grad_fn: grad_fn,),
+        "outer_rules": (lambda grad_fn: grad_fn,),
         "ensemble": lambda members: members.at(0),
         "project": lambda x, x0: x0,
     }

@@ -48,7 +48,17 @@ def test_nothing_hides_in_the_options(name):
     assert "0x" not in str(inspect.signature(RECIPES[name]))
     assert make(name) == make(name, **{n: p.default for n, p in parameters(name).items() if n not in NEEDED})
     expected = {
-        "dim": {"loss", "rules", "targeted", "decay", "norm", "random_start", "step_size", "ensemble"}
+        "dim": {
+            "loss",
+            "inner_rules",
+            "outer_rules",
+            "targeted",
+            "decay",
+            "norm",
+            "random_start",
+            "step_size",
+            "ensemble",
+        }
     }
     assert expected.get(name, set()) <= set(settings)
 

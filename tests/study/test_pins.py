@@ -116,11 +116,16 @@ def changes(place, pinned, now):
     if pinned["version"] != now["version"]:
         return [f"{place} is of version {now['version']}, its pins of {pinned['version']}: {COMMAND}"]
     old, new = pinned["defaults"], now["defaults"]
-    return [
-        f"{place}: the default of {n!r} was {old.get(n, '(none)')!r} and is {new.get(n, '(none)')!r}, but "
+    moved = [
+        f"{place}: the option {n!r} is {'new' if n in new else 'gone'}: if results without it mean what they "
+        f"did, {COMMAND}; else raise the version in registry.py first"
+        for n in sorted(old.keys() ^ new.keys())
+    ]
+    return moved + [
+        f"{place}: the default of {n!r} was {old[n]!r} and is {new[n]!r}, but "
         f"the version is still {now['version']}: raise it in registry.py, then {COMMAND}"
-        for n in sorted({*old, *new})
-        if n not in old or n not in new or old[n] != new[n]
+        for n in sorted(old.keys() & new.keys())
+        if old[n] != new[n]
     ]
 
 
@@ -289,7 +294,7 @@ def test_a_changed_default_is_named_with_its_old_and_new_value():
     assert changes("attacks.pgd", pinned, now | {"version": 2})[0].startswith("attacks.pgd is of version 2")
     assert not changes("attacks.pgd", now, now)
     (added,) = changes("attacks.pgd", now, {**now, "defaults": now["defaults"] | {"decay": 1.0}})
-    assert "the default of 'decay' was '(none)' and is 1.0" in added
+    assert "the option 'decay' is new" in added
 
 
 def test_a_raised_version_makes_that_rows_results_anew_and_no_others(monkeypatch):

@@ -147,7 +147,8 @@ APPLY = _table(
     {
         **_rows("transferjax.defences", "bit_depth jpeg feature_distillation resize_and_pad random_affine"),
         **_rows("transferjax.defences", "smoothed purified"),
-        **_rows("transferjax.predicts", "skip_gradient linear_backprop ghost_skips ghost_dropout"),
+        **_rows("transferjax.predicts", "skip_gradient", version=2),
+        **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout"),
         **_rows("transferjax.predicts", "mean_logits mean_probabilities"),
         **_rows("transferjax.models", "select_classes"),
         **_rows("transferjax.study.resolve", "resized"),
