@@ -29,7 +29,7 @@ def objective(
     Args:
         forward: the network in training mode.
         loss: one value per example.
-        penalties: of `transferjax.penalties`; penalty j draws with the keys folded with j.
+        penalties: of `training.penalties`; penalty j draws with the keys folded with j.
 
     Returns:
         An objective; `metrics` in its memory holds `loss` (without penalties) and `accuracy`.

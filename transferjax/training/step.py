@@ -68,7 +68,7 @@ def make_train_step(
     """The one train step: transforms, then the rules' gradient of the objective, then the update.
 
     Args:
-        objective: of `transferjax.objective`.
+        objective: of `training.objective`.
         optimizer: any optax transformation.
         predictor: variables -> predict in evaluation mode; transforms craft adversarial examples with it.
         transforms: applied in order, once per step, transform i with the keys folded with i.
