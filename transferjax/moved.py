@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 _TRAINING = ("augment", "averaging", "checkpoint", "fit", "objective", "parallel", "penalties", "rules")
-_WEIGHTS = ("convert", "files", "names", "pickles", "torch")
+_WEIGHTS = ("convert", "names", "pickles", "torch")
 PLACES: dict[str, tuple[str, ...]] = {
     **{name: (f"training.{name}",) for name in _TRAINING},
     "rules": ("training.rules", "chain"),
@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "attacks.surrogates": ("predicts.surrogates", "predicts.backprop"),
     "attacks.targeted": ("attacks.catalogue.targeted", "attacks.goals", "predicts.modules"),
     **{f"models.{name}": (f"models.weights.{name}",) for name in _WEIGHTS},
+    "models.files": ("models.weights.formats",),
     "metrics.stochastic": ("metrics.spectrum",),
 }
 """Below `transferjax`: a module that moved -> the modules where what it held is now."""

@@ -13,7 +13,7 @@ import pytest
 
 from transferjax import models
 from transferjax.models.weights.convert import main
-from transferjax.models.weights.files import load, read_tensors, save, unwrap
+from transferjax.models.weights.formats import load, read_tensors, save, unwrap
 from transferjax.models.weights.pickles import UnsafeFile, read_pickled_tensors
 
 NAME, OPTIONS = "cifar_resnet18", {"width": 2, "blocks": (1, 1)}

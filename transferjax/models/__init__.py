@@ -3,7 +3,7 @@
 from transferjax.models.layers import Net
 from transferjax.models.linearity import is_piecewise_linear, is_piecewise_multilinear
 from transferjax.models.predict import predictor, select_classes, train_apply
-from transferjax.models.weights.files import load, read_tensors, save
+from transferjax.models.weights.formats import load, read_tensors, save
 from transferjax.models.weights.torch import abstract_variables, to_torch
 from transferjax.models.zoo import ZOO, build, build_for, from_torch, pretrained, replace_head
 

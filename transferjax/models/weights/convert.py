@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from transferjax.models.weights.files import fetch, read_tensors, save
+from transferjax.models.weights.formats import fetch, read_tensors, save
 from transferjax.models.zoo import build_for, from_torch, replace_head
 
 
