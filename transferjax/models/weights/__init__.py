@@ -1,4 +1,4 @@
-"""Weights: what files hold, by whatever name (`formats`, `pickles`, `names`), and PyTorch's for Flax (`torch`).
+"""Weights: files in all `formats`, `pickles`, `names`, and PyTorch tensors for Flax (`torch`).
 
 `python -m transferjax.models.weights.convert` turns one file into another.
 """
