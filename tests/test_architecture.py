@@ -1,6 +1,8 @@
 """The floors of the house: a file imports only from its own floor or below, and configs from nothing."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {  # the longest matching prefix counts
     "transferjax": 0,
     "transferjax.moved": 0,
+    "transferjax.lazy": 0,
     "transferjax.typing": 0,
     "transferjax.checks": 0,
     "transferjax.random": 0,
@@ -103,3 +106,19 @@ def test_pure_pieces_never_jit(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and node.attr in ("jit", "pmap"):
             raise AssertionError(f"{name_of(path)}, line {node.lineno}: {node.attr}")
+
+
+def test_attacks_start_light():
+    """What only some need is loaded by them: networks, image files, HTTP."""
+    heavy = ("flax", "cv2", "urllib.request", "orbax", "tensorflow_datasets", "matplotlib", "pandas", "scipy")
+    code = f"import sys, transferjax.attacks; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_predicts_names_load_when_asked_for():
+    from transferjax import predicts
+
+    assert {name for name in predicts.__all__ if callable(getattr(predicts, name))} == set(predicts.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'skip_gradients'"):
+        predicts.skip_gradients  # noqa: B018

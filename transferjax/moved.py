@@ -1,7 +1,7 @@
 """Where modules stood before: old imports go on working, with a DeprecationWarning that says where to.
 
-    from transferjax.rules import sam          # finds transferjax.training.rules.sam
-    from transferjax.attacks import gradients  # finds transferjax.attacks.rules
+from transferjax.rules import sam          # finds transferjax.training.rules.sam
+from transferjax.attacks import gradients  # finds transferjax.attacks.rules
 """
 
 import sys

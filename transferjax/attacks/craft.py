@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -266,6 +265,8 @@ def _png(directory: Path, row: int) -> Path:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
+    import cv2  # slow to import
+
     ok, encoded = cv2.imencode(".png", image[..., ::-1])  # OpenCV's channels are blue, green, red
     if not ok:
         raise ValueError(f"no PNG has {image.shape[-1]} channels; use format='npy'")
@@ -273,6 +274,8 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _read_png(path: Path) -> np.ndarray:
+    import cv2
+
     encoded = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
     if image is None:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 
 Crop: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
@@ -20,6 +19,8 @@ def decode(encoded: bytes) -> np.ndarray:
     Raises:
         ValueError: not an image.
     """
+    import cv2  # where it is needed: it is slow to import, and whoever only attacks arrays does without
+
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     if image is None:
@@ -79,6 +80,8 @@ def random_resized_crop(
         top, left, height, width = window(image.shape[0], image.shape[1], scale, ratio, u)
         _resize(image[top : top + height, left : left + width], out)
         if flip and u[-1] < 0.5:
+            import cv2
+
             cv2.flip(out, 1, dst=out)
 
     return crop
@@ -104,6 +107,8 @@ def _resize(image: np.ndarray, out: np.ndarray) -> None:
     if image.shape == out.shape:
         out[...] = image
         return
+    import cv2
+
     shrinks = image.shape[0] > out.shape[0] or image.shape[1] > out.shape[1]  # then average, against aliasing
     mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     cv2.resize(image, out.shape[1::-1], dst=out, interpolation=mode)

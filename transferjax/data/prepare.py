@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from transferjax.data.dataset import permutation
 from transferjax.data.download import download, mismatch

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import cv2
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from transferjax.data.crops import DRAWS, Crop, decode
 from transferjax.data.dataset import Dataset, digest, names_of, rows_of
@@ -84,6 +83,7 @@ class ImageStream:
             ModuleNotFoundError: Grain is not installed.
         """
         try:
+            import cv2
             import grain
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("streams need Grain: pip install 'transferjax[imagenette]'") from error

@@ -9,13 +9,18 @@ foreign           any JAX function, PyTorch modules
 http              prediction services
 """
 
-from transferjax.predicts.backprop import linear_backprop
-from transferjax.predicts.foreign import from_callable, torch_target
-from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
-from transferjax.predicts.modules import layers, with_features
-from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities
-from transferjax.predicts.stochastic import Stochastic, with_keys
-from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient
+from typing import TYPE_CHECKING
+
+from transferjax import lazy
+
+if TYPE_CHECKING:
+    from transferjax.predicts.backprop import linear_backprop
+    from transferjax.predicts.foreign import from_callable, torch_target
+    from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
+    from transferjax.predicts.modules import layers, with_features
+    from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities
+    from transferjax.predicts.stochastic import Stochastic, with_keys
+    from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient
 
 __all__ = [
     "BudgetExceeded",
@@ -35,3 +40,16 @@ __all__ = [
     "with_features",
     "with_keys",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "backprop": "linear_backprop",
+        "foreign": "from_callable torch_target",
+        "http": "BudgetExceeded HttpTarget ServiceError",
+        "modules": "layers with_features",
+        "snapshots": "Snapshots mean_logits mean_probabilities",
+        "stochastic": "Stochastic with_keys",
+        "surrogates": "ghost_dropout ghost_skips skip_gradient",
+    },
+)

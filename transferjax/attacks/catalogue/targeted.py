@@ -12,7 +12,6 @@ from transferjax.attacks.rules import average, through
 from transferjax.checks import check_labels
 from transferjax.losses import cross_entropy, probabilities
 from transferjax.norms import unit
-from transferjax.predicts.modules import with_features
 from transferjax.predicts.stochastic import Stochastic
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -128,6 +127,8 @@ def self_universality(
     Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023:
     300 steps of 2/255 at ε = 16/255.
     """
+    from transferjax.predicts.modules import with_features  # with Flax, which no other attack needs
+
     options["step_size"] = given(options["step_size"], eps / 8)
 
     def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:

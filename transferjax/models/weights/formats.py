@@ -18,7 +18,6 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from transferjax.data.download import download
 from transferjax.data.storage import cache_dir
 from transferjax.files import replacing
 from transferjax.models.layers import Net
@@ -117,6 +116,8 @@ def fetch(url: str, sha256: str | None = None) -> Path:
     """
     name = Path(urlparse(url).path).name
     address = hashlib.sha256(url.encode()).hexdigest()[:8]  # other sites have files of that name too
+    from transferjax.data.download import download  # with all of HTTP, which only downloads need
+
     return download(url, cache_dir() / "weights" / f"{address}-{name}", sha256=sha256)
 
 
