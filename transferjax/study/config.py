@@ -278,7 +278,7 @@ def _try(spec: Spec, stored: Stored) -> None:
 
         check(spec)
     if isinstance(spec, Purifier):
-        from transferjax.study.purifiers import recipe_of
+        from transferjax.study.nets import recipe_of
 
         recipe_of(spec)
     if isinstance(spec, Apply):

@@ -12,6 +12,7 @@ import optax
 from transferjax import data, models, training
 from transferjax.losses import one_hot
 from transferjax.study import registry
+from transferjax.study.nets import module_of
 from transferjax.study.resolve import Context, facts, flat
 from transferjax.study.specs import Data, Network, Pretrained, Training, training_of
 from transferjax.training import TrainState, TrainStep, parallel
@@ -63,11 +64,6 @@ def optimizer(t: Training, steps_per_epoch: int) -> optax.GradientTransformation
     rate = registry.make(registry.SCHEDULES, t.schedule, updates_per_epoch=per_epoch, epochs=t.epochs)
     made = registry.make(registry.OPTIMIZERS, t.optimizer, learning_rate=rate)
     return optax.MultiSteps(made, t.accumulate).gradient_transformation() if t.accumulate > 1 else made
-
-
-def module_of(spec: Network | Pretrained, num_classes: int, **options: Any) -> models.Net:
-    """The Flax module of a network."""
-    return models.build(spec.model.name, num_classes, **spec.model.arguments, **options)
 
 
 def train_step(

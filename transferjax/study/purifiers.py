@@ -1,96 +1,25 @@
-"""Purifiers: what each row trains, and the one host loop around its step."""
+"""Purifiers: training of what their rows say, through the one host loop."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from transferjax import attacks, data, models
-from transferjax.defences import NRP, ComDefend, Denoiser, make_purifier_step
+from transferjax import data
+from transferjax.defences import make_purifier_step
 from transferjax.defences.purifiers import (
-    PurifierLoss,
     PurifierState,
-    guided_loss,
-    reconstruction_loss,
-    self_supervised_loss,
 )
 from transferjax.losses import one_hot
-from transferjax.models import Net
 from transferjax.random import fold_in, per_example
 from transferjax.study import registry
+from transferjax.study.nets import recipe_of
 from transferjax.study.networks import history_arrays, optimizer
 from transferjax.study.resolve import Context, flat
 from transferjax.study.specs import Purifier
 from transferjax.training.fit import fit
 from transferjax.typing import Array, Batch, Predict
-
-
-class Recipe(NamedTuple):
-    """A purifier's net, its loss given the classifier, what else its step takes, and whether it needs one."""
-
-    net: Net
-    loss: Callable[[Any], PurifierLoss]
-    terms: dict[str, Any]
-    guided: bool = True
-
-
-def comdefend(features: int = 64, code_penalty: float = 1e-4) -> Recipe:
-    """ComDefend: learns to give images back through a binary code.
-
-    Args:
-        features: width, as a share of the paper's at 64.
-        code_penalty: weight of the code's mean square.
-    """
-    widths = tuple(max(features * width // 64, 1) for width in (16, 32, 64, 128, 256, 128, 64, 32))
-    terms = {"code_penalty": code_penalty}
-    return Recipe(ComDefend(widths=widths), lambda predict: reconstruction_loss(), terms, guided=False)
-
-
-def hgd(features: int = 64, eps: float = 8 / 255) -> Recipe:
-    """The high-level guided denoiser: attacked images shall look clean to the classifier.
-
-    Args:
-        features: of the first stage; the others are 2 and 4 times as wide.
-        eps: L∞ budget of the FGSM that it trains against.
-    """
-    down = tuple(features * width for width in (1, 2, 4, 4, 4))
-    net = Denoiser(down=down, up=down[:-1])
-    return Recipe(net, lambda predict: guided_loss(predict, attacks.fgsm(eps)), {})
-
-
-def nrp(features: int = 64, blocks: int = 23, layer: str = "layer3.0", eps: float = 8 / 255) -> Recipe:
-    """NRP: learns without labels to undo the farthest features in a ball, before a critic, a small VGG.
-
-    Args:
-        features: width of the purifier's and the critic's first layers.
-        blocks: residual-in-residual blocks.
-        layer: the end of the path of the classifier's module whose features count.
-        eps: L∞ radius of the ball.
-    """
-    critic = models.build("cifar_vgg16", num_classes=1, blocks=(1, 1, 1), width=features)
-    net = NRP(features=features, growth=max(features // 2, 1), blocks=blocks)
-    return Recipe(net, lambda predict: self_supervised_loss(predict, layer, eps), {"critic": critic})
-
-
-def net_of(spec: Purifier) -> Net:
-    """The Flax module of a purifier."""
-    return recipe_of(spec).net
-
-
-def recipe_of(spec: Purifier) -> Recipe:
-    """What a purifier's row says, with the spec's dtype.
-
-    Raises:
-        ValueError: a row that is guided by a classifier, and no `of`; or one that needs none, and has it.
-    """
-    recipe: Recipe = registry.make(registry.PURIFIERS, spec.call)
-    if recipe.guided != (spec.of is not None):
-        needs = (
-            "is guided by a classifier: give `of`" if recipe.guided else "needs no classifier: leave `of` out"
-        )
-        raise ValueError(f"purifier {spec.call.name!r} {needs}")
-    return recipe._replace(net=recipe.net.clone(dtype=getattr(jnp, spec.training.dtype)))
 
 
 def make_purifiers(

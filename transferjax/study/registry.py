@@ -158,7 +158,7 @@ APPLY = _table(
 DERIVED = _table(
     "derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec"
 )
-PURIFIERS = _table("purifier", _rows("transferjax.study.purifiers", "comdefend hgd nrp"))
+PURIFIERS = _table("purifier", _rows("transferjax.study.nets", "comdefend hgd nrp"))
 PIECES = _table(
     "piece",
     {

@@ -17,6 +17,7 @@ from transferjax import data, models
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in
 from transferjax.study import registry, specs
+from transferjax.study.nets import module_of, net_of
 from transferjax.study.specs import (
     Adversarial,
     Apply,
@@ -129,8 +130,6 @@ class Context:
 
     def module(self, spec: Network | Pretrained) -> models.Net:
         """The Flax module of a network."""
-        from transferjax.study.networks import module_of
-
         if isinstance(spec, Network):
             return module_of(spec, facts(spec.data).num_classes)
         return models.build_for(spec.model.name, self.tensors(spec), **spec.model.arguments)
@@ -176,8 +175,6 @@ class Context:
         if isinstance(spec, Network | Pretrained):
             return self.with_weights(spec, self.variables(spec))
         if isinstance(spec, Purifier):
-            from transferjax.study.purifiers import net_of
-
             return models.predictor(net_of(spec), self.variables(spec))
         if isinstance(spec, Apply):
             return registry.make(

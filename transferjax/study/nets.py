@@ -1,0 +1,90 @@
+"""Which Flax module a spec means: networks by their architecture, purifiers by their row."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from transferjax import attacks, models
+from transferjax.defences import NRP, ComDefend, Denoiser
+from transferjax.defences.purifiers import (
+    PurifierLoss,
+    guided_loss,
+    reconstruction_loss,
+    self_supervised_loss,
+)
+from transferjax.models import Net
+from transferjax.study import registry
+from transferjax.study.specs import Network, Pretrained, Purifier
+
+
+def module_of(spec: Network | Pretrained, num_classes: int, **options: Any) -> models.Net:
+    """The Flax module of a network."""
+    return models.build(spec.model.name, num_classes, **spec.model.arguments, **options)
+
+
+class PurifierRow(NamedTuple):
+    """A purifier's net, its loss given the classifier, what else its step takes, and whether it needs one."""
+
+    net: Net
+    loss: Callable[[Any], PurifierLoss]
+    terms: dict[str, Any]
+    guided: bool = True
+
+
+def comdefend(features: int = 64, code_penalty: float = 1e-4) -> PurifierRow:
+    """ComDefend: learns to give images back through a binary code.
+
+    Args:
+        features: width, as a share of the paper's at 64.
+        code_penalty: weight of the code's mean square.
+    """
+    widths = tuple(max(features * width // 64, 1) for width in (16, 32, 64, 128, 256, 128, 64, 32))
+    terms = {"code_penalty": code_penalty}
+    return PurifierRow(ComDefend(widths=widths), lambda predict: reconstruction_loss(), terms, guided=False)
+
+
+def hgd(features: int = 64, eps: float = 8 / 255) -> PurifierRow:
+    """The high-level guided denoiser: attacked images shall look clean to the classifier.
+
+    Args:
+        features: of the first stage; the others are 2 and 4 times as wide.
+        eps: L∞ budget of the FGSM that it trains against.
+    """
+    down = tuple(features * width for width in (1, 2, 4, 4, 4))
+    net = Denoiser(down=down, up=down[:-1])
+    return PurifierRow(net, lambda predict: guided_loss(predict, attacks.fgsm(eps)), {})
+
+
+def nrp(features: int = 64, blocks: int = 23, layer: str = "layer3.0", eps: float = 8 / 255) -> PurifierRow:
+    """NRP: learns without labels to undo the farthest features in a ball, before a critic, a small VGG.
+
+    Args:
+        features: width of the purifier's and the critic's first layers.
+        blocks: residual-in-residual blocks.
+        layer: the end of the path of the classifier's module whose features count.
+        eps: L∞ radius of the ball.
+    """
+    critic = models.build("cifar_vgg16", num_classes=1, blocks=(1, 1, 1), width=features)
+    net = NRP(features=features, growth=max(features // 2, 1), blocks=blocks)
+    return PurifierRow(net, lambda predict: self_supervised_loss(predict, layer, eps), {"critic": critic})
+
+
+def net_of(spec: Purifier) -> Net:
+    """The Flax module of a purifier."""
+    return recipe_of(spec).net
+
+
+def recipe_of(spec: Purifier) -> PurifierRow:
+    """What a purifier's row says, with the spec's dtype.
+
+    Raises:
+        ValueError: a row that is guided by a classifier, and no `of`; or one that needs none, and has it.
+    """
+    recipe: PurifierRow = registry.make(registry.PURIFIERS, spec.call)
+    if recipe.guided != (spec.of is not None):
+        needs = (
+            "is guided by a classifier: give `of`" if recipe.guided else "needs no classifier: leave `of` out"
+        )
+        raise ValueError(f"purifier {spec.call.name!r} {needs}")
+    return recipe._replace(net=recipe.net.clone(dtype=getattr(jnp, spec.training.dtype)))
