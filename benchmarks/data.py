@@ -25,7 +25,7 @@ import jax
 
 from configs import imagenette
 from transferjax import data
-from transferjax.study import resolve, specs
+from transferjax.study import content, specs
 from transferjax.study.networks import Trainer
 from transferjax.training.augment import crop_flip
 from transferjax.typing import Batch
@@ -71,7 +71,7 @@ def waiting(steps, repeats):
     """[(share of the time spent waiting for data, images per second)] of `steps` training steps each."""
     ((_, _, fields),) = imagenette.get_config("cpu").networks
     spec = specs.build(specs.Network, fields, "ST")
-    trainer, batch, key = Trainer(spec, resolve.load(spec.data)), spec.training.batch_size, jax.random.key(0)
+    trainer, batch, key = Trainer(spec, content.load(spec.data)), spec.training.batch_size, jax.random.key(0)
     batches, shares = trainer.batches(0, 0), []
     state = trainer.fresh(trainer.initial(0))
     state = jax.block_until_ready(trainer.update(state, key, next(batches)))

@@ -1,6 +1,6 @@
 """Small specs on the digits, and what makes them; for tests."""
 
-from transferjax.study import config
+from transferjax.study import binding
 from transferjax.study.run import Local, run
 from transferjax.study.specs import Adversarial, Call, Data, Network, Training, Verdicts
 
@@ -19,17 +19,19 @@ def training(epochs=1.0, schedule=("constant", {"peak": 0.05}), **more):
 def network(model=VGG, *, data=TRAIN, epochs=1.0, t=None, **more):
     """A network of a few hundred weights."""
     t = t or training(epochs)
-    return config.bound(Network(model=model, data=data, training=t, **{"mean": (0.3,), "std": (0.3,)} | more))
+    return binding.bound(
+        Network(model=model, data=data, training=t, **{"mean": (0.3,), "std": (0.3,)} | more)
+    )
 
 
 def attacked(surrogates, attack=BIM, *, eps=32 / 255, data=TEST, **more):
     """Adversarial images."""
-    return config.bound(Adversarial(surrogates=surrogates, attack=attack, eps=eps, data=data, **more))
+    return binding.bound(Adversarial(surrogates=surrogates, attack=attack, eps=eps, data=data, **more))
 
 
 def verdicts(target, images=TEST):
     """What a target says of them."""
-    return config.bound(Verdicts(target=target, images=images))
+    return binding.bound(Verdicts(target=target, images=images))
 
 
 def make(context, *demand):

@@ -8,9 +8,10 @@ from small import BIM, RESNET, attacked, failure, make, network, verdicts
 
 from transferjax import data
 from transferjax.predicts.stochastic import Stochastic
-from transferjax.study import config, registry
+from transferjax.study import binding, registry
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import Context
-from transferjax.study.specs import Adversarial, Apply, Call, Data, Measure, Mistakes
+from transferjax.study.specs import Adversarial, Apply, Call, Data, Measure
 
 ROWS = {
     "bit_depth": {},
@@ -59,7 +60,7 @@ def seen(images):
 
 def around(name, nets, **options):
     of = tuple(nets) if name in SEVERAL else (nets[0],)
-    return config.bound(Apply(call=Call(name=name, options=options or ROWS[name]), of=of))
+    return binding.bound(Apply(call=Call(name=name, options=options or ROWS[name]), of=of))
 
 
 def test_every_row_has_a_law():
@@ -97,9 +98,9 @@ def test_what_draws_does_not_hang_on_the_batch(outer, context, nets, seen):
     """Verdicts of a randomized defence, alone and inside of another: in batches of 16, and of 5."""
     spec = around("ghost_dropout", nets, rate=0.6)
     assert isinstance(context.predict(spec), Stochastic)
-    spec = spec if outer is None else config.bound(Apply(call=Call(name=outer), of=spec))
+    spec = spec if outer is None else binding.bound(Apply(call=Call(name=outer), of=spec))
     of = {"gradient_norm": spec, "similarity": (spec, nets[1])}
-    measured = [config.bound(Measure(call=Call(name=n), of=nets, data=seen)) for n, nets in of.items()]
+    measured = [binding.bound(Measure(call=Call(name=n), of=nets, data=seen)) for n, nets in of.items()]
     plan = [verdicts(spec, seen), attacked(spec, data=seen), *measured]
     whole = make(context, *plan)
     small = Context(context.store, batch_size=5)
@@ -115,11 +116,11 @@ def test_what_draws_does_not_hang_on_the_batch(outer, context, nets, seen):
 
 def test_mistakes_show_before_anything_is_made(nets):
     with pytest.raises(Mistakes, match="did you mean jpeg"):
-        config.bound(Apply(call=Call(name="jpg"), of=nets[0]))
+        binding.bound(Apply(call=Call(name="jpg"), of=nets[0]))
     with pytest.raises(ValueError, match="stands around predict; `of` names 2"):
-        config.bound(Apply(call=Call(name="jpeg"), of=tuple(nets)))
+        binding.bound(Apply(call=Call(name="jpeg"), of=tuple(nets)))
     with pytest.raises(Mistakes, match="needs the option 'indices'"):
-        config.bound(Apply(call=Call(name="select_classes"), of=nets[0]))
+        binding.bound(Apply(call=Call(name="select_classes"), of=nets[0]))
 
 
 def test_another_number_of_classes_is_no_silent_nonsense(context, nets, seen):
@@ -132,5 +133,5 @@ def test_a_random_or_wrapped_network_stands_where_a_network_does(context, nets, 
     """A goal of a wrapped network, an attack on a wrapped ensemble."""
     wrapped = around("mean_logits", nets)
     goal = {"aim": "least_likely", "of": around("bit_depth", nets)}
-    spec = config.bound(Adversarial(surrogates=wrapped, attack=BIM, goal=goal, eps=0.1, data=seen))
+    spec = binding.bound(Adversarial(surrogates=wrapped, attack=BIM, goal=goal, eps=0.1, data=seen))
     assert make(context, spec)["aims"].shape == (16,)

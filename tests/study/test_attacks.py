@@ -8,10 +8,12 @@ from small import attacked, failure, make, network
 
 from transferjax import attacks, data
 from transferjax.random import fold_in
-from transferjax.study import config, registry
+from transferjax.study import binding, registry
 from transferjax.study.make import attack_of
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import group_key
-from transferjax.study.specs import Call, Goal, Mistakes, from_json, to_json
+from transferjax.study.specs import Call, Goal
+from transferjax.study.walk import from_json, to_json
 
 TEST = data.load("digits", "test").subset(32)
 X0 = TEST.images.astype(float) / 255
@@ -53,16 +55,16 @@ def test_admix_takes_its_partners_from_the_attacked_data(context):
 def test_pieces_in_options_are_bound_and_know_the_budget(context):
     """Rules, ensembles and projections by name; `eps` is that of the block."""
     rule = {"name": "average", "options": {"transform": {"name": "diversity", "options": {"rate": 0.75}}}}
-    options = {"steps": 2, "rules": (rule,), "project": {"name": "l2_nearest", "options": {}}}
+    options = {"steps": 2, "outer_rules": (rule,), "project": {"name": "l2_nearest", "options": {}}}
     spec = attacked(network(), Call(name="mi_fgsm", options=options), norm="l2", eps=1.0)
     made = make(context, spec)
     assert np.all(lengths(made["images"], "l2") <= 1 + 1e-6)
     assert from_json(to_json(spec)).key == spec.key
-    same = {**options, "rules": ({**rule, "options": {**rule["options"], "samples": 1, "chunk": 1}},)}
+    same = {**options, "outer_rules": ({**rule, "options": {**rule["options"], "samples": 1, "chunk": 1}},)}
     again = attacked(network(), Call(name="mi_fgsm", options=same), norm="l2", eps=1.0)
     assert again.key == spec.key  # a default said aloud; `chunk` changes no result
     with pytest.raises(Mistakes, match="did you mean diversity"):
-        attacked(network(), Call(name="bim", options={"rules": (Call(name="diversty"),)}))
+        attacked(network(), Call(name="bim", options={"outer_rules": (Call(name="diversty"),)}))
     with pytest.raises(Mistakes, match="the engine gives it"):
         attacked(network(), Call(name="bim", options={"eps": 0.1}))
 
@@ -82,8 +84,8 @@ def test_what_an_attack_does_not_know_fails_in_one_line(name, context):
 def test_tuples_of_whole_numbers_are_numbers_where_numbers_are_meant():
     def bind(at):
         call = Call(name="step_decay", options={"peak": 1, "at": at})
-        return registry.bind(registry.SCHEDULES, call)
+        return binding.bind(registry.SCHEDULES, call)
 
     assert bind((1, 2)).key == bind((1.0, 2.0)).key != bind((1.0, 3.0)).key
     with pytest.raises(Mistakes, match="needs the option 'peak'"):
-        config.bound(network().training.replace(schedule=Call(name="constant")))
+        binding.bound(network().training.replace(schedule=Call(name="constant")))

@@ -17,23 +17,24 @@ import pytest
 from distributed import Client
 
 from transferjax import data
-from transferjax.study import cluster, registry, resolve
+from transferjax.study import binding, cluster, content, registry, worker
 from transferjax.study.cluster import Cluster
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import Context
 from transferjax.study.run import run
-from transferjax.study.specs import Adversarial, Call, Data, Goal, Mistakes, Network, Training, Verdicts
+from transferjax.study.specs import Adversarial, Call, Data, Goal, Network, Training, Verdicts
 from transferjax.study.store import ARRAYS, Store
 
 ROOT = Path(__file__).parents[2]
-TEST = resolve.pin(Data(name="digits", count=32))
-PGD = registry.bind(registry.ATTACKS, Call(name="pgd", options={"steps": 2, "random_start": False}))
-RATE = registry.bind(registry.SCHEDULES, Call(name="constant", options={"peak": 0.05}))
-SLIM = registry.bind(registry.MODELS, Call(name="cifar_resnet18", options={"width": 4, "blocks": (1,)}))
+TEST = content.pin(Data(name="digits", count=32))
+PGD = binding.bind(registry.ATTACKS, Call(name="pgd", options={"steps": 2, "random_start": False}))
+RATE = binding.bind(registry.SCHEDULES, Call(name="constant", options={"peak": 0.05}))
+SLIM = binding.bind(registry.MODELS, Call(name="cifar_resnet18", options={"width": 4, "blocks": (1,)}))
 
 
 def net(seed=0, epochs=12.0):
     """Long enough to be killed while it is trained: each epoch leaves a checkpoint."""
-    images = resolve.pin(Data(name="digits", split="train", count=128))
+    images = content.pin(Data(name="digits", split="train", count=128))
     return Network(
         model=SLIM, data=images, seed=seed, training=Training(epochs=epochs, batch_size=32, schedule=RATE)
     )
@@ -164,7 +165,7 @@ def die_of(text):
     return WORK(text)
 
 
-WORK = cluster.work
+WORK = worker.work
 
 
 def test_a_group_that_kills_its_workers_fails_alone(alone, start, monkeypatch):
@@ -181,7 +182,7 @@ def test_a_group_that_kills_its_workers_fails_alone(alone, start, monkeypatch):
 def test_an_error_is_an_answer_and_blocks_its_dependents_alone(alone, start, tmp_path):
     file = tmp_path / "goals.npy"
     np.save(file, np.zeros(32, np.int32))
-    goal = resolve.pin(Goal(aim="file", file=str(file)))
+    goal = content.pin(Goal(aim="file", file=str(file)))
     np.save(file, np.ones(32, np.int32))
     wrong = images(net(0), goal)
     outcome = start([*demand(), Verdicts(target=net(0), images=wrong)])
@@ -222,13 +223,13 @@ def test_a_worker_looks_at_data_anew_in_every_run(tmp_path):
     first, second = (data.load("digits", "test").subset(count) for count in (8, 16))
     data.save(first, tmp_path / "images", "test")
     spec = Data(name=str(tmp_path / "images"))
-    context = cluster._context(str(tmp_path), "one run", 32, 1, 1 << 20)
-    assert len(context.dataset(resolve.pin(spec))) == 8
+    context = worker._context(str(tmp_path), "one run", 32, 1, 1 << 20)
+    assert len(context.dataset(content.pin(spec))) == 8
     shutil.rmtree(tmp_path / "images")
     data.save(second, tmp_path / "images", "test")
-    assert cluster._context(str(tmp_path), "one run", 32, 1, 1 << 20) is context
-    context = cluster._context(str(tmp_path), "another", 32, 1, 1 << 20)
-    assert len(context.dataset(resolve.pin(spec))) == 16
+    assert worker._context(str(tmp_path), "one run", 32, 1, 1 << 20) is context
+    context = worker._context(str(tmp_path), "another", 32, 1, 1 << 20)
+    assert len(context.dataset(content.pin(spec))) == 16
 
 
 def test_a_scheduler_that_dies_is_one_line(env, tmp_path):
@@ -263,7 +264,7 @@ def task(store, members, **changes):
 
 
 def failure(text):
-    ((_, why),) = cluster.work(text)["failed"].items()
+    ((_, why),) = worker.work(text)["failed"].items()
     return why.partition(": ")[2]
 
 
@@ -272,11 +273,11 @@ def test_what_a_worker_does_not_see_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 0.0)
     store, wanted = Store(tmp_path / "here"), images(net(0))
     why = failure(task(store, [wanted], root=str(tmp_path / "elsewhere")))
-    assert why == f"OSError: does not see the store {tmp_path / 'elsewhere'}: {cluster.SHARED}"
+    assert why == f"OSError: does not see the store {tmp_path / 'elsewhere'}: {worker.SHARED}"
     assert not (tmp_path / "elsewhere").exists()
     assert "does not see" in failure(task(store, [wanted]))
     assert net(0).key in failure(task(store, [wanted]))
-    said = cluster.work(task(store, [wanted], absent=[net(0).key]))  # failed before: nobody waits for it
+    said = worker.work(task(store, [wanted], absent=[net(0).key]))  # failed before: nobody waits for it
     assert said["blocked"] == [wanted.key]
 
 
@@ -289,7 +290,7 @@ def test_a_spec_that_means_something_else_there_is_refused(tmp_path):
 def test_relative_paths_travel_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("goals.npy", np.zeros(32, np.int32))
-    spec = images(net(0), resolve.pin(Goal(aim="file", file="goals.npy")))
+    spec = images(net(0), content.pin(Goal(aim="file", file="goals.npy")))
     (said,) = json.loads(task(Store("store"), [spec]))["members"].values()
     sent = cluster.specs.from_json(said)
     assert sent.goal.file == str(tmp_path / "goals.npy")

@@ -9,7 +9,7 @@ from configs import cifar10_cpu, cifar10_magnitudes, common, digits
 from configs.methods import method
 from transferjax.study import config as configs
 from transferjax.study import views
-from transferjax.study.specs import Mistakes
+from transferjax.study.mistakes import Mistakes
 
 SMALL = {"width": 4, "blocks": (1,)}
 

@@ -7,7 +7,7 @@ import pytest
 from small import TRAIN, make, network, verdicts
 
 from transferjax import data
-from transferjax.study import config
+from transferjax.study import binding
 from transferjax.study.derived import representation
 from transferjax.study.specs import Call, Derived, Measure
 
@@ -15,7 +15,7 @@ SOURCE = data.load("digits", "train").subset(64)
 
 
 def derived(name, **options):
-    return config.bound(Derived(call=Call(name=name, options=options), of=network(), data=TRAIN, seed=1))
+    return binding.bound(Derived(call=Call(name=name, options=options), of=network(), data=TRAIN, seed=1))
 
 
 def test_robust_images_are_represented_like_the_ones_that_they_stand_for(context):
@@ -61,7 +61,7 @@ def test_pushed_images_stay_in_the_ball_and_carry_the_class_they_were_pushed_to(
 def test_a_network_trains_on_them_and_is_measured_on_them(context):
     made = derived("det", steps=5, eps=1.0, step_size=0.4)
     net = network(data=made)
-    norm = config.bound(Measure(call=Call(name="gradient_norm"), of=net, data=made))
+    norm = binding.bound(Measure(call=Call(name="gradient_norm"), of=net, data=made))
     trained, values, said = make(context, net, norm, verdicts(net, made))
     assert values["values"].shape == (64,)
     np.testing.assert_array_equal(said["labels"], context.arrays(made)["labels"])

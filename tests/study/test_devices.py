@@ -7,7 +7,7 @@ import pytest
 from small import BIM, TEST, VGG, attacked, verdicts
 
 from transferjax import models
-from transferjax.study import config
+from transferjax.study import binding
 from transferjax.study.make import make
 from transferjax.study.resolve import Context
 from transferjax.study.specs import Apply, Call, Derived, Measure, Pretrained
@@ -21,17 +21,17 @@ def demand(tmp_path_factory):
     for seed in (0, 1):
         variables = jax.jit(net.init)(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)))
         file = models.save(variables, directory / f"{seed}.safetensors")
-        found.append(config.bound(Pretrained(model=VGG, file=str(file))))
-    ghosts = config.bound(Apply(call=Call(name="ghost_dropout", options={"rate": 0.5}), of=found[0]))
+        found.append(binding.bound(Pretrained(model=VGG, file=str(file))))
+    ghosts = binding.bound(Apply(call=Call(name="ghost_dropout", options={"rate": 0.5}), of=found[0]))
     return {
-        "derived": config.bound(
+        "derived": binding.bound(
             Derived(call=Call(name="rand", options={"steps": 2}), of=found[0], data=TEST)
         ),
         "attacked": attacked(found[0], Call(name="pgd", options={"steps": 2})),
         "snapshots": attacked(tuple(found), Call(name="lgv", options={"steps": 2})),
         "random": attacked(ghosts, BIM),
         "verdicts": verdicts(ghosts),
-        "smoothness": config.bound(Measure(call=Call(name="smoothness"), of=found[0], data=TEST)),
+        "smoothness": binding.bound(Measure(call=Call(name="smoothness"), of=found[0], data=TEST)),
     }
 
 

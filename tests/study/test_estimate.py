@@ -6,8 +6,8 @@ import pytest
 from small import RESNET, VGG, attacked, network, training, verdicts
 
 from transferjax.study import estimate
+from transferjax.study.content import size
 from transferjax.study.plan import make_plan, work
-from transferjax.study.resolve import size
 from transferjax.study.specs import Call
 from transferjax.study.store import Store
 

@@ -10,9 +10,9 @@ from configs import common, imagenette
 from configs.methods import method
 from transferjax import data, models
 from transferjax.study import config as configs
-from transferjax.study import networks, resolve
+from transferjax.study import content, networks, resolve
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.run import Local, run
-from transferjax.study.specs import Mistakes
 from transferjax.study.store import Store
 
 CLASSES = ("dark", "bright")
@@ -61,7 +61,7 @@ class TestConfig:
 
 def test_a_folder_is_trained_on_as_random_crops(folder, tmp_path):
     spec = configs.network(fields(folder))
-    stream = resolve.load(spec.data)
+    stream = content.load(spec.data)
     assert isinstance(stream, data.ImageStream)
     assert (len(stream), stream.class_names, stream.image_shape) == (16, ("bright", "dark"), (16, 16, 3))
     store = Store(tmp_path)

@@ -8,25 +8,14 @@ from small import BIM, TEST, TRAIN, attacked, network, training, verdicts
 
 from configs import common
 from transferjax import data, models
-from transferjax.study import config, views
+from transferjax.study import binding, config, views
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import Context
 from transferjax.study.run import Local, run
 from transferjax.study.services import record_answers
-from transferjax.study.specs import (
-    KINDS,
-    Apply,
-    Call,
-    Derived,
-    Goal,
-    Measure,
-    Mistakes,
-    Pretrained,
-    Purifier,
-    Service,
-    from_json,
-    to_json,
-)
+from transferjax.study.specs import KINDS, Apply, Call, Derived, Goal, Measure, Pretrained, Purifier, Service
 from transferjax.study.store import Store
+from transferjax.study.walk import from_json, to_json
 
 SHARED = {
     "data": common.data("digits", "train", 64),
@@ -40,8 +29,8 @@ VGG = ("cifar_vgg11", {"width": 4, "blocks": (1, 1)})
 def every_kind(file):
     """One spec of each kind, nested in each other."""
     net = network(parts=(Call(name="sam", options={"rho": 0.1}),), epoch=0.5)
-    derived = config.bound(Derived(call=Call(name="det", options={"steps": 2}), of=net, data=TRAIN))
-    pre = config.bound(
+    derived = binding.bound(Derived(call=Call(name="det", options={"steps": 2}), of=net, data=TRAIN))
+    pre = binding.bound(
         Pretrained(
             model=Call(name=VGG[0], options=VGG[1]),
             file=str(file),
@@ -49,12 +38,12 @@ def every_kind(file):
             preprocessing=Call(name="normalize", options={"mean": 0.3, "std": 0.3}),
         )
     )
-    purifier = config.bound(
+    purifier = binding.bound(
         Purifier(call=Call(name="hgd", options={"features": 1}), of=net, data=derived, training=training(0.5))
     )
-    apply = config.bound(Apply(call=Call(name="purified"), of=(pre, purifier)))
+    apply = binding.bound(Apply(call=Call(name="purified"), of=(pre, purifier)))
     images = attacked((apply, net), BIM, goal=Goal(aim="least_likely", of=net), data=derived)
-    measure = config.bound(Measure(call=Call(name="similarity"), of=(apply, pre), data=derived))
+    measure = binding.bound(Measure(call=Call(name="similarity"), of=(apply, pre), data=derived))
     fine = network(start=pre, data=derived)
     service = Service(name="api", record="x")
     return [
@@ -90,7 +79,7 @@ def test_every_kind_survives_json(file):
         again = from_json(to_json(spec))
         assert again.key == spec.key
         assert to_json(again) == to_json(spec)
-        assert config.bound(again).key == config.bound(spec).key
+        assert binding.bound(again).key == binding.bound(spec).key
 
 
 def read(networks, **block):
@@ -222,5 +211,5 @@ def test_data_of_one_name_and_other_pixels_are_other_data(tmp_path):
     changed[0, 0, 0] ^= 1
     for name, images in (("a", grey.images), ("b", grey.images), ("c", changed)):
         data.save(data.Dataset(images, grey.labels, grey.class_names), tmp_path / name, "test")
-    one, same, other = (config.bound(TEST.replace(name=str(tmp_path / n), count=0)) for n in "abc")
+    one, same, other = (binding.bound(TEST.replace(name=str(tmp_path / n), count=0)) for n in "abc")
     assert one.key == same.key != other.key

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.methods import MECHANISMS, method
-from transferjax.study import networks, registry
+from transferjax.study import binding, networks, registry
 from transferjax.study.specs import Call, Data, Network, Training
 from transferjax.training import parallel
 from transferjax.training.averaging import averaged_params
@@ -35,7 +35,7 @@ def batch():
 
 
 def make(name, axis_name=None):
-    parts = tuple(registry.bind(registry.PARTS, Call(**part)) for part in method(name))
+    parts = tuple(binding.bind(registry.PARTS, Call(**part)) for part in method(name))
     schedule = Call(name="warmup_cosine", options={"peak": 0.1})
     spec = Network(
         model=Call(name="cifar_vgg11", options={"blocks": (1,), "width": 4}),

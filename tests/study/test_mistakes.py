@@ -8,7 +8,7 @@ from configs import common, digits
 from configs.methods import method
 from transferjax.study import config as configs
 from transferjax.study import views
-from transferjax.study.specs import Mistakes
+from transferjax.study.mistakes import Mistakes
 
 VIEWS = ("table", "matrix", "spectrum", "images", "training", "accuracy")
 

@@ -9,7 +9,7 @@ import pytest
 from small import RESNET, VGG, attacked, make, network, training, verdicts
 
 from transferjax import data, models
-from transferjax.study import config, registry
+from transferjax.study import binding, registry
 from transferjax.study.networks import Trainer
 from transferjax.study.resolve import Context, nested
 from transferjax.study.specs import Apply, Call, Data
@@ -153,7 +153,7 @@ def test_each_network_with_its_own_data_size_normalization_training_and_mechanis
     wide = network(
         RESNET, data=big, t=adam, mean=(0.1,), std=(1.0,), parts=(Call(name="sam", options={"rho": 0.1}),)
     )
-    surrogate = config.bound(Apply(call=Call(name="resized", options={"size": 12}), of=wide))
+    surrogate = binding.bound(Apply(call=Call(name="resized", options={"size": 12}), of=wide))
     images = attacked(surrogate)
     hit, own, made = make(context, verdicts(network(), images), verdicts(surrogate, images), images)
     assert hit["classes"].shape == own["classes"].shape == (32,)

@@ -22,7 +22,7 @@ import pytest
 from transferjax import data
 from transferjax.losses import one_hot
 from transferjax.random import per_example
-from transferjax.study import config, networks, registry
+from transferjax.study import binding, networks, registry
 from transferjax.study.make import attack_of, make
 from transferjax.study.resolve import Context, flat
 from transferjax.study.specs import Call, Data, Goal, Measure, Network, Training
@@ -184,7 +184,7 @@ def attack_result(name):
     """What the engine runs, with a traced budget, in 255ths."""
     targeted = registry.accepts(registry.ATTACKS, Call(name=name), "targeted") and name != "noise"
     goal = Goal(aim="next") if name in ("logit", "po_trip", "self_universality") and targeted else Goal()
-    call = registry.bind(registry.ATTACKS, Call(name=name, options=ATTACKS[name]))
+    call = binding.bind(registry.ATTACKS, Call(name=name, options=ATTACKS[name]))
     pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
 
     net = smooth_predict(0)
@@ -207,7 +207,7 @@ def tiny(parts=(), count=8, epochs=2.0):
     constant = Call(name="constant", options={"peak": 0.1})
     t = Training(epochs=epochs, batch_size=count, schedule=constant, dtype="float64")
     source = Data(name="digits", split="train", count=count)
-    return config.bound(Network(model=TINY, data=source, training=t, mean=(0.3,), std=(0.3,), parts=parts))
+    return binding.bound(Network(model=TINY, data=source, training=t, mean=(0.3,), std=(0.3,), parts=parts))
 
 
 def tiny_weights(spec):
@@ -237,7 +237,7 @@ def measure_result(name, directory):
         context.store.put(net, flat(scaled), {})
     call = Call(name=name, options=MEASURES[name])
     images = Data(name="digits", split="test", count=8)
-    spec = config.bound(Measure(call=call, of=nets if name == "similarity" else nets[0], data=images))
+    spec = binding.bound(Measure(call=call, of=nets if name == "similarity" else nets[0], data=images))
     ((_, made),) = make(context, [spec])
     return numbers(made["arrays"]["values"])
 
@@ -300,7 +300,7 @@ def test_a_changed_default_is_named_with_its_old_and_new_value():
 def test_a_raised_version_makes_that_rows_results_anew_and_no_others(monkeypatch):
     def keys():
         calls = {
-            name: registry.bind(registry.ATTACKS, Call(name=name, options=o)) for name, o in ATTACKS.items()
+            name: binding.bind(registry.ATTACKS, Call(name=name, options=o)) for name, o in ATTACKS.items()
         }
         return {name: call.key for name, call in calls.items()}
 

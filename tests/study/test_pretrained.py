@@ -7,8 +7,9 @@ import pytest
 from small import RESNET, TEST, TRAIN, VGG, attacked, failure, make, network, training, verdicts
 
 from transferjax import data, models
-from transferjax.study import config
-from transferjax.study.specs import Call, Measure, Mistakes, Pretrained, build
+from transferjax.study import binding
+from transferjax.study.mistakes import Mistakes
+from transferjax.study.specs import Call, Measure, Pretrained, build
 
 TWENTY = models.build("cifar_vgg11", num_classes=20, width=4, blocks=(1, 1))
 STATISTICS = {"mean": (0.3,), "std": (0.35,)}
@@ -27,14 +28,14 @@ def file(variables, tmp_path_factory):
 
 def pretrained(file, **more):
     fields = {"label_map": tuple(range(3, 13)), "preprocessing": Call(name="normalize", options=STATISTICS)}
-    return config.bound(Pretrained(model=VGG, file=str(file), **fields | more))
+    return binding.bound(Pretrained(model=VGG, file=str(file), **fields | more))
 
 
 def test_it_is_a_target_and_a_surrogate_without_any_training(context, file, variables):
     net = pretrained(file)
     images = attacked(net)
-    norm = config.bound(Measure(call=Call(name="gradient_norm"), of=net, data=TEST))
-    trace = config.bound(Measure(call=Call(name="weight_trace"), of=net, data=TEST))
+    norm = binding.bound(Measure(call=Call(name="gradient_norm"), of=net, data=TEST))
+    trace = binding.bound(Measure(call=Call(name="weight_trace"), of=net, data=TEST))
     clean, hit, _, norms, traces = make(context, verdicts(net), verdicts(net, images), images, norm, trace)
     assert not list(context.store.entries("Network"))
     x = data.to_float(jnp.asarray(data.load("digits", "test").subset(32).images))

@@ -11,7 +11,7 @@ from small import TEST, attacked, failure, make, network, verdicts
 
 from transferjax import data
 from transferjax.predicts.http import HttpTarget
-from transferjax.study import config
+from transferjax.study import binding
 from transferjax.study.resolve import Context
 from transferjax.study.run import Local, run
 from transferjax.study.services import read_record, record_answers
@@ -176,4 +176,4 @@ def test_a_damaged_answer_is_put_aside_and_not_made_up(bought, tmp_path):
 def test_a_service_is_a_target_and_nothing_else():
     with pytest.raises(ValueError, match="match any of the expected tags"):
         attacked(Service(name="api"))
-    assert config.bound(Verdicts(target=Service(name="api"), images=TEST)).target.name == "api"
+    assert binding.bound(Verdicts(target=Service(name="api"), images=TEST)).target.name == "api"

@@ -6,16 +6,17 @@ import pytest
 from small import TEST, attacked, failure, make, network, verdicts
 
 from transferjax import data
-from transferjax.study import config
+from transferjax.study import binding
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import classes_of
-from transferjax.study.specs import Goal, Mistakes, build
+from transferjax.study.specs import Goal, build
 
 IMAGES = data.load("digits", "test").subset(32)
 LABELS = np.asarray(IMAGES.labels)
 
 
 def aims(context, **goal):
-    return classes_of(context, config.bound(Goal(**goal)), config.bound(TEST))
+    return classes_of(context, binding.bound(Goal(**goal)), binding.bound(TEST))
 
 
 def test_untargeted_and_next(context):
@@ -48,7 +49,7 @@ def test_least_likely_of_a_network(context):
 def test_classes_in_a_file(context, tmp_path):
     right, file = (LABELS + 3) % 10, tmp_path / "targets.npy"
     np.save(file, right)
-    goal = config.bound(Goal(aim="file", file=str(file)))
+    goal = binding.bound(Goal(aim="file", file=str(file)))
     images = attacked(network(), goal=goal)
     found = make(context, images)
     np.testing.assert_array_equal(found["aims"], right)

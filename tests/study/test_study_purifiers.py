@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from small import BIM, TRAIN, attacked, make, network, training, verdicts
 
-from transferjax.study import config
+from transferjax.study import binding
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import Context
-from transferjax.study.specs import Apply, Call, Mistakes, Purifier
+from transferjax.study.specs import Apply, Call, Purifier
 from transferjax.study.store import Store
 
 ADAM = {"optimizer": Call(name="adam"), "augment": Call(name="crop_flip", options={"padding": 1})}
@@ -20,13 +21,13 @@ SMALL = {
 def purifier(name, epochs=2.0, **more):
     t = training(epochs, ("warmup_cosine", {"peak": 3e-3}), **ADAM)
     of = None if name == "comdefend" else network()
-    return config.bound(
+    return binding.bound(
         Purifier(call=Call(name=name, options=SMALL[name]), of=of, data=TRAIN, training=t, **more)
     )
 
 
 def defended(spec, **options):
-    return config.bound(Apply(call=Call(name="purified", options=options), of=(network(), spec)))
+    return binding.bound(Apply(call=Call(name="purified", options=options), of=(network(), spec)))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -77,11 +78,11 @@ def test_one_that_was_stopped_ends_with_the_same_bits(context, tmp_path):
 )
 def test_mistakes_show_before_anything_is_trained(fields, message):
     with pytest.raises((ValueError, Mistakes), match=message):
-        config.bound(Purifier(data=TRAIN, training=training(), **fields))
+        binding.bound(Purifier(data=TRAIN, training=training(), **fields))
 
 
 def test_a_purifier_stands_before_a_network_and_not_alone():
     with pytest.raises(ValueError, match="match any of the expected tags"):
         attacked(purifier("comdefend"), BIM)
     with pytest.raises(ValueError, match="stands around predict and purifier; `of` names 1"):
-        config.bound(Apply(call=Call(name="purified"), of=(network(),)))
+        binding.bound(Apply(call=Call(name="purified"), of=(network(),)))

@@ -15,9 +15,10 @@ from small import attacked, network, verdicts
 
 from transferjax import data
 from transferjax.data.records import Layout, Record, write_prepared
-from transferjax.study import config, upkeep
+from transferjax.study import binding, upkeep
+from transferjax.study.content import forget_facts
 from transferjax.study.plan import make_plan
-from transferjax.study.resolve import Context, forget_facts
+from transferjax.study.resolve import Context
 from transferjax.study.run import Done, Local, run
 from transferjax.study.specs import Data
 from transferjax.study.store import ARRAYS, PROVENANCE, SPEC, Corrupt, Store, Unwritable
@@ -209,7 +210,7 @@ class TestData:
         for place in ("one", "other"):
             monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / place))
             forget_facts()
-            keys.append(config.bound(Data(name="cifar10")).key)
+            keys.append(binding.bound(Data(name="cifar10")).key)
         assert len(list((tmp_path / "cache/datasets").iterdir())) == 2  # both were read
         assert keys[0] == keys[1]
 

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import traceback
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,13 +21,15 @@ from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section
 from transferjax.study import config as configs
-from transferjax.study import estimate, specs, upkeep, views
+from transferjax.study import mistakes, rows, upkeep, views
 from transferjax.study.config import Study
-from transferjax.study.plan import Plan, group_key, make_plan
+from transferjax.study.mistakes import Mistakes
+from transferjax.study.plan import make_plan
+from transferjax.study.printed import counted, counts, messages_of, print_list, print_plan
 from transferjax.study.progress import Bar
 from transferjax.study.resolve import Context
 from transferjax.study.run import Executor, Local, Outcome, enable_compilation_cache, run
-from transferjax.study.specs import Mistakes, Spec
+from transferjax.study.specs import Spec
 from transferjax.study.store import Corrupt, Store
 
 COMMANDS = ("ls", "why", "gc")
@@ -103,16 +104,16 @@ def _cause(error: BaseException) -> str:
     foreign = ("site-packages", "<frozen", "experiments/study.py", "<string>", __file__)
     own = [f for f in frames if not any(name in f.filename for name in foreign)]
     if isinstance(inner, SyntaxError):
-        return f"config: SyntaxError: {specs.one_line(inner)}"
+        return f"config: SyntaxError: {mistakes.one_line(inner)}"
     if own:
         place = f"line {own[-1].lineno} of {own[-1].filename}"
-        return f"config: {type(inner).__name__}: {specs.one_line(inner)} ({place})"
-    return specs.one_line(error)
+        return f"config: {type(inner).__name__}: {mistakes.one_line(inner)} ({place})"
+    return mistakes.one_line(error)
 
 
 def _main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] not in COMMANDS:
-        raise ValueError(f"unknown command {arguments[0]!r}; {specs.nearest(arguments[0], COMMANDS)}")
+        raise ValueError(f"unknown command {arguments[0]!r}; {mistakes.nearest(arguments[0], COMMANDS)}")
     if not _STORE.value and not _LIST.value:
         raise ValueError("--store is missing: where should results be kept? For example --store=runs/store")
     if _CONFIG.value is None and not arguments:
@@ -122,7 +123,7 @@ def _main(arguments: Sequence[str]) -> int:
     if arguments:
         return _look_after(store, *arguments)
     study = _read(store)
-    return _list(study) if _LIST.value else _study(study, store)
+    return print_list(study) if _LIST.value else _study(study, store)
 
 
 def _read(store: Store) -> Study:
@@ -168,7 +169,7 @@ def chosen(study: Study) -> list[configs.View]:
     """
     known = {view.name: view for view in study.views}
     if wrong := [name for name in _VIEWS.value if name not in known]:
-        raise Mistakes([f"unknown view {name!r}; {specs.nearest(name, known)}" for name in wrong])
+        raise Mistakes([f"unknown view {name!r}; {mistakes.nearest(name, known)}" for name in wrong])
     return [known[name] for name in _VIEWS.value] if _VIEWS.value else list(study.views)
 
 
@@ -178,7 +179,7 @@ def _study(study: Study, store: Store) -> int:
     demand = _demand(asked)
     if _DRY.value:
         plan = make_plan(demand, store)
-        _print_plan(plan, store)
+        print_plan(plan, store)
         return _end(study, Outcome(plan.found), plan.missing)
     frames: dict[str, pd.DataFrame] = {}
     with Bar() as bar:
@@ -200,7 +201,7 @@ def _study(study: Study, store: Store) -> int:
     return _end(study, outcome, {})
 
 
-def _demand(rows: Mapping[str, Sequence[views.Row]]) -> list[Spec]:
+def _demand(rows: Mapping[str, Sequence[rows.Row]]) -> list[Spec]:
     """What views read, each once."""
     every = (spec for several in rows.values() for row in several for spec in row.needs.values())
     return list(dict.fromkeys(every))
@@ -239,74 +240,18 @@ def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> N
 
 def _end(study: Study, outcome: Outcome, missing: Mapping[str, Spec]) -> int:
     """What is said at the end; 1 where something failed."""
-    messages = _messages(study, outcome)
+    messages = messages_of(study, outcome)
     for lines in messages.values():
         for line in lines:
             print(f"failed: {line}", file=sys.stderr)
     if outcome.blocked:
-        print(f"not made, because they need what failed: {_counted(outcome.blocked)}", file=sys.stderr)
+        print(f"not made, because they need what failed: {counted(outcome.blocked)}", file=sys.stderr)
     if _JSON.value:
         said = {
-            "made": _counts(outcome.made),
-            "found": _counts(outcome.found),
-            "missing": _counts({**missing, **outcome.blocked}),
+            "made": counts(outcome.made),
+            "found": counts(outcome.found),
+            "missing": counts({**missing, **outcome.blocked}),
             "failed": messages,
         }
         print(json.dumps(said))
     return 1 if outcome.failed else 0
-
-
-def _messages(study: Study, outcome: Outcome) -> dict[str, list[str]]:
-    """By kind a line for each cause: what fails together, fails once."""
-    causes: dict[tuple[str, str], list[Spec]] = defaultdict(list)
-    for spec, why in outcome.failed.values():
-        causes[group_key(spec), why].append(spec)
-    labels = {spec.key: label for label, spec in study.labelled().items()}
-    lines: dict[str, list[str]] = {}
-    for (_, why), several in causes.items():
-        more = f" and {len(several) - 1} more of its task" if len(several) > 1 else ""
-        line = f"{_called(several[0], labels)}{more}: {why}"
-        lines.setdefault(type(several[0]).__name__, []).append(line)
-    return lines
-
-
-def _called(spec: Spec, labels: Mapping[str, str]) -> str:
-    """What a line calls a result: its kind, label or name, and key."""
-    said = specs.plain(spec)
-    name = said.get("model", said.get("call", said.get("attack", {}))).get("name", "")
-    of = [labels[net.key] for net in specs.children(spec) if net.key in labels]
-    called = labels.get(spec.key) or " ".join(filter(None, (name, ", ".join(of))))
-    return f"{type(spec).__name__} {called} ({spec.key[:12]})"
-
-
-def _counts(found: Mapping[str, Spec]) -> dict[str, int]:
-    return dict(sorted(Counter(type(spec).__name__ for spec in found.values()).items()))
-
-
-def _counted(found: Mapping[str, Spec]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in _counts(found).items()) or "nothing"
-
-
-def _print_plan(plan: Plan, store: Store) -> None:
-    print(f"there:   {_counted(plan.found)}")
-    print(f"missing: {_counted(plan.missing)}")
-    if not plan.missing:
-        return
-    costs = estimate.costs(plan, store)
-    by_kind: dict[str, float] = defaultdict(float)
-    for group in plan.groups:
-        by_kind[group.kind] += costs[group.key]
-    for kind, seconds in by_kind.items():
-        print(f"  {kind}: about {estimate.readable(seconds)}")
-    print(f"  in all: about {estimate.readable(sum(by_kind.values()))}, {len(plan.groups)} tasks")
-
-
-def _list(study: Study) -> int:
-    for member in study.networks:
-        print(f"network {member}: {', '.join(_called(spec, {}) for spec in member.specs)}")
-    for name, block in study.blocks.items():
-        attacks = ", ".join(label for label, _ in block.attacks)
-        print(f"block {name}: {len(block.surrogates)} surrogates, {attacks}, {len(block.targets)} targets")
-    for view in study.views:
-        print(f"view {view.name}: {view.kind} {dict(view.options)}")
-    return 0

@@ -8,34 +8,34 @@ import importlib.util
 import json
 import logging
 import os
-import signal
-import socket
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transferjax import data
-from transferjax.study import registry, specs
-from transferjax.study.config import TABLES
+from transferjax.study import walk
+from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import Group
-from transferjax.study.resolve import Context, forget_facts
-from transferjax.study.run import Done, enable_compilation_cache, make_group
-from transferjax.study.specs import Call, Data, Goal, Mistakes, Network, Pretrained, Service, Spec, needs
-from transferjax.study.store import PROVENANCE, Store
+from transferjax.study.resolve import Context
+from transferjax.study.run import Done
+from transferjax.study.walk import needs
+from transferjax.study.worker import (
+    ANSWER,
+    PATIENCE,
+    SHARED,
+    anywhere,
+    line_of,
+    run_of,
+    said_of,
+    still_hidden,
+    work,
+)
 
-ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
-PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
 POLL = 1.0  # seconds between looks at who works
 KEPT = "what is finished is kept: the same command goes on from there"
 DEVICES = Path("/dev")
-PATHS: dict[type[Spec], str] = {Data: "name", Pretrained: "file", Goal: "file", Service: "record"}
 
 
 class Cluster:
@@ -117,7 +117,7 @@ class Cluster:
                 "marker": marker.name,
                 "settings": [context.batch_size, context.checkpoint_epochs, context.keep_bytes],
                 "group": group.key,
-                "members": {s.key: specs.to_json(specs.rebuild(s, _anywhere)) for s in group.members},
+                "members": {s.key: walk.to_json(walk.rebuild(s, anywhere)) for s in group.members},
                 "absent": sorted({s.key for member in group.members for s in needs(member)} & absent),
             }
         )
@@ -131,13 +131,13 @@ class Cluster:
         if future.status == "finished":
             done = Done(**future.result())
         else:
-            there, why = [spec.key for spec in group.members if store.has(spec)], _said(future.exception())
+            there, why = [spec.key for spec in group.members if store.has(spec)], said_of(future.exception())
             failed = {spec.key: why for spec in group.members if spec.key not in there}
             done = Done(found=there, failed=failed)
         paths = {spec.key: store.path(spec) for spec in group.members}
-        if hidden := _hidden(map(paths.__getitem__, done.made + done.found), PATIENCE):
+        if hidden := still_hidden(map(paths.__getitem__, done.made + done.found), PATIENCE):
             raise Mistakes([f"{hidden} was made, but is not to be seen here: {SHARED}"])
-        ours = [key for key in done.found if _run_of(paths[key]) == run]
+        ours = [key for key in done.found if run_of(paths[key]) == run]
         done.made += ours
         done.found = [key for key in done.found if key not in ours]
         return done
@@ -173,7 +173,9 @@ class Cluster:
             try:
                 client = Client(self.scheduler, timeout=ANSWER, set_as_default=False)
             except OSError as error:
-                raise Mistakes([f"no Dask scheduler answers at {self.scheduler} ({_line(error)})"]) from error
+                raise Mistakes(
+                    [f"no Dask scheduler answers at {self.scheduler} ({line_of(error)})"]
+                ) from error
             with client:
                 yield client
             return
@@ -265,112 +267,3 @@ def accelerators() -> list[dict[str, str]]:
 
 
 # What follows runs on the workers.
-
-SHARED = "do all workers, and this process, see the store through one shared disk?"
-_ONE = threading.Lock()  # a process makes one group at a time, however many threads its worker has
-
-
-def dask_setup(worker: Any) -> None:
-    """Dask calls it in a new worker: Ctrl-C is for the process that a user sees, which closes its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def work(text: str) -> dict[str, Any]:
-    """Makes one group under its lock; every error is an answer."""
-    task = json.loads(text)
-    with _ONE:
-        try:
-            return asdict(_work(task))
-        except Exception as error:
-            said = f"worker on {socket.gethostname()}: {_line(error)}"
-            return asdict(Done(failed=dict.fromkeys(task["members"], said)))
-
-
-def _work(task: Mapping[str, Any]) -> Done:
-    members = [_same(key, specs.from_json(said)) for key, said in task["members"].items()]
-    context = _context(task["root"], task["marker"], *task["settings"])
-    if _hidden([Path(task["root"], "locks", task["marker"])], ANSWER):
-        raise OSError(f"does not see the store {task['root']}: {SHARED}")
-    inputs = [spec for member in members for spec in needs(member) if spec.key not in task["absent"]]
-    if hidden := _hidden(map(context.store.path, inputs), PATIENCE):
-        raise OSError(f"does not see {hidden}, which was made: {SHARED}")
-    with context.store.lock(task["group"]):
-        return make_group(context, Group(task["group"], members))
-
-
-@lru_cache(maxsize=2)
-def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_bytes: int) -> Context:
-    """What this process keeps between the groups of one run: data, weights and compiled programs."""
-    enable_compilation_cache()
-    forget_facts()
-    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes, run=run)
-
-
-def _same(key: str, spec: Spec) -> Spec:
-    """The spec, where it means here what it means to who asked.
-
-    Raises:
-        ValueError: this is other code.
-    """
-    for table, call in _calls(spec):
-        here = table.row(call.name).version
-        if here != call.version:
-            where = f"is version {here} there, and {call.version} here"
-            raise ValueError(f"runs other code: {table.what} {call.name!r} {where}")
-    if spec.key != key:
-        raise ValueError(f"runs other code: {type(spec).__name__} {key[:12]} is {spec.key[:12]} there")
-    return spec
-
-
-def _calls(spec: Spec) -> Iterator[tuple[registry.Table, Call]]:
-    for name, table in TABLES.get(type(spec), {}).items():
-        if getattr(spec, name) is not None:
-            yield table, getattr(spec, name)
-    if isinstance(spec, Network):
-        yield from ((registry.PARTS, part) for part in spec.parts)
-    for child in specs.children(spec):
-        if isinstance(spec, Call):
-            yield registry.PIECES, child  # type: ignore[misc]
-        yield from _calls(child)
-
-
-def _anywhere(spec: Spec) -> Spec:
-    """Paths as a worker sees them that was started in another directory."""
-    name = PATHS.get(type(spec), "")
-    path = getattr(spec, name) if name else ""
-    return spec.replace(**{name: str(Path(path).absolute())}) if path and _is_path(path) else spec
-
-
-def _is_path(name: str) -> bool:
-    return name not in data.NAMES and Path(name).exists()
-
-
-def _hidden(paths: Iterable[Path], seconds: float) -> Path | None:
-    """The first path that is not there after so long: other machines' files may take a while to be seen."""
-    end = time.monotonic() + seconds
-    for path in paths:
-        while not path.exists():
-            if time.monotonic() > end:
-                return path
-            time.sleep(0.1)
-    return None
-
-
-def _run_of(path: Path) -> str | None:
-    """For which run a stored result was made."""
-    try:
-        return json.loads((path / PROVENANCE).read_text()).get("run")
-    except (OSError, ValueError):
-        return None  # whoever reads the result says that it is damaged
-
-
-def _said(error: BaseException) -> str:
-    from distributed import KilledWorker
-
-    if isinstance(error, KilledWorker):
-        return f"KilledWorker: {error.allowed_failures + 1} workers died while they made this; out of memory?"
-    return _line(error)
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

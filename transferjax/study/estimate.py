@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from transferjax import models
 from transferjax.study import registry
+from transferjax.study.content import facts, size
 from transferjax.study.plan import Plan, work
-from transferjax.study.resolve import facts, size
 from transferjax.study.specs import (
     Adversarial,
     Apply,

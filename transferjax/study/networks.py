@@ -12,9 +12,11 @@ import optax
 from transferjax import data, models, training
 from transferjax.losses import one_hot
 from transferjax.study import registry
+from transferjax.study.content import facts
 from transferjax.study.nets import module_of
-from transferjax.study.resolve import Context, facts, flat
-from transferjax.study.specs import Data, Network, Pretrained, Training, training_of
+from transferjax.study.resolve import Context, flat
+from transferjax.study.specs import Data, Network, Pretrained, Training
+from transferjax.study.walk import training_of
 from transferjax.training import TrainState, TrainStep, parallel
 from transferjax.training.averaging import averaged_params, recompute_batch_stats
 from transferjax.training.fit import History, fit

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from transferjax.study.specs import Adversarial, Measure, Network, Spec, Verdicts, needs, training_of
+from transferjax.study.specs import Adversarial, Measure, Network, Spec, Verdicts
 from transferjax.study.store import Store
+from transferjax.study.walk import needs, training_of
 
 
 @dataclass

@@ -6,14 +6,14 @@ line here, and one in the pins.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
-from transferjax.study.specs import Call, Mistakes, near, nearest
+from transferjax.study.mistakes import Mistakes, nearest
+from transferjax.study.specs import Call
 
 
 @dataclass(frozen=True)
@@ -178,104 +178,6 @@ PIECES = _table(
 """What stands in an attack's options: rules, inputs, ensembles, projections."""
 
 
-def bind(table: Table, call: Call) -> Call:
-    """The call as it enters keys: its row's version, options checked, defaults left out, free ones apart.
-
-    Raises:
-        Mistakes: an unknown name or option, with the nearest.
-    """
-    row, known = table.row(call.name), table.options(call.name)
-    options, free, wrong = {}, {}, []
-    for name, value in call.arguments.items():
-        if name not in known:
-            mine = "; the engine gives it, from the study around" if name in table.offered else ""
-            wrong.append(f"{table.what} {call.name!r} has no option {name!r}{mine}; {nearest(name, known)}")
-            continue
-        try:
-            value = _typed(_bind_pieces(value), known[name].annotation)
-        except Mistakes as error:
-            wrong += error.lines
-            continue
-        if not _fits(value, known[name].annotation):
-            kind = _words(known[name].annotation)
-            wrong.append(f"{table.what} {call.name!r}: {name} must be {kind}; got {value!r}")
-        if name in row.free:
-            free[name] = value
-        elif type(value) is not type(known[name].default) or value != known[name].default:
-            options[name] = value
-    missing = [n for n, p in known.items() if p.default is p.empty and n not in call.arguments]
-    meant = {name for unknown in call.arguments.keys() - known.keys() for name in near(unknown, known)}
-    wrong += [
-        f"{table.what} {call.name!r} needs the option {name!r}" for name in missing if name not in meant
-    ]
-    if wrong:
-        raise Mistakes(wrong)
-    return Call(name=call.name, options=options, free=free, version=row.version)
-
-
-def _bind_pieces(value: Any) -> Any:
-    if isinstance(value, Call):
-        return bind(PIECES, value)
-    return tuple(map(_bind_pieces, value)) if isinstance(value, tuple) else value
-
-
-def _typed(value: Any, annotation: Any) -> Any:
-    """What is meant has one spelling: 1 is 1.0 where decimals are wanted, and one where several may stand."""
-    kind, inside = get_origin(annotation) or annotation, get_args(annotation)
-    if kind in (Union, UnionType):
-        return next((_typed(value, part) for part in inside if _fits(value, part)), value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if _many(kind) and (len(inside) == 1 or inside[1:] == (...,)):
-        return tuple(_typed(entry, inside[0]) for entry in (value if isinstance(value, tuple) else (value,)))
-    return value
-
-
-def _resolved(parameter: inspect.Parameter) -> inspect.Parameter:
-    """With its type; recipes write those of the options that they share as text."""
-    if not isinstance(parameter.annotation, str):
-        return parameter
-    return parameter.replace(annotation=_shared_types()[parameter.name])
-
-
-@cache
-def _shared_types() -> dict[str, Any]:
-    from transferjax.attacks.recipe import Momentum
-
-    return get_type_hints(Momentum)
-
-
-def _many(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Iterable) and kind is not str
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value is of a parameter's type; where it wants no scalar, a call stands for what it makes."""
-    kind, inside = get_origin(annotation) or annotation, get_args(annotation)
-    if kind in (Any, inspect.Parameter.empty):
-        return True
-    if kind in (Union, UnionType):
-        return any(_fits(value, part) for part in inside)
-    if kind is type(None) or kind is None:
-        return value is None
-    if kind in (bool, int, str):
-        return type(value) is kind
-    if kind is float:
-        return type(value) in (float, int)
-    if _many(kind):
-        if not isinstance(value, tuple):
-            return False
-        if len(inside) == 1 or inside[1:] == (...,):
-            return all(_fits(entry, inside[0]) for entry in value)
-        return not inside or (len(inside) == len(value) and all(map(_fits, value, inside)))
-    return isinstance(value, Call)
-
-
-def _words(annotation: Any) -> str:
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    return "a piece" if "Callable" in text or "Transformation" in text else str(text)
-
-
 def check_predicts(table: Table, call: Call, count: int) -> None:
     """Whether a row's factory is one around so many predicts.
 
@@ -317,3 +219,17 @@ def _made(value: Any, offered: Mapping[str, Any]) -> Any:
     if isinstance(value, Call):
         return make(PIECES, value, **{name: offered[name] for name in PIECES.offered & offered.keys()})
     return tuple(_made(entry, offered) for entry in value) if isinstance(value, tuple) else value
+
+
+def _resolved(parameter: inspect.Parameter) -> inspect.Parameter:
+    """With its type; recipes write those of the options that they share as text."""
+    if not isinstance(parameter.annotation, str):
+        return parameter
+    return parameter.replace(annotation=_shared_types()[parameter.name])
+
+
+@cache
+def _shared_types() -> dict[str, Any]:
+    from transferjax.attacks.recipe import Momentum
+
+    return get_type_hints(Momentum)

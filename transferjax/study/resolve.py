@@ -1,12 +1,10 @@
 """From a spec to what the library works with: data, weights, predicts; least recently used out, by bytes."""
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 import flax
 import jax
@@ -16,7 +14,8 @@ import numpy as np
 from transferjax import data, models
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in
-from transferjax.study import registry, specs
+from transferjax.study import registry
+from transferjax.study.content import checked, facts, place_of, sha256
 from transferjax.study.nets import module_of, net_of
 from transferjax.study.specs import (
     Adversarial,
@@ -24,7 +23,6 @@ from transferjax.study.specs import (
     Data,
     Derived,
     Goal,
-    Mistakes,
     Network,
     Pretrained,
     Purifier,
@@ -88,7 +86,7 @@ class Context:
         """What to train on; with the option `scale`, random crops that are decoded on the way."""
         if isinstance(spec, Derived):
             return self.dataset(spec)
-        return self.cached(("source", *_place(spec)), lambda: _checked(spec))
+        return self.cached(("source", *place_of(spec)), lambda: checked(spec))
 
     def dataset(self, spec: Data | Derived | Adversarial) -> data.Dataset:
         """Images and labels in memory."""
@@ -214,58 +212,6 @@ class Context:
         return lambda step, metrics: self.progress(text, step * batch_size, last * batch_size, **metrics)
 
 
-def load(spec: Data) -> data.Source:
-    """The data by name."""
-    options = dict(spec.options)
-    read = data.source if "scale" in options else data.load
-    try:
-        found = read(spec.name, spec.split, **options)
-        return found.subset(spec.count, seed=spec.order_seed) if spec.count else found
-    except TypeError as error:
-        raise ValueError(f"data {spec.name!r}: {error}") from error
-
-
-def _checked(spec: Data) -> data.Source:
-    if spec.content and facts(spec).content != spec.content:
-        raise ValueError(f"data {spec.name!r} ({spec.split}) is not what the study was planned with any more")
-    return load(spec)
-
-
-def content_of(source: data.Source, spec: Data) -> str:
-    """The hash of what is decoded, pixels and labels; of a stream the encoded images and how they are cut."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in _content(source, spec):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _content(source: data.Source, spec: Data) -> Iterator[Any]:
-    yield f"{source.num_classes} {len(source)} {source.image_shape}".encode()
-    yield np.ascontiguousarray(source.labels).data
-    if isinstance(source, data.ImageStream):
-        yield repr(spec.options).encode()
-        rows: Iterable[int] = range(len(source)) if source.rows is None else source.rows.tolist()
-        for row in rows:
-            yield source.encoded[row]
-    else:
-        for start in range(0, len(source), 4096):  # memory-mapped: a part at a time
-            yield np.ascontiguousarray(source.images[start : start + 4096]).data  # type: ignore[attr-defined]
-
-
-def sha256(file: str | Path) -> str:
-    """Of a file's bytes.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _place(spec: Data) -> tuple:
-    return spec.name, spec.split, spec.options, spec.count, spec.order_seed
-
-
 def _bytes(value: Any) -> int:
     leaves = [leaf for leaf in jax.tree.leaves(value) if hasattr(leaf, "nbytes")]
     images = getattr(value, "images", None)
@@ -353,60 +299,3 @@ def _from_file(goal: Goal, labels: np.ndarray, classes: int) -> np.ndarray:
     if len(same := np.flatnonzero(found == labels)):
         raise ValueError(f"{goal.file}: the target of image {same[0]} is its label ({len(same)} such images)")
     return found.astype(np.int32)
-
-
-def pin(spec: Spec) -> Spec:
-    """The spec with the content of its data and the hashes of its files filled in.
-
-    Raises:
-        Mistakes: data or files that are not there, one line each.
-    """
-    wrong: list[str] = []
-
-    def one(inner: Spec) -> Spec:
-        try:
-            if isinstance(inner, Data) and not inner.content:
-                return inner.replace(content=facts(inner).content)
-            if isinstance(inner, Pretrained | Goal) and inner.file and not inner.sha256:
-                return inner.replace(sha256=sha256(inner.file))
-        except (ValueError, FileNotFoundError, TypeError) as error:
-            wrong.append(str(error))
-        return inner
-
-    pinned = specs.rebuild(spec, one)
-    if wrong:
-        raise Mistakes(wrong)
-    return pinned
-
-
-class Facts(NamedTuple):
-    """What a study knows of data before it reads them again."""
-
-    content: str
-    size: int
-    num_classes: int
-    image_shape: tuple[int, int, int]
-
-
-_FACTS: dict[tuple, Facts] = {}
-
-
-def facts(spec: Data | Derived) -> Facts:
-    """Of data as they are on disk; hashed once in a process."""
-    if isinstance(spec, Derived):
-        return facts(spec.data)
-    if _place(spec) not in _FACTS:
-        source = load(spec)
-        content = content_of(source, spec)
-        _FACTS[_place(spec)] = Facts(content, len(source), source.num_classes, source.image_shape)
-    return _FACTS[_place(spec)]
-
-
-def forget_facts() -> None:
-    """Data are looked at anew: a process that outlives a run may find others at the same place."""
-    _FACTS.clear()
-
-
-def size(spec: Spec) -> int:
-    """Images in a data set."""
-    return facts(spec).size  # type: ignore[arg-type]

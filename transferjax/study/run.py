@@ -19,11 +19,14 @@ import jax
 from filelock import Timeout
 
 from transferjax.data import cache_dir
+from transferjax.study.content import size
 from transferjax.study.make import make
+from transferjax.study.mistakes import one_line
 from transferjax.study.plan import Group, Plan, make_plan, work
-from transferjax.study.resolve import Context, size
-from transferjax.study.specs import Spec, needs, one_line
+from transferjax.study.resolve import Context
+from transferjax.study.specs import Spec
 from transferjax.study.store import Corrupt, Store, Unwritable
+from transferjax.study.walk import needs
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
 CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"

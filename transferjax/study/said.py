@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic import ConfigDict as Settings
 
-from transferjax.study.specs import Mistakes, Seed, mistakes, near, nearest, one_line, short
+from transferjax.study.mistakes import Mistakes, mistakes, near, nearest, one_line, short
+from transferjax.study.specs import Seed
 
 Fields = dict[str, Any]
 

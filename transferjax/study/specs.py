@@ -2,20 +2,21 @@
 
 A result is a pure function of its spec. The key is the hash of the kind and of the fields that differ from
 their defaults; a spec inside another enters by its own key. Paths, labels, batch sizes of evaluation and
-whatever else leaves the definition alone are no part of it (`unkeyed`). No JAX here: a plan needs none.
+whatever else leaves the definition alone are no part of it (`unkeyed`). No JAX here: a plan needs none. All
+kinds are in one file, long as it is, because they name each other.
 """
 
-import difflib
 import hashlib
 import json
 import math
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from transferjax.study.mistakes import KINDS, Mistakes, mistakes, short
 
 
 class Spec(BaseModel):
@@ -305,18 +306,18 @@ Target = Annotated[Network | Pretrained | Apply | Service, _by_kind]
 Seen = Annotated[Adversarial | Data | Derived, _by_kind]
 STORED: tuple[type[Spec], ...] = (Derived, Network, Purifier, Adversarial, Verdicts, Measure)
 _OTHERS: tuple[type[Spec], ...] = (Call, Data, Training, Pretrained, Apply, Service, Goal)
-KINDS = {kind.__name__: kind for kind in (*_OTHERS, *STORED)}
+KINDS.update({kind.__name__: kind for kind in (*_OTHERS, *STORED)})
 for _kind in KINDS.values():
     _kind.model_rebuild()
 
 
 def canonical(spec: Spec) -> str:
     """The JSON that a key is the hash of: kind, and the keyed fields that differ from their defaults."""
-    said = {n: _canonical_value(getattr(spec, n)) for n in _said(spec) if n not in spec.unkeyed}
+    said = {n: _canonical_value(getattr(spec, n)) for n in said_fields(spec) if n not in spec.unkeyed}
     return json.dumps({"kind": type(spec).__name__, **said}, sort_keys=True, separators=(",", ":"))
 
 
-def _said(spec: Spec) -> Iterator[str]:
+def said_fields(spec: Spec) -> Iterator[str]:
     """The fields that differ from their defaults."""
     for name, field in type(spec).model_fields.items():
         if name != "kind" and getattr(spec, name) != field.get_default(call_default_factory=True):
@@ -329,79 +330,6 @@ def _canonical_value(value: Any) -> Any:
     return [_canonical_value(v) for v in value] if isinstance(value, tuple) else value
 
 
-def children(spec: Spec) -> Iterator[Spec]:
-    """The specs that one holds directly, in the order of its fields."""
-
-    def of(value: Any) -> Iterator[Spec]:
-        if isinstance(value, Spec):
-            yield value
-        elif isinstance(value, tuple):
-            for entry in value:
-                yield from of(entry)
-
-    for name in type(spec).model_fields:
-        yield from of(getattr(spec, name))
-
-
-def needs(spec: Spec) -> Iterator[Spec]:
-    """The stored results that making this one reads, each once."""
-    seen: dict[str, Spec] = {}
-
-    def visit(parent: Spec) -> None:
-        for child in children(parent):
-            if isinstance(child, STORED):
-                seen.setdefault(child.key, child)
-            else:
-                visit(child)
-
-    visit(spec)
-    return iter(seen.values())
-
-
-def training_of(network: Network) -> Network:
-    """The whole training that a network is a moment of."""
-    return network.replace(epoch=None)
-
-
-def rebuild(spec: Spec, change: Any) -> Any:
-    """The same spec with every spec inside replaced by `change` of it, innermost first."""
-
-    def of(value: Any) -> Any:
-        if isinstance(value, Spec):
-            return rebuild(value, change)
-        return tuple(map(of, value)) if isinstance(value, tuple) else value
-
-    return change(type(spec).model_construct(**{n: of(getattr(spec, n)) for n in type(spec).model_fields}))
-
-
-def plain(spec: Spec) -> dict[str, Any]:
-    """A spec as JSON has it: its kind, and every field that is not its default, keyed or not."""
-
-    def of(value: Any) -> Any:
-        if isinstance(value, Spec):
-            return plain(value)
-        return [of(v) for v in value] if isinstance(value, tuple) else value
-
-    said = {name: getattr(spec, name) for name in _said(spec)}
-    options = {name: dict(said.pop(name)) for name in ("options", "free") if name in said}
-    values = {name: of(value) for name, value in said.items()}
-    return {
-        "kind": type(spec).__name__,
-        **values,
-        **{k: {n: of(v) for n, v in o.items()} for k, o in options.items()},
-    }
-
-
-def to_json(spec: Spec) -> str:
-    """What `from_json` reads: for people and for workers."""
-    return json.dumps(plain(spec), indent=1)
-
-
-def from_json(text: str) -> Spec:
-    """The spec of `to_json`."""
-    return KINDS[json.loads(text)["kind"]].model_validate_json(text)
-
-
 def build(kind: type[Spec], fields: Mapping[str, Any], where: str) -> Any:
     """A spec from plain fields; all mistakes at once, each with its place and the nearest name.
 
@@ -412,94 +340,3 @@ def build(kind: type[Spec], fields: Mapping[str, Any], where: str) -> Any:
         return kind.model_validate(dict(fields))
     except ValidationError as error:
         raise Mistakes(mistakes(error, kind, where)) from None
-
-
-class Mistakes(ValueError):
-    """What is wrong with a study, one line each."""
-
-    def __init__(self, lines: Iterable[str]):
-        self.lines = list(dict.fromkeys(lines))
-        super().__init__("\n".join(self.lines))
-
-
-def one_line(error: BaseException, width: int = 300) -> str:
-    """What an error says, on one line."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= width else f"{text[:width]} …"
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """ "; did you mean …?" with the nearest of the known names, else all of them."""
-    known = list(known)
-    found = near(name, known)
-    if found:
-        return f"did you mean {' or '.join(found)}?"
-    return textwrap.shorten(f"known: {', '.join(sorted(known))}", 300, placeholder=" …")
-
-
-def mistakes(error: ValidationError, kind: type[BaseModel], where: str) -> list[str]:
-    """What pydantic found, one line each, with its place and the nearest name."""
-    lines: list[str] = []
-    found = error.errors()
-    meant = {(*e["loc"][:-1], name) for e in found for name in _meant(e, kind)}
-    for e in found:
-        if e["type"] == "missing" and e["loc"] in meant:
-            continue  # it is there, misspelt
-        inner = e.get("ctx", {}).get("error")
-        if isinstance(inner, Mistakes):
-            place = ".".join(str(part) for part in e["loc"] if part not in KINDS)
-            lines += [f"{where}: {place}: {line}" for line in inner.lines]
-        else:
-            lines.append(_mistake(e, kind, where))
-    return lines
-
-
-def near(name: object, known: Iterable[str]) -> list[str]:
-    """The known names that a name may stand for."""
-    return difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
-
-
-def _meant(error: Any, kind: type[BaseModel]) -> list[str]:
-    """What an unknown field may stand for."""
-    unknown = error["type"] == "extra_forbidden"
-    return near(error["loc"][-1], _fields(_owner(kind, error["loc"][:-1]))) if unknown else []
-
-
-def _mistake(error: Any, kind: type[BaseModel], where: str) -> str:
-    path = [part for part in error["loc"] if part not in KINDS]
-    place = ".".join(map(str, path))
-    if error["type"] == "extra_forbidden":
-        owner = _owner(kind, error["loc"][:-1])
-        return f"{where}: unknown field {place!r}; {nearest(str(path[-1]), _fields(owner))}"
-    if error["type"] == "missing":
-        return f"{where}: {place} is missing"
-    if error["type"] == "union_tag_not_found":
-        return f"{where}: {place}: `kind` is missing; it says {', '.join(map(str, error['input']))}"
-    if error["type"] == "union_tag_invalid":
-        kinds = error["ctx"]["expected_tags"].replace("'", "")
-        return f"{where}: {place}: a {error['ctx']['tag']} cannot stand here, only {kinds}"
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], Spec | Mapping):  # what a spec as a whole refuses says what it has
-        return f"{where}: {place + ': ' if place else ''}{message}"
-    return f"{where}: {place}: {message}; got {short(error['input'])}"
-
-
-def short(value: Any, width: int = 80) -> str:
-    """A value on one line, cut."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= width else f"{text[:width]} …"
-
-
-def _fields(kind: type[BaseModel]) -> list[str]:
-    return list(kind.model_fields)
-
-
-def _owner(kind: type[BaseModel], loc: tuple) -> type[BaseModel]:
-    """The spec class that a place inside a spec of `kind` belongs to."""
-    for part in loc:
-        if part in KINDS:
-            kind = KINDS[part]
-        elif isinstance(part, str) and part in kind.model_fields:
-            found = [c for c in KINDS.values() if c.__name__ in str(kind.model_fields[part].annotation)]
-            kind = found[0] if len(found) == 1 else kind
-    return kind

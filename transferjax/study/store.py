@@ -30,7 +30,7 @@ from safetensors.numpy import load, save
 
 from transferjax.data.storage import atomic_directory
 from transferjax.files import write_text
-from transferjax.study import specs
+from transferjax.study import walk
 from transferjax.study.specs import Network, Service, Spec, Verdicts
 
 Arrays = Mapping[str, np.ndarray]
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 
     @property
     def spec(self) -> Spec:
-        return specs.from_json((self.path / SPEC).read_text())
+        return walk.from_json((self.path / SPEC).read_text())
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Store:
         try:
             with atomic_directory(self.path(spec)) as directory:
                 (directory / ARRAYS).write_bytes(content)
-                (directory / SPEC).write_text(specs.to_json(spec) + "\n")
+                (directory / SPEC).write_text(walk.to_json(spec) + "\n")
                 (directory / PROVENANCE).write_text(json.dumps(said, indent=1) + "\n")
         except FileExistsError:
             pass
@@ -167,15 +167,15 @@ class Store:
             spec = todo.pop()
             if spec.key not in needed:
                 needed[spec.key] = spec
-                todo += specs.needs(spec)
+                todo += walk.needs(spec)
         trained = {key: spec for key, spec in needed.items() if isinstance(spec, Network)}
         note = {
             "name": name,
             "when": now(),
             "keys": {key: type(spec).__name__ for key, spec in needed.items()},
             "labels": {label: spec.key for label, spec in labelled.items()},
-            "specs": {spec.key: specs.plain(spec) for spec in labelled.values()},
-            "trainings": {key: specs.training_of(spec).key for key, spec in trained.items()},
+            "specs": {spec.key: walk.plain(spec) for spec in labelled.values()},
+            "trainings": {key: walk.training_of(spec).key for key, spec in trained.items()},
         }
         write_text(self.root / "studies" / f"{name}.json", json.dumps(note, indent=1) + "\n")
 
@@ -207,7 +207,7 @@ class Store:
         kept = {key for name, study in self.studies().items() if name != without for key in study["keys"]}
         for entry in filter(_bought, self.entries(Verdicts.__name__)):
             spec = entry.readable
-            kept |= {entry.key, *(child.key for child in (specs.needs(spec) if spec else ()))}
+            kept |= {entry.key, *(child.key for child in (walk.needs(spec) if spec else ()))}
         return [e for e in self.entries() if e.key not in kept and _age(e.path) >= min_age]
 
     def leftovers(self, min_age: float = 86400.0, without: str = "") -> list[Path]:
@@ -274,48 +274,9 @@ def _bought(entry: Entry) -> bool:
     )
 
 
-def differences(one: Spec, other: Spec, place: str = "") -> list[str]:
-    """Where two specs of a kind differ in what counts: "data.content: a there, b here"."""
-    if type(one) is not type(other):
-        return [f"{place}: {type(one).__name__} there, {type(other).__name__} here"]
-    lines: list[str] = []
-    for name in type(one).model_fields:
-        a, b, where = getattr(one, name), getattr(other, name), f"{place}.{name}".lstrip(".")
-        if name in one.unkeyed or a == b:
-            continue
-        if isinstance(a, Spec) and isinstance(b, Spec):
-            lines += differences(a, b, where)
-        elif isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) and _all_specs(a + b):
-            for i, (x, y) in enumerate(zip(a, b, strict=True)):
-                lines += [] if x == y else differences(x, y, f"{where}[{i}]")
-        else:
-            lines.append(f"{where}: {_short(a)} there, {_short(b)} here")
-    return lines
-
-
-def nearest(store: Store, spec: Spec, count: int = 1) -> list[tuple[Entry, list[str]]]:
-    """The stored results of the same kind that differ least, and where."""
-    others = [(e, e.readable) for e in store.entries(type(spec).__name__) if e.key != spec.key]
-    found = [(e, differences(other, spec)) for e, other in others if other is not None]
-    return sorted(found, key=lambda pair: len(pair[1]))[:count]
-
-
 def now() -> str:
     """The time, to the second, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _all_specs(values: tuple) -> bool:
-    return bool(values) and all(isinstance(value, Spec) for value in values)
-
-
-def _short(value: Any) -> str:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Spec):
-            return specs.plain(value)
-        return [plain(entry) for entry in value] if isinstance(value, tuple) else value
-
-    return json.dumps(plain(value))
 
 
 def _checksum(content: bytes) -> str:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-from transferjax.study import specs
+from transferjax.study import mistakes, walk
 from transferjax.study.specs import Spec
-from transferjax.study.store import Entry, Store, nearest
+from transferjax.study.store import Entry, Store
 
 NEAR = 3  # how many results that differ least are shown
 
@@ -38,15 +39,17 @@ def why(store: Store, text: str, labelled: Mapping[str, Spec]) -> None:
     noted = {key: label for study in studies.values() for label, key in study["labels"].items()}
     found = dict(_named(store, text, labelled))
     if not found:
-        raise ValueError(f"nothing is called {text!r}; {specs.nearest(text, [*labelled, *noted.values()])}")
+        raise ValueError(
+            f"nothing is called {text!r}; {mistakes.nearest(text, [*labelled, *noted.values()])}"
+        )
     for key, (label, spec) in found.items():
         users = [name for name, study in studies.items() if key in study["keys"]]
         print(f"{label or noted.get(key, key)}: {key}, needed by {', '.join(users) or 'no study'}")
         print(f"  {_state(stored.get(key))}")
         if spec is None:
             continue
-        print(f"  {json.dumps(specs.plain(spec))}")
-        for need in specs.needs(spec):
+        print(f"  {json.dumps(walk.plain(spec))}")
+        for need in walk.needs(spec):
             called = " ".join(filter(None, (type(need).__name__, need.key[:12], noted.get(need.key))))
             print(f"  needs {called}: {'there' if need.key in stored else 'missing'}")
         for entry, differences in nearest(store, spec, NEAR):
@@ -69,7 +72,7 @@ def _named(
     for study in store.studies().values():
         for label, key in study["labels"].items():
             if means(label, key) and label not in said and key in study["specs"]:
-                yield key, (label, specs.from_json(json.dumps(study["specs"][key])))
+                yield key, (label, walk.from_json(json.dumps(study["specs"][key])))
     yield from ((labelled[label].key, (label, labelled[label])) for label in said)
 
 
@@ -92,7 +95,7 @@ def gc(store: Store, min_age: float, drop: str = "", dry: bool = False) -> None:
         ValueError: no such study, with the nearest.
     """
     if drop and drop not in store.studies():
-        raise ValueError(f"no study {drop!r}; {specs.nearest(drop, store.studies())}")
+        raise ValueError(f"no study {drop!r}; {mistakes.nearest(drop, store.studies())}")
     entries, leftovers = store.garbage(min_age, drop), store.leftovers(min_age, drop)
     for entry in entries:
         print(f"{entry.kind} {entry.key}  {entry.bytes / 1e6:.2f} MB")
@@ -104,3 +107,42 @@ def gc(store: Store, min_age: float, drop: str = "", dry: bool = False) -> None:
         if drop:
             store.forget_study(drop)
         store.remove(entries, leftovers)
+
+
+def differences(one: Spec, other: Spec, place: str = "") -> list[str]:
+    """Where two specs of a kind differ in what counts: "data.content: a there, b here"."""
+    if type(one) is not type(other):
+        return [f"{place}: {type(one).__name__} there, {type(other).__name__} here"]
+    lines: list[str] = []
+    for name in type(one).model_fields:
+        a, b, where = getattr(one, name), getattr(other, name), f"{place}.{name}".lstrip(".")
+        if name in one.unkeyed or a == b:
+            continue
+        if isinstance(a, Spec) and isinstance(b, Spec):
+            lines += differences(a, b, where)
+        elif isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) and _all_specs(a + b):
+            for i, (x, y) in enumerate(zip(a, b, strict=True)):
+                lines += [] if x == y else differences(x, y, f"{where}[{i}]")
+        else:
+            lines.append(f"{where}: {_short(a)} there, {_short(b)} here")
+    return lines
+
+
+def nearest(store: Store, spec: Spec, count: int = 1) -> list[tuple[Entry, list[str]]]:
+    """The stored results of the same kind that differ least, and where."""
+    others = [(e, e.readable) for e in store.entries(type(spec).__name__) if e.key != spec.key]
+    found = [(e, differences(other, spec)) for e, other in others if other is not None]
+    return sorted(found, key=lambda pair: len(pair[1]))[:count]
+
+
+def _all_specs(values: tuple) -> bool:
+    return bool(values) and all(isinstance(value, Spec) for value in values)
+
+
+def _short(value: Any) -> str:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Spec):
+            return walk.plain(value)
+        return [plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+    return json.dumps(plain(value))

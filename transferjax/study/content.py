@@ -1,0 +1,128 @@
+"""What data are: read from where they lie, told apart by what they hold."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transferjax import data
+from transferjax.study import walk
+from transferjax.study.mistakes import Mistakes
+from transferjax.study.specs import (
+    Data,
+    Derived,
+    Goal,
+    Pretrained,
+    Spec,
+)
+
+
+def load(spec: Data) -> data.Source:
+    """The data by name."""
+    options = dict(spec.options)
+    read = data.source if "scale" in options else data.load
+    try:
+        found = read(spec.name, spec.split, **options)
+        return found.subset(spec.count, seed=spec.order_seed) if spec.count else found
+    except TypeError as error:
+        raise ValueError(f"data {spec.name!r}: {error}") from error
+
+
+def checked(spec: Data) -> data.Source:
+    if spec.content and facts(spec).content != spec.content:
+        raise ValueError(f"data {spec.name!r} ({spec.split}) is not what the study was planned with any more")
+    return load(spec)
+
+
+def content_of(source: data.Source, spec: Data) -> str:
+    """The hash of what is decoded, pixels and labels; of a stream the encoded images and how they are cut."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _content(source, spec):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(source: data.Source, spec: Data) -> Iterator[Any]:
+    yield f"{source.num_classes} {len(source)} {source.image_shape}".encode()
+    yield np.ascontiguousarray(source.labels).data
+    if isinstance(source, data.ImageStream):
+        yield repr(spec.options).encode()
+        rows: Iterable[int] = range(len(source)) if source.rows is None else source.rows.tolist()
+        for row in rows:
+            yield source.encoded[row]
+    else:
+        for start in range(0, len(source), 4096):  # memory-mapped: a part at a time
+            yield np.ascontiguousarray(source.images[start : start + 4096]).data  # type: ignore[attr-defined]
+
+
+def sha256(file: str | Path) -> str:
+    """Of a file's bytes.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def place_of(spec: Data) -> tuple:
+    return spec.name, spec.split, spec.options, spec.count, spec.order_seed
+
+
+def pin(spec: Spec) -> Spec:
+    """The spec with the content of its data and the hashes of its files filled in.
+
+    Raises:
+        Mistakes: data or files that are not there, one line each.
+    """
+    wrong: list[str] = []
+
+    def one(inner: Spec) -> Spec:
+        try:
+            if isinstance(inner, Data) and not inner.content:
+                return inner.replace(content=facts(inner).content)
+            if isinstance(inner, Pretrained | Goal) and inner.file and not inner.sha256:
+                return inner.replace(sha256=sha256(inner.file))
+        except (ValueError, FileNotFoundError, TypeError) as error:
+            wrong.append(str(error))
+        return inner
+
+    pinned = walk.rebuild(spec, one)
+    if wrong:
+        raise Mistakes(wrong)
+    return pinned
+
+
+class Facts(NamedTuple):
+    """What a study knows of data before it reads them again."""
+
+    content: str
+    size: int
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+
+_FACTS: dict[tuple, Facts] = {}
+
+
+def facts(spec: Data | Derived) -> Facts:
+    """Of data as they are on disk; hashed once in a process."""
+    if isinstance(spec, Derived):
+        return facts(spec.data)
+    if place_of(spec) not in _FACTS:
+        source = load(spec)
+        content = content_of(source, spec)
+        _FACTS[place_of(spec)] = Facts(content, len(source), source.num_classes, source.image_shape)
+    return _FACTS[place_of(spec)]
+
+
+def forget_facts() -> None:
+    """Data are looked at anew: a process that outlives a run may find others at the same place."""
+    _FACTS.clear()
+
+
+def size(spec: Spec) -> int:
+    """Images in a data set."""
+    return facts(spec).size  # type: ignore[arg-type]

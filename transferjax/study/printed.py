@@ -1,0 +1,67 @@
+"""What the command prints: plans, counts, messages, a config as a list."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from transferjax.study import estimate, walk
+from transferjax.study.config import Study
+from transferjax.study.plan import Plan, group_key
+from transferjax.study.run import Outcome
+from transferjax.study.specs import Spec
+from transferjax.study.store import Store
+
+
+def messages_of(study: Study, outcome: Outcome) -> dict[str, list[str]]:
+    """By kind a line for each cause: what fails together, fails once."""
+    causes: dict[tuple[str, str], list[Spec]] = defaultdict(list)
+    for spec, why in outcome.failed.values():
+        causes[group_key(spec), why].append(spec)
+    labels = {spec.key: label for label, spec in study.labelled().items()}
+    lines: dict[str, list[str]] = {}
+    for (_, why), several in causes.items():
+        more = f" and {len(several) - 1} more of its task" if len(several) > 1 else ""
+        line = f"{_called(several[0], labels)}{more}: {why}"
+        lines.setdefault(type(several[0]).__name__, []).append(line)
+    return lines
+
+
+def _called(spec: Spec, labels: Mapping[str, str]) -> str:
+    """What a line calls a result: its kind, label or name, and key."""
+    said = walk.plain(spec)
+    name = said.get("model", said.get("call", said.get("attack", {}))).get("name", "")
+    of = [labels[net.key] for net in walk.children(spec) if net.key in labels]
+    called = labels.get(spec.key) or " ".join(filter(None, (name, ", ".join(of))))
+    return f"{type(spec).__name__} {called} ({spec.key[:12]})"
+
+
+def counts(found: Mapping[str, Spec]) -> dict[str, int]:
+    return dict(sorted(Counter(type(spec).__name__ for spec in found.values()).items()))
+
+
+def counted(found: Mapping[str, Spec]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts(found).items()) or "nothing"
+
+
+def print_plan(plan: Plan, store: Store) -> None:
+    print(f"there:   {counted(plan.found)}")
+    print(f"missing: {counted(plan.missing)}")
+    if not plan.missing:
+        return
+    costs = estimate.costs(plan, store)
+    by_kind: dict[str, float] = defaultdict(float)
+    for group in plan.groups:
+        by_kind[group.kind] += costs[group.key]
+    for kind, seconds in by_kind.items():
+        print(f"  {kind}: about {estimate.readable(seconds)}")
+    print(f"  in all: about {estimate.readable(sum(by_kind.values()))}, {len(plan.groups)} tasks")
+
+
+def print_list(study: Study) -> int:
+    for member in study.networks:
+        print(f"network {member}: {', '.join(_called(spec, {}) for spec in member.specs)}")
+    for name, block in study.blocks.items():
+        attacks = ", ".join(label for label, _ in block.attacks)
+        print(f"block {name}: {len(block.surrogates)} surrogates, {attacks}, {len(block.targets)} targets")
+    for view in study.views:
+        print(f"view {view.name}: {view.kind} {dict(view.options)}")
+    return 0

@@ -1,0 +1,143 @@
+"""What a Dask worker does with a group that it is handed: the other side of `cluster`."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from transferjax import data
+from transferjax.study import registry, walk
+from transferjax.study.binding import TABLES
+from transferjax.study.content import forget_facts
+from transferjax.study.plan import Group
+from transferjax.study.resolve import Context
+from transferjax.study.run import Done, enable_compilation_cache, make_group
+from transferjax.study.specs import Call, Data, Goal, Network, Pretrained, Service, Spec
+from transferjax.study.store import PROVENANCE, Store
+from transferjax.study.walk import needs
+
+SHARED = "do all workers, and this process, see the store through one shared disk?"
+
+
+_ONE = threading.Lock()  # a process makes one group at a time, however many threads its worker has
+
+
+def dask_setup(worker: Any) -> None:
+    """Dask calls it in a new worker: Ctrl-C is for the process that a user sees, which closes its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def work(text: str) -> dict[str, Any]:
+    """Makes one group under its lock; every error is an answer."""
+    task = json.loads(text)
+    with _ONE:
+        try:
+            return asdict(_work(task))
+        except Exception as error:
+            said = f"worker on {socket.gethostname()}: {line_of(error)}"
+            return asdict(Done(failed=dict.fromkeys(task["members"], said)))
+
+
+def _work(task: Mapping[str, Any]) -> Done:
+    members = [_same(key, walk.from_json(said)) for key, said in task["members"].items()]
+    context = _context(task["root"], task["marker"], *task["settings"])
+    if still_hidden([Path(task["root"], "locks", task["marker"])], ANSWER):
+        raise OSError(f"does not see the store {task['root']}: {SHARED}")
+    inputs = [spec for member in members for spec in needs(member) if spec.key not in task["absent"]]
+    if hidden := still_hidden(map(context.store.path, inputs), PATIENCE):
+        raise OSError(f"does not see {hidden}, which was made: {SHARED}")
+    with context.store.lock(task["group"]):
+        return make_group(context, Group(task["group"], members))
+
+
+@lru_cache(maxsize=2)
+def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_bytes: int) -> Context:
+    """What this process keeps between the groups of one run: data, weights and compiled programs."""
+    enable_compilation_cache()
+    forget_facts()
+    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes, run=run)
+
+
+def _same(key: str, spec: Spec) -> Spec:
+    """The spec, where it means here what it means to who asked.
+
+    Raises:
+        ValueError: this is other code.
+    """
+    for table, call in _calls(spec):
+        here = table.row(call.name).version
+        if here != call.version:
+            where = f"is version {here} there, and {call.version} here"
+            raise ValueError(f"runs other code: {table.what} {call.name!r} {where}")
+    if spec.key != key:
+        raise ValueError(f"runs other code: {type(spec).__name__} {key[:12]} is {spec.key[:12]} there")
+    return spec
+
+
+def _calls(spec: Spec) -> Iterator[tuple[registry.Table, Call]]:
+    for name, table in TABLES.get(type(spec), {}).items():
+        if getattr(spec, name) is not None:
+            yield table, getattr(spec, name)
+    if isinstance(spec, Network):
+        yield from ((registry.PARTS, part) for part in spec.parts)
+    for child in walk.children(spec):
+        if isinstance(spec, Call):
+            yield registry.PIECES, child  # type: ignore[misc]
+        yield from _calls(child)
+
+
+def anywhere(spec: Spec) -> Spec:
+    """Paths as a worker sees them that was started in another directory."""
+    name = PATHS.get(type(spec), "")
+    path = getattr(spec, name) if name else ""
+    return spec.replace(**{name: str(Path(path).absolute())}) if path and _is_path(path) else spec
+
+
+def _is_path(name: str) -> bool:
+    return name not in data.NAMES and Path(name).exists()
+
+
+def still_hidden(paths: Iterable[Path], seconds: float) -> Path | None:
+    """The first path that is not there after so long: other machines' files may take a while to be seen."""
+    end = time.monotonic() + seconds
+    for path in paths:
+        while not path.exists():
+            if time.monotonic() > end:
+                return path
+            time.sleep(0.1)
+    return None
+
+
+def run_of(path: Path) -> str | None:
+    """For which run a stored result was made."""
+    try:
+        return json.loads((path / PROVENANCE).read_text()).get("run")
+    except (OSError, ValueError):
+        return None  # whoever reads the result says that it is damaged
+
+
+def said_of(error: BaseException) -> str:
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return f"KilledWorker: {error.allowed_failures + 1} workers died while they made this; out of memory?"
+    return line_of(error)
+
+
+def line_of(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
+
+
+PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
+
+
+PATHS: dict[type[Spec], str] = {Data: "name", Pretrained: "file", Goal: "file", Service: "record"}
