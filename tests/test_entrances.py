@@ -101,7 +101,7 @@ STRICT = {name: attacker(name) for name in ATTACKS if name != "ascend"} | {
     "grad_cam": lambda x, y: metrics.grad_cam(NET, x, y),
     "evaluate": lambda x, y: training.evaluate(PREDICT, x, y, MASK),
     "weight_matvec": lambda x, y: metrics.weight_matvec(linear, WEIGHTS, x, y).start,
-    "robustness_flags": lambda x, y: attacks.checks.robustness_flags(PREDICT, x, y, KEY, lambda f: f),
+    "robustness_flags": lambda x, y: attacks.inspection.robustness_flags(PREDICT, x, y, KEY, lambda f: f),
     "purifier": lambda x, y: CLEANER.update(CLEANER_STATE, KEY, x, y),
 }
 # (images, classes [B] or probabilities [B, K]) -> anything

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from transferjax import attacks, defences, metrics, models, random, training
+from transferjax import attacks, defences, metrics, models, predicts, random, training
 from transferjax.attacks import inputs, projections
 from transferjax.attacks.inspection import robustness_flags
 from transferjax.training import augment
@@ -79,7 +79,7 @@ EITHER = {  # one key, or one per example
     "smoothed": lambda k: defences.smoothed(PREDICT, k, samples=2)(IMAGES),
     "resize_and_pad": lambda k: defences.resize_and_pad(PREDICT, k, resize_back=True)(IMAGES),
     "random_affine": lambda k: defences.random_affine(PREDICT, k, samples=1)(IMAGES),
-    "ghost_dropout": lambda k: attacks.surrogates.ghost_dropout(models.predictor(NET, VARIABLES), k)(IMAGES),
+    "ghost_dropout": lambda k: predicts.ghost_dropout(models.predictor(NET, VARIABLES), k)(IMAGES),
     "stochastic": lambda k: attacks.Stochastic(
         lambda keys, x: PREDICT(x) + random.sample(jax.random.normal, keys, (3,)), k
     )(IMAGES),

@@ -17,7 +17,7 @@ import pytest
 from distributed import Client
 
 from transferjax import data
-from transferjax.study import binding, cluster, content, registry, worker
+from transferjax.study import binding, cluster, content, registry, walk, worker
 from transferjax.study.cluster import Cluster
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import Context
@@ -292,7 +292,7 @@ def test_relative_paths_travel_whole(tmp_path, monkeypatch):
     np.save("goals.npy", np.zeros(32, np.int32))
     spec = images(net(0), content.pin(Goal(aim="file", file="goals.npy")))
     (said,) = json.loads(task(Store("store"), [spec]))["members"].values()
-    sent = cluster.specs.from_json(said)
+    sent = walk.from_json(said)
     assert sent.goal.file == str(tmp_path / "goals.npy")
     assert sent.data.name == "digits"
     assert sent.key == spec.key

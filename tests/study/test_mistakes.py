@@ -32,7 +32,7 @@ def plain():
             ("ST", {"mechanism": "ST", "seed": 0}, network),
             *common.targets({"VGG": ("cifar_vgg11", {"width": 4, "blocks": (1, 1)})}, **shared),
         ),
-        "attacks": (("PGD", "pgd", {"steps": 3, "rules": rules}),),
+        "attacks": (("PGD", "pgd", {"steps": 3, "outer_rules": rules}),),
         "blocks": (common.main_block(("ST",), ("VGG",), data=common.data("digits", count=16), eps_255=(8,)),),
         "views": tuple((view, view, {"block": "main"}) for view in VIEWS),
     }
@@ -133,8 +133,12 @@ def test_config_dicts_inside_of_tuples_are_read(wrap):
         ("networks 0 2 training optimizer options momentum", "0.9", "momentum must be float; got '0.9'"),
         ("networks 0 2 model options width", "4", "width must be int"),
         ("networks 0 2 parts 0 options rho", True, "rho must be float; got True"),
-        ("attacks 0 2 rules 0 options transform options", {"pob": 0.5}, "no option 'pob'; did you mean prob"),
-        ("attacks 0 2 rules 0 options transform", 7, "transform must be a piece; got 7"),
+        (
+            "attacks 0 2 outer_rules 0 options transform options",
+            {"pob": 0.5},
+            "no option 'pob'; did you mean prob",
+        ),
+        ("attacks 0 2 outer_rules 0 options transform", 7, "transform must be a piece; got 7"),
         ("error", "sd", "'half_range' or 'std'"),
         ("batch_size", 0, "greater than or equal to 1"),
     ],

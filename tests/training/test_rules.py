@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from transferjax.chain import chain, initial_memory
 from transferjax.training import rules
 
 RNG = np.random.default_rng(1)
@@ -124,9 +125,9 @@ def test_er_is_the_gradient_of_the_regularized_loss():
 def test_rules_nest_the_outermost_first():
     g = lambda w: call(rules.er(0.2), w)[2]  # noqa: E731
     np.testing.assert_allclose(
-        call(rules.chain(rules.sam(0.3), rules.er(0.2)))[2], g(W + 0.3 * unit(g(W))), rtol=1e-10
+        call(chain(rules.sam(0.3), rules.er(0.2)))[2], g(W + 0.3 * unit(g(W))), rtol=1e-10
     )
-    np.testing.assert_array_equal(call(rules.chain())[2], call(lambda fn: fn)[2])
+    np.testing.assert_array_equal(call(chain())[2], call(lambda fn: fn)[2])
 
 
 ALL = {
@@ -136,8 +137,8 @@ ALL = {
     "agsam": rules.agsam(0.3, 0.4),
     "look_sam": rules.look_sam(0.3),
     "er": rules.er(0.2),
-    "sam&er": rules.chain(rules.sam(0.3), rules.er(0.2)),
-    "er&sam": rules.chain(rules.er(0.2), rules.sam(0.3)),
+    "sam&er": chain(rules.sam(0.3), rules.er(0.2)),
+    "er&sam": chain(rules.er(0.2), rules.sam(0.3)),
 }
 
 
@@ -164,7 +165,7 @@ def test_batch_statistics_policy(policy, passes):
 def test_initial_memory_is_zeros_for_what_rules_add_and_keeps_what_is_given():
     given = {"batch_stats": jnp.full((), 3.0)}
     fn = rules.look_sam(0.3)(grad_fn)
-    memory = rules.initial_memory(fn, {"w": jnp.asarray(W)}, given)
+    memory = initial_memory(fn, {"w": jnp.asarray(W)}, given)
     assert memory["batch_stats"] == 3
     assert set(memory) == {"batch_stats", "metrics", "look_sam"}
     np.testing.assert_array_equal(memory["look_sam"]["direction"]["w"], np.zeros(N))
