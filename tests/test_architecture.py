@@ -12,6 +12,7 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax": 0,
     "transferjax.moved": 0,
     "transferjax.lazy": 0,
+    "transferjax.devices": 0,
     "transferjax.typing": 0,
     "transferjax.checks": 0,
     "transferjax.random": 0,
@@ -90,7 +91,7 @@ def test_configs_import_ml_collections_alone(path):
 
 LOOPS = {  # modules that run a loop of their own on the host, and compile what they loop over
     "transferjax.training.parallel": "places a training loop on devices",
-    "transferjax.attacks.craft": "crafts over a data set",
+    "transferjax.devices": "compiles what runs over a data set",
     "transferjax.attacks.inspection": "looks at a model once before the attack",
     "transferjax.defences.smoothing": "certifies image by image",
     "transferjax.models.conv": "how its primitive runs outside of any jit",

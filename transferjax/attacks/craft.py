@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from transferjax.attacks.manifest import (
 from transferjax.attacks.projections import eight_bit
 from transferjax.attacks.recipe import Recipe
 from transferjax.checks import check_labels
+from transferjax.devices import mapped
 from transferjax.files import write_bytes, write_text
 from transferjax.naming import stable_name
 from transferjax.random import fold_in
@@ -148,25 +149,36 @@ def _batches(
     devices = jax.local_device_count()
     if batch_size % devices:
         raise ValueError(f"batch_size {batch_size} does not divide over {devices} devices")
-    finish = eight_bit(norm, eps)
-
-    def one(keys: Key, predict: Predict, images: Array, labels: Array) -> Array:
-        x0 = data.to_float(images)
-        return jnp.round(255 * finish(attack(keys, predict, x0, labels), x0)).astype(jnp.uint8)
-
     # A function that is no pytree becomes a constant of the program.
     predict = jax.tree.map(lambda leaf: jax.tree_util.Partial(leaf) if callable(leaf) else leaf, predict)
-    parallel = jax.pmap(one, in_axes=(0, None, 0, 0))
-    split = lambda a: a.reshape(devices, -1, *a.shape[1:])  # noqa: E731
-    for batch in data.eval_batches(dataset, batch_size, put=lambda batch: batch):
-        rows = np.asarray(batch.indices)[np.asarray(batch.weights) > 0]
+    batch, shared = mapped(crafting(attack, eps, norm)), (predict, jax.random.key(seed), jnp.asarray(classes))
+    for examples in data.eval_batches(dataset, batch_size, put=lambda examples: examples):
+        rows = np.asarray(examples.indices)[np.asarray(examples.weights) > 0]
         if rows[-1] < start:
             continue
-        aims = classes[np.asarray(batch.indices)]
-        keys = fold_in(jax.random.key(seed), jnp.asarray(batch.indices))
-        x = parallel(split(keys), predict, split(np.asarray(batch.images)), split(aims))
-        x = np.asarray(x).reshape(batch_size, *x.shape[2:])[: len(rows)]
+        x = np.asarray(batch(examples, shared))[: len(rows)]
         yield rows[rows >= start], x[rows >= start]
+
+
+def crafting(
+    attack: Attack, eps: float, norm: str
+) -> Callable[[data.Examples, tuple[Predict, Key, Array]], Array]:
+    """`(examples, (predict, one key, classes [N])) -> uint8 images [B, H, W, C]`, rounded inside the ball.
+
+    The randomness of an image hangs on its place in the data set. Pure; `devices.mapped` compiles it.
+
+    Args:
+        attack: `(keys, predict, images, labels) -> images`.
+        eps, norm: the budget; eps may be traced.
+    """
+
+    def batch(examples: data.Examples, shared: tuple[Predict, Key, Array]) -> Array:
+        predict, key, classes = shared
+        clean = data.to_float(examples.images)
+        images = attack(fold_in(key, examples.indices), predict, clean, classes[examples.indices])
+        return jnp.round(255 * eight_bit(norm, eps)(images, clean)).astype(jnp.uint8)
+
+    return batch
 
 
 def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:

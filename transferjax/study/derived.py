@@ -18,6 +18,7 @@ import numpy as np
 from transferjax import attacks, data
 from transferjax.attacks import ascend, updates
 from transferjax.data.dataset import permutation
+from transferjax.devices import mapped
 from transferjax.metrics import activations
 from transferjax.random import fold_in, sample
 from transferjax.study.resolve import Context
@@ -121,5 +122,5 @@ def _made(context: Context, spec: Derived, dataset: data.Dataset, change: Change
         return jnp.round(255 * images).astype(jnp.uint8), labels
 
     shared = context.predict(spec.of), jax.random.key(spec.seed)
-    images, labels = context.each(context.mapped(one), dataset, shared, spec.call.name)
+    images, labels = context.each(mapped(one), dataset, shared, spec.call.name)
     return {"images": images, "labels": labels}

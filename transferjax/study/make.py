@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data
-from transferjax.attacks.projections import eight_bit
+from transferjax.attacks.craft import crafting
+from transferjax.devices import mapped
 from transferjax.predicts.snapshots import Snapshots
-from transferjax.random import fold_in
 from transferjax.study import registry
 from transferjax.study.resolve import Context, classes_of, logits_of
 from transferjax.study.specs import (
@@ -51,9 +51,9 @@ def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tu
     context.check_classes(spec.surrogates, spec.data)
     dataset, predict = context.dataset(spec.data), _surrogate(context, spec)
     aims = classes_of(context, spec.goal, spec.data)
-    crafting = context.cached(
+    craft = context.cached(
         ("craft", spec.attack.key, spec.goal.targeted, spec.norm),
-        lambda: context.mapped(_crafting(spec)),
+        lambda: mapped(_crafting(spec)),
         0,
     )
     for member in members:
@@ -64,7 +64,7 @@ def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tu
             jnp.asarray(aims),
             _pool(spec, dataset),
         )
-        images = context.each(crafting, dataset, shared, f"{spec.attack.name} {255 * member.eps:.3g}/255")
+        images = context.each(craft, dataset, shared, f"{spec.attack.name} {255 * member.eps:.3g}/255")
         yield member, {"arrays": {"images": images, "aims": np.asarray(aims, np.int32)}}
 
 
@@ -83,14 +83,12 @@ def _surrogate(context: Context, spec: Adversarial) -> Any:
 def _crafting(spec: Adversarial) -> Callable[..., Array]:
     """(examples, shared) -> uint8 images; the budget is traced, so that all share one compilation."""
 
-    def craft(examples: data.Examples, shared: tuple) -> Array:
+    def batch(examples: data.Examples, shared: tuple) -> Array:
         predict, eps, key, aims, pool = shared
         attack = attack_of(spec.attack, spec.goal, eps, spec.norm, pool)
-        clean = data.to_float(examples.images)
-        images = attack(fold_in(key, examples.indices), predict, clean, aims[examples.indices])
-        return jnp.round(255 * eight_bit(spec.norm, eps)(images, clean)).astype(jnp.uint8)
+        return crafting(attack, eps, spec.norm)(examples, (predict, key, aims))
 
-    return craft
+    return batch
 
 
 def attack_of(call: Call, goal: Goal, eps: Any, norm: str, pool: Any = None) -> Attack:
@@ -137,7 +135,7 @@ def verdicts(context: Context, members: Sequence[Verdicts]) -> Iterator[tuple[Sp
         return
     predict = context.predict(members[0].target)
     context.check_classes((members[0].target,), members[0].images)
-    says: Callable[..., Array] = context.cached("verdicts", lambda: context.mapped(_classes), 0)
+    says: Callable[..., Array] = context.cached("verdicts", lambda: mapped(_classes), 0)
     for member in members:
         dataset = context.dataset(member.images)
         yield member, _said(context, member, context.each(says, dataset, predict, "verdicts"))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data, metrics
+from transferjax.devices import mapped
 from transferjax.study.resolve import Context, drawn
 from transferjax.study.specs import Measure, Network, Pretrained
 from transferjax.typing import Array, Predict, PyTree
@@ -23,7 +24,7 @@ def _per_image(
 
     call = specs[0].call
     compiled = context.cached(
-        ("measure", call.key), lambda: context.mapped(lambda examples, predict: measure(predict, examples)), 0
+        ("measure", call.key), lambda: mapped(lambda examples, predict: measure(predict, examples)), 0
     )
     for spec in specs:
         predict = context.predict(_only(spec))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data, models
+from transferjax.devices import mapped
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in
 from transferjax.study import registry
@@ -182,19 +183,6 @@ class Context:
             f"{getattr(spec, 'name', spec)!r} has no weights: a service answers, and nothing else"
         )
 
-    def mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function(examples, shared) -> [B, …]`, compiled for one device or split over this process's."""
-        devices = jax.local_device_count()
-        if devices == 1:
-            return jax.jit(function)
-        split = jax.pmap(function, in_axes=(0, None))
-
-        def over_all(examples: data.Examples, shared: PyTree) -> PyTree:
-            parts = jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), examples)
-            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), split(parts, shared))
-
-        return over_all
-
     def each(self, function: Callable[..., Any], images: data.Dataset, shared: PyTree, text: str) -> Any:
         """What a `mapped` function says of every example: arrays `[N, …]`, without the padding."""
         devices = jax.local_device_count()
@@ -282,7 +270,7 @@ def logits_of(examples: data.Examples, predict: Predict) -> Array:
 
 
 def _logits(context: Context) -> Callable[..., Any]:
-    return context.cached("logits", lambda: context.mapped(logits_of), 0)
+    return context.cached("logits", lambda: mapped(logits_of), 0)
 
 
 def _from_file(goal: Goal, labels: np.ndarray, classes: int) -> np.ndarray:
