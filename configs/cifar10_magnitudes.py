@@ -42,14 +42,14 @@ def get_config(variant=""):
         smoothness=common.data("cifar10", count=100),
         similarity=common.data("cifar10", count=1000),
     )
-    sharpness = ("sharpness", "weight_eigenvalue", {}, common.data("cifar10", "train", count=250))
+    curvature = ("weight_eigenvalue", "weight_eigenvalue", {}, common.data("cifar10", "train", count=250))
     return common.study(
         "CIFAR-10: mechanisms and magnitudes",
         networks=(
             *common.surrogates(mechanisms, seeds, *SURROGATE, **shared),
             *common.targets(TARGETS, **shared),
         ),
-        blocks=((block, {**fields, "measures": (*fields["measures"], sharpness)}),),
+        blocks=((block, {**fields, "measures": (*fields["measures"], curvature)}),),
         views=(*common.REPORT, *common.ANALYSIS),
         checkpoint_epochs=1,
     )

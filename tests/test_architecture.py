@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,15 @@ def test_predicts_names_load_when_asked_for():
     assert {name for name in predicts.__all__ if callable(getattr(predicts, name))} == set(predicts.__all__)
     with pytest.raises(AttributeError, match="no attribute 'skip_gradients'"):
         predicts.skip_gradients  # noqa: B018
+
+
+def test_the_wheel_ships_the_library_alone():
+    """`configs` and `experiments` in site-packages would collide with other projects'."""
+    from setuptools import find_namespace_packages
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = find_namespace_packages(str(ROOT), **settings["packages"]["find"])
+    assert {package.split(".")[0] for package in found} == {"transferjax"}
+    assert {name_of(path) for path in FILES if path.name == "__init__.py"} - {"experiments"} <= set(found)
+    assert (ROOT / "transferjax/py.typed").exists()
+    assert "py.typed" in settings["package-data"]["*"]

@@ -8,7 +8,7 @@ import pytest
 
 from transferjax import attacks, models
 from transferjax.defences import NRP, ComDefend, Denoiser, make_purifier_step, purified
-from transferjax.defences.purifiers import guided_loss, reconstruction_loss, self_supervised_loss
+from transferjax.defences.purifier_training import guided_loss, reconstruction_loss, self_supervised_loss
 
 SMALL = {
     "comdefend": ComDefend(widths=(4, 4, 4, 4, 4, 4, 4, 4)),

@@ -69,18 +69,20 @@ def test_magnitudes_come_from_the_names(make_results):
 def test_magnitudes_have_tables_and_figures(make_results, check_texts):
     names = ("ST", "IR_1", "IR_3", "SAM_1", "SAM_3")
     results = make_results(mechanisms=names)
-    results["sharpness"] = results["mechanism"].map(dict(zip(names, range(1, 6), strict=True))).astype(float)
+    results["weight_eigenvalue"] = (
+        results["mechanism"].map(dict(zip(names, range(1, 6), strict=True))).astype(float)
+    )
     section = magnitude_section(results)
-    smoothness, sharpness = section.tables
-    assert sharpness.center.loc["IR"].to_dict() == pytest.approx(
+    smoothness, curvature = section.tables
+    assert curvature.center.loc["IR"].to_dict() == pytest.approx(
         {("τ", "0"): np.nan, ("τ", "1"): 2, ("τ", "3"): 3}, nan_ok=True
     )
-    assert sharpness.center.at["ST", ("τ", "0")] == 1
+    assert curvature.center.at["ST", ("τ", "0")] == 1
     expected = results[results["mechanism"] == "SAM_3"].groupby("seed")["smoothness"].first()
     assert smoothness.center.at["SAM", ("τ", "3")] == pytest.approx((expected.max() + expected.min()) / 2)
-    assert "| τ 0 | τ 1 | τ 3 |" in to_markdown(sharpness)
+    assert "| τ 0 | τ 1 | τ 3 |" in to_markdown(curvature)
     assert set(section.figures) == {
-        *("magnitude_smoothness", "magnitude_sharpness", "magnitude_surrogate_accuracy"),
+        *("magnitude_smoothness", "magnitude_weight_eigenvalue", "magnitude_surrogate_accuracy"),
         *("magnitude_similarity", "magnitude_untargeted", "magnitude_targeted"),
     }
     for figure, _ in section.figures.values():

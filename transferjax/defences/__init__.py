@@ -10,7 +10,8 @@ are `Stochastic`: attacks draw anew at every gradient (EOT).
 """
 
 from transferjax.defences.lossy import bit_depth, feature_distillation, jpeg
-from transferjax.defences.purifiers import NRP, ComDefend, Denoiser, make_purifier_step, purified
+from transferjax.defences.purifier_training import make_purifier_step
+from transferjax.defences.purifiers import NRP, ComDefend, Denoiser, purified
 from transferjax.defences.randomized import random_affine, resize_and_pad
 from transferjax.defences.smoothing import Certificate, certify, smoothed
 

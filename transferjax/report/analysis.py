@@ -109,13 +109,13 @@ def magnitude_section(results: pd.DataFrame, error: str = "half_range") -> Secti
     """Figures 2, 3 and 7-10: every quantity against the magnitude of the mechanism.
 
     Args:
-        results: tidy rows of mechanisms such as "IR_3"; with `sharpness` among them, that is shown too.
+        results: tidy rows of mechanisms such as "IR_3"; a column `weight_eigenvalue` is shown too.
         error: over seeds, see `tables.spread`.
     """
     tidy = by_magnitude(check(results))
     curvatures = {
         "smoothness": "input-Hessian λ₁",
-        "sharpness": "weight-Hessian λ₁",
+        "weight_eigenvalue": "weight-Hessian λ₁",
     }
     curvatures = {name: title for name, title in curvatures.items() if name in tidy}
     models = tidy.groupby(["mechanism", "tau", "seed"], sort=False, dropna=False)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from transferjax import attacks, models
 from transferjax.defences import NRP, ComDefend, Denoiser
-from transferjax.defences.purifiers import (
+from transferjax.defences.purifier_training import (
     PurifierLoss,
     guided_loss,
     reconstruction_loss,

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 
 from transferjax import data
 from transferjax.defences import make_purifier_step
-from transferjax.defences.purifiers import (
-    PurifierState,
-)
+from transferjax.defences.purifier_training import PurifierState
 from transferjax.losses import one_hot
 from transferjax.random import fold_in, per_example
 from transferjax.study import registry

@@ -6,7 +6,8 @@ the numbers, the storages' keys), and the storages behind them.
 
 A pickle is a program for a small stack machine, and Python's interpreter of it can call any function. The
 interpreter here knows only the instructions that state dicts need; a function is a name, and only the few
-names in `_CALLS` mean something. Everything else is refused.
+names in `_CALLS` mean something. Everything else is refused. (One file, long as it is: what keeps it safe is
+read as a whole.)
 """
 
 import functools
