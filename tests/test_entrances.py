@@ -17,6 +17,7 @@ from transferjax.attacks import projections, updates
 from transferjax.attacks.catalogue import targeted
 from transferjax.attacks.catalogue.auto_attack import one_after_another
 from transferjax.attacks.catalogue.auto_attack.apgd import targeted_dlr
+from transferjax.study import registry
 from transferjax.training import augment, penalties
 from transferjax.training.objective import objective
 from transferjax.typing import Batch
@@ -47,9 +48,7 @@ NET = models.predictor(Net(), Net().init(KEY, IMAGES))
 
 NEEDED = {"admix": {"pool": IMAGES}, "self_universality": {"layer": "conv"}, "tpa": {"neighbors": 2}}
 RECIPES = {
-    name: getattr(attacks, name)(0.1, **NEEDED.get(name, {}))
-    for name in attacks.__all__
-    if inspect.isfunction(getattr(attacks, name)) and hasattr(getattr(attacks, name), "__wrapped__")
+    name: registry.ATTACKS.row(name).factory(0.1, **NEEDED.get(name, {})) for name in registry.ATTACKS.rows()
 }
 ATTACKS = RECIPES | {
     "one_after_another": one_after_another(attacks.fgsm(0.1)),

@@ -32,7 +32,7 @@ BY_NATURE = ("logit", "po_trip", "self_universality")
 
 
 def make(name, **options):
-    return getattr(attacks, name)(EPS, **NEEDED.get(name, {}), **options)
+    return ATTACKS.row(name).factory(EPS, **NEEDED.get(name, {}), **options)
 
 
 def loop(targeted):

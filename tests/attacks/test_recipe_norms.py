@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from transferjax import attacks, losses, models
+from transferjax.study.registry import ATTACKS
 
 SHAPE, CLASSES, STEPS = (2, 4, 4, 3), 3, 2
 BUDGETS = {"linf": 16 / 255, "l2": 3.0}  # 3 is a length, and no 0–255 unit
@@ -50,16 +51,15 @@ AUTO = {"apgd", "apgd_t", "auto_attack", "fab", "square", "noise"}  # with tests
 
 
 def test_no_recipe_is_forgotten():
-    made = {n for n in attacks.__all__ if "Recipe" in str(getattr(getattr(attacks, n), "__signature__", ""))}
-    assert made == set(TABLE) | AUTO
-    assert all("norm" in inspect.signature(getattr(attacks, name)).parameters for name in made)
+    assert set(ATTACKS.rows()) == set(TABLE) | AUTO
+    assert all("norm" in inspect.signature(ATTACKS.row(name).factory).parameters for name in ATTACKS.rows())
 
 
 def make(name, norm, eps=None, **changes):
     options = {"steps": STEPS, "norm": norm, **TABLE[name][0], **changes}
     if options["steps"] is None:
         del options["steps"]
-    return getattr(attacks, name)(BUDGETS[norm] if eps is None else eps, **options)
+    return ATTACKS.row(name).factory(BUDGETS[norm] if eps is None else eps, **options)
 
 
 def surrogates(name, predict):

@@ -9,12 +9,9 @@ import pytest
 from transferjax import attacks, losses
 from transferjax.attacks import vocabulary
 from transferjax.attacks.recipe import DEFAULTS, MEANINGS, Momentum, Options, recipe
+from transferjax.study.registry import ATTACKS
 
-RECIPES = {
-    name: getattr(attacks, name)
-    for name in attacks.__all__
-    if getattr(getattr(attacks, name), "__signature__", None)
-}
+RECIPES = {name: ATTACKS.row(name).factory for name in ATTACKS.rows()}
 NEEDED = {"eps": 0.1, "pool": np.zeros((1, 4, 4, 3), np.float32), "layer": "Dense_0"}
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 

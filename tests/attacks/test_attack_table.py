@@ -1,0 +1,88 @@
+"""Every attack of the table x norm x goal x dtype; a new row is in all of these without a word."""
+
+import inspect
+from itertools import product
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferjax import attacks, models
+from transferjax.study.registry import ATTACKS
+
+SHAPE, CLASSES = (3, 4, 4, 3), 4
+EPS = {"linf": 0.1, "l2": 0.5}
+FEW = {"steps": 1, "neighbors": 2, "samples": 2, "scales": 2, "inner_steps": 2, "queries": 3}
+FEW |= {"target_classes": 2, "kernel_size": 3}
+NEEDED = {"admix": {"pool": np.full((1, *SHAPE[1:]), 0.5, np.float32)}, "self_universality": {"layer": "mix"}}
+ONLY_LINF = ("pi_fgsm",)  # its step spreads what the sign of a pixel cuts off
+SEVERAL = ("svre", "cwa", "lgv")
+LABELS = jnp.array([0, 1, 3])
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return 4 * nn.Dense(CLASSES, name="head")(jnp.tanh(nn.Dense(6, name="mix")(x.reshape(len(x), -1))))
+
+
+X = 0.2 + 0.6 * jax.random.uniform(jax.random.key(0), SHAPE)
+PREDICT = models.predictor(Net(), Net().init(jax.random.key(1), X))
+OPTIONS = {name: inspect.signature(ATTACKS.row(name).factory).parameters for name in ATTACKS.rows()}
+GOALS = {name: (False, True) if "targeted" in OPTIONS[name] else (False,) for name in ATTACKS.rows()}
+CASES = [
+    pytest.param(name, norm, targeted, id=f"{name}-{norm}-{'targeted' if targeted else 'untargeted'}")
+    for name in ATTACKS.rows()
+    for norm, targeted in product(EPS, GOALS[name])
+    if not (norm == "l2" and name in ONLY_LINF)
+]
+
+
+def make(name, norm, targeted):
+    few = {option: value for option, value in FEW.items() if option in OPTIONS[name]}
+    goal = {"targeted": targeted} if "targeted" in OPTIONS[name] else {}
+    return ATTACKS.row(name).factory(EPS[norm], norm=norm, **few, **goal, **NEEDED.get(name, {}))
+
+
+def surrogates(name, predict):
+    return (predict, predict) if name in SEVERAL else predict
+
+
+def test_the_table_holds_attacks_alone():
+    """And all that `attacks` offers: nothing passes for one because it is a function of that package."""
+    made = {name: make(name, "linf", GOALS[name][-1]) for name in ATTACKS.rows()}
+    assert all(isinstance(attack, attacks.Recipe) for attack in made.values())
+    offered = {
+        n for n in attacks.__all__ if "Recipe" in str(getattr(getattr(attacks, n), "__signature__", ""))
+    }
+    assert offered == set(ATTACKS.rows())
+
+
+@pytest.mark.parametrize(("name", "norm", "targeted"), CASES)
+def test_in_the_ball_and_the_same_in_another_batch(name, norm, targeted):
+    attack, predict = jax.jit(make(name, norm, targeted)), surrogates(name, PREDICT)
+    keys = jax.random.split(jax.random.key(2), len(X))
+    x = attack(keys, predict, X, LABELS)
+    assert np.all((x >= 0) & (x <= 1))
+    d = np.asarray(x - X, np.float64).reshape(len(x), -1)
+    lengths = np.abs(d).max(-1) if norm == "linf" else np.linalg.norm(d, axis=-1)
+    assert np.all(lengths <= EPS[norm] * (1 + 1e-5))
+    order = jnp.array([2, 0, 1])
+    again = attack(keys[order], predict, X[order], LABELS[order])
+    np.testing.assert_allclose(again, x[order], atol=1e-6)
+    assert attack._cache_size() == 1
+
+
+@pytest.mark.parametrize(("name", "norm", "targeted"), CASES)
+def test_the_dtype_of_the_images_is_kept(name, norm, targeted):
+    """Whatever the net computes in; looks at the types alone."""
+    attack, key = make(name, norm, targeted), jax.random.key(0)
+    for images, weights in ((jnp.float32, jnp.bfloat16), (jnp.bfloat16, jnp.float32), (jnp.float64,) * 2):
+        with jax.enable_x64(jnp.float64 in (images, weights)):
+            net = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, weights), PREDICT)  # noqa: B023
+            x = jax.eval_shape(
+                attack, key, surrogates(name, net), jax.ShapeDtypeStruct(SHAPE, images), LABELS
+            )
+            assert (x.shape, x.dtype) == (SHAPE, images), (images, weights)
