@@ -1,7 +1,5 @@
 """The entrances: what comes in wrong is refused, with and without values, and what is right goes through."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes

@@ -12,6 +12,7 @@ from transferjax.attacks import craft, projections, updates
 from transferjax.attacks.catalogue.auto_attack import one_after_another
 from transferjax.attacks.goals import check_goal
 from transferjax.defences.purifier_training import guided_loss
+from transferjax.study.registry import ATTACKS
 
 N, EPS = 8, 8 / 255
 RNG = np.random.default_rng(0)

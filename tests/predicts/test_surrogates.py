@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from transferjax import attacks, models
-from transferjax.models.layers import Layers
+from transferjax.models import regnet
+from transferjax.models.layers import Branch, Layers
+from transferjax.models.mobile import Stage
 from transferjax.models.resnet import BasicBlock, Bottleneck
 from transferjax.predicts import backprop, surrogates
-from transferjax.predicts.modules import with_features
+from transferjax.predicts.modules import tapped, with_features
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,59 @@ def test_skip_gradient_recompiles_for_new_settings_only(resnet, x):
     assert jitted._cache_size() == 2
 
 
+WITHOUT_SKIPS = ("vgg", "cifar_vgg", "cifar_inception", "inception_v", "shufflenet", "squeezenet")
+ONE_OF_EACH = {type(models.build(name)): name for name in reversed(models.ZOO)}.values()
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_net_of_the_zoo_marks_its_branches(name):
+    """Traced only: those with skip connections take it, the others are refused."""
+    module = models.build(name)
+    x = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    run = lambda v, x: surrogates.skip_gradient(jax.tree_util.Partial(module.apply, v))(x)  # noqa: E731
+    if name.startswith(WITHOUT_SKIPS):
+        with pytest.raises(ValueError, match="this net has no residual branch"):
+            jax.eval_shape(run, variables, x)
+    else:
+        assert jax.eval_shape(run, variables, x).shape == (1, module.num_classes)
+
+
+BLOCKS = {
+    "cifar_wideresnet28_10": {"width": 16, "blocks": 1},
+    "cifar_densenet121": {"growth": 4, "blocks": (1, 2)},
+    "cifar_vit_small": {"image_size": 8, "patch": 4, "depth": 1, "width": 8, "heads": 2, "hidden": 16},
+    "regnetx_032": {"widths": (4,), "blocks": (2,), "group": 2},
+    "mobilenetv2_100": {"stages": (Stage(2, 3, 1, 2, 8),), "last": 8},
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_skip_gradient_of_other_families(name, x):
+    """The logits stay, the gradient is the plain one at 1 and another at 0.5, between those at 0 and 1."""
+    module = models.build(name, **BLOCKS[name])
+    predict = models.predictor(module, jax.jit(module.init)(jax.random.key(0), x))
+    slopes = {d: gradient(surrogates.skip_gradient(predict, d), x) for d in (0.5, 1.0)}
+    np.testing.assert_allclose(surrogates.skip_gradient(predict)(x), predict(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slopes[1.0], gradient(predict, x), rtol=1e-4, atol=1e-7)
+    assert np.abs(slopes[0.5] - slopes[1.0]).max() > 1e-3 * np.abs(slopes[1.0]).max()
+
+
+def test_blocks_without_a_skip_connection_keep_their_gradient(x):
+    """An inverted residual that changes the shape adds nothing: there is nothing to decay."""
+    module = models.build("mobilenetv2_100", stages=(Stage(1, 3, 2, 2, 8), Stage(2, 3, 1, 2, 8)), last=8)
+    predict = models.predictor(module, jax.jit(module.init)(jax.random.key(0), x))
+    marks = []
+
+    def note(module, y):
+        if isinstance(module, Branch):
+            marks.append(module.parent.name)
+        return y
+
+    tapped(predict, x, note)
+    assert marks == ["blocks.1.0", "blocks.1.1"]
+
+
 def two_layers(weights, x):
     first, second = weights
     return jax.nn.relu(x.reshape(len(x), -1) @ first) @ second
@@ -72,10 +127,16 @@ def test_linear_backprop_is_the_linear_nets_gradient():
         backprop.linear_backprop(predict, first=1)(x)
 
 
-@pytest.mark.parametrize(("block", "relus"), [(BasicBlock, 2), (Bottleneck, 3)])
-def test_linear_backprop_of_a_residual_unit(block, relus, x, monkeypatch):
+UNITS = {
+    "BasicBlock": (BasicBlock(Layers(), 4, 1, "shortcut"), 2),
+    "Bottleneck": (Bottleneck(Layers(), 4, 1, "shortcut"), 3),
+    "RegNet": (regnet.Block(Layers(), 4, 1, group=2, squeeze=0.0), 3),
+}
+
+
+@pytest.mark.parametrize(("module", "relus"), UNITS.values(), ids=UNITS)
+def test_linear_backprop_of_a_residual_unit(module, relus, x, monkeypatch):
     """Skip connection plus the branch without its ReLUs, as long as the branch with them."""
-    module = block(Layers(), 4, 1, "shortcut")
     predict = jax.tree_util.Partial(module.apply, module.init(jax.random.key(0), x))
     slope = lambda predict: jax.grad(lambda x: predict(x).sum())(x)  # noqa: E731
     linear = slope(backprop.linear_backprop(predict))
