@@ -354,6 +354,14 @@ def test_each_worker_has_its_own_accelerator(installed, environ, expected, monke
             Cluster(Context(Store(tmp_path)), workers=3)
 
 
+def test_workers_leave_control_c_to_the_process_that_a_user_sees():
+    from distributed import Client
+
+    with cluster._processes(1, []) as processes, Client(processes) as client:
+        asked = client.run(lambda: __import__("signal").getsignal(2).name)
+    assert list(asked.values()) == ["SIG_IGN"]
+
+
 def test_a_plan_takes_no_accelerator(env, tmp_path):
     """Where JAX is told to use one that is not there, planning works all the same."""
     command = [sys.executable, "-m", "experiments.study", "--config=configs/digits.py:smoke", "--dry_run"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from transferjax.study import binding, content, registry, specs, walk
+from transferjax.study import content, registry, specs, walk
 from transferjax.study.mistakes import Mistakes, near, nearest, one_line
 from transferjax.study.registry import PIECES, Table
 from transferjax.study.specs import (
@@ -109,7 +109,7 @@ def _words(annotation: Any) -> str:
 
 
 def call_of(table: registry.Table, name: str, options: Mapping[str, Any]) -> Call:
-    return binding.bind(table, build(Call, {"name": name, "options": options}, f"{table.what} {name!r}"))
+    return bind(table, build(Call, {"name": name, "options": options}, f"{table.what} {name!r}"))
 
 
 NETWORKS: dict[str, type[Spec]] = {
@@ -205,7 +205,7 @@ def bound(spec: Spec, stored: Stored = lambda spec: False) -> Any:
 
 def _noted(wrong: list[str], table: registry.Table, call: Call) -> Call:
     try:
-        return binding.bind(table, call)
+        return bind(table, call)
     except Mistakes as error:
         wrong += error.lines
         return call

@@ -15,20 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transferjax import data
 from transferjax.study import walk
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import Group
 from transferjax.study.resolve import Context
 from transferjax.study.run import Done
+from transferjax.study.specs import Data, Goal, Pretrained, Service, Spec
+from transferjax.study.store import PROVENANCE
 from transferjax.study.walk import needs
 from transferjax.study.worker import (
     ANSWER,
     PATIENCE,
     SHARED,
-    anywhere,
     line_of,
-    run_of,
-    said_of,
     still_hidden,
     work,
 )
@@ -36,6 +36,7 @@ from transferjax.study.worker import (
 POLL = 1.0  # seconds between looks at who works
 KEPT = "what is finished is kept: the same command goes on from there"
 DEVICES = Path("/dev")
+PATHS: dict[type[Spec], str] = {Data: "name", Pretrained: "file", Goal: "file", Service: "record"}
 
 
 class Cluster:
@@ -237,7 +238,7 @@ def _processes(count: int, devices: Sequence[Mapping[str, str]]) -> Iterator[Any
     board = {"dashboard": importlib.util.find_spec("bokeh") is not None, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": {**here, **board, "port": 0}}
     # No limit of memory: Dask would kill a worker for what JAX takes.
-    options = {**here, "nthreads": 1, "memory_limit": 0, "dashboard": False, "preload": [__name__]}
+    options = {**here, "nthreads": 1, "memory_limit": 0, "dashboard": False, "preload": [work.__module__]}
     workers = {
         i: {"cls": Nanny, "options": {**options, "env": dict(devices[i]) if devices else {}}}
         for i in range(count)
@@ -266,4 +267,28 @@ def accelerators() -> list[dict[str, str]]:
     return []
 
 
-# What follows runs on the workers.
+def anywhere(spec: Spec) -> Spec:
+    """Paths as a worker sees them that was started in another directory."""
+    name = PATHS.get(type(spec), "")
+    path = getattr(spec, name) if name else ""
+    return spec.replace(**{name: str(Path(path).absolute())}) if path and _is_path(path) else spec
+
+
+def _is_path(name: str) -> bool:
+    return name not in data.NAMES and Path(name).exists()
+
+
+def run_of(path: Path) -> str | None:
+    """For which run a stored result was made."""
+    try:
+        return json.loads((path / PROVENANCE).read_text()).get("run")
+    except (OSError, ValueError):
+        return None  # whoever reads the result says that it is damaged
+
+
+def said_of(error: BaseException) -> str:
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return f"KilledWorker: {error.allowed_failures + 1} workers died while they made this; out of memory?"
+    return line_of(error)

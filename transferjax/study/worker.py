@@ -11,20 +11,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transferjax import data
 from transferjax.study import registry, walk
 from transferjax.study.binding import TABLES
 from transferjax.study.content import forget_facts
 from transferjax.study.plan import Group
 from transferjax.study.resolve import Context
 from transferjax.study.run import Done, enable_compilation_cache, make_group
-from transferjax.study.specs import Call, Data, Goal, Network, Pretrained, Service, Spec
-from transferjax.study.store import PROVENANCE, Store
+from transferjax.study.specs import Call, Network, Spec
+from transferjax.study.store import Store
 from transferjax.study.walk import needs
 
+ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
+PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
 SHARED = "do all workers, and this process, see the store through one shared disk?"
-
-
 _ONE = threading.Lock()  # a process makes one group at a time, however many threads its worker has
 
 
@@ -92,17 +91,6 @@ def _calls(spec: Spec) -> Iterator[tuple[registry.Table, Call]]:
         yield from _calls(child)
 
 
-def anywhere(spec: Spec) -> Spec:
-    """Paths as a worker sees them that was started in another directory."""
-    name = PATHS.get(type(spec), "")
-    path = getattr(spec, name) if name else ""
-    return spec.replace(**{name: str(Path(path).absolute())}) if path and _is_path(path) else spec
-
-
-def _is_path(name: str) -> bool:
-    return name not in data.NAMES and Path(name).exists()
-
-
 def still_hidden(paths: Iterable[Path], seconds: float) -> Path | None:
     """The first path that is not there after so long: other machines' files may take a while to be seen."""
     end = time.monotonic() + seconds
@@ -114,30 +102,5 @@ def still_hidden(paths: Iterable[Path], seconds: float) -> Path | None:
     return None
 
 
-def run_of(path: Path) -> str | None:
-    """For which run a stored result was made."""
-    try:
-        return json.loads((path / PROVENANCE).read_text()).get("run")
-    except (OSError, ValueError):
-        return None  # whoever reads the result says that it is damaged
-
-
-def said_of(error: BaseException) -> str:
-    from distributed import KilledWorker
-
-    if isinstance(error, KilledWorker):
-        return f"KilledWorker: {error.allowed_failures + 1} workers died while they made this; out of memory?"
-    return line_of(error)
-
-
 def line_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-
-
-ANSWER = 5.0  # seconds in which a scheduler answers, and a new file is to be seen on a shared disk
-
-
-PATIENCE = 90.0  # seconds that a shared disk may hide a result: NFS remembers for 60 that it was not there
-
-
-PATHS: dict[type[Spec], str] = {Data: "name", Pretrained: "file", Goal: "file", Service: "record"}
