@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {  # the longest matching prefix counts
     "transferjax": 0,
     "transferjax.moved": 0,
+    "transferjax.xla": 0,
     "transferjax.lazy": 0,
     "transferjax.devices": 0,
     "transferjax.typing": 0,

@@ -6,11 +6,12 @@ with small pure functions, and every published method is a combination. See `tra
 
 from typing import Any
 
-from transferjax import moved
+from transferjax import moved, xla
 
 __version__ = "0.1.0"
 
 moved.install()
+xla.choose()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,72 @@
+"""The fusions are chosen on import, in time, visibly, and never against what a user set."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from transferjax import xla
+
+ROOT = Path(__file__).parent.parent
+KNOWN = version("jaxlib").startswith(xla.TRIED)
+SHOW = "import os; print(os.environ.get('XLA_FLAGS'))"
+
+
+def python(code: str, **environ: str) -> tuple[str, str]:
+    """What a new process prints and says, with no flags but those given."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", xla.SWITCH)}
+    env = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environ
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    return ran.stdout.strip(), ran.stderr.strip()
+
+
+@pytest.mark.skipif(not KNOWN, reason="this jaxlib was not tried with the flag")
+def test_importing_chooses_fusions_and_xla_takes_them():
+    convolution = "import jax.numpy as jnp; jnp.ones((2, 2)) @ jnp.ones((2, 2))"
+    assert python(f"import transferjax; {convolution}; {SHOW}") == (xla.FUSIONS, "")
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"XLA_FLAGS": f"{xla.FLAG}="}, f"{xla.FLAG}="),
+        ({xla.SWITCH: "default"}, "None"),
+        ({xla.SWITCH: "default", "XLA_FLAGS": "--xla_a=1"}, "--xla_a=1"),
+    ],
+)
+def test_what_a_user_set_stays(environ, expected):
+    assert python(f"import transferjax; {SHOW}", **environ) == (expected, "")
+
+
+@pytest.mark.skipif(not KNOWN, reason="this jaxlib was not tried with the flag")
+def test_other_flags_stay_beside_it():
+    environ = {"XLA_FLAGS": "--xla_a=1"}
+    assert xla.choose(environ) is False  # JAX has started in this process
+    shown, _ = python(f"import transferjax; {SHOW}", **environ)
+    assert shown == f"--xla_a=1 {xla.FUSIONS}"
+
+
+@pytest.mark.skipif(not KNOWN, reason="this jaxlib was not tried with the flag")
+def test_one_line_where_the_back_end_had_started():
+    code = f"import jax; jax.devices(); import transferjax, transferjax.attacks; {SHOW}"
+    shown, said = python(code)
+    assert shown == "None"
+    assert len(said.splitlines()) == 1
+    assert xla.FUSIONS in said
+    assert python(code, **{xla.SWITCH: "default"}) == ("None", "")
+
+
+def test_versions_that_were_not_tried_get_no_flag(monkeypatch):
+    monkeypatch.setattr(xla, "version", lambda _: "0.99.0")
+    monkeypatch.setattr(xla, "_started_on_cpu", lambda: False)
+    environ = {}
+    assert xla.choose(environ) is False
+    assert environ == {}
+
+
+def test_a_misspelt_switch_is_named():
+    with pytest.raises(ValueError, match=r"TRANSFERJAX_FUSIONS=fast .* got 'of'"):
+        xla.choose({xla.SWITCH: "of"})

@@ -1,0 +1,60 @@
+"""Which of XLA's fusions serve convolutions on CPU: chosen when `transferjax` is imported.
+
+jaxlib hands convolutions on CPU to YNNPACK, whose kernels are slower than its own: up to two times forward,
+up to five times in gradients w.r.t. weights. YNNPACK's fusions of products and reductions are fast, and stay.
+So importing `transferjax` before JAX's back end starts adds to the environment variable `XLA_FLAGS`
+
+    --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE
+
+unless the flag is there already. `TRANSFERJAX_FUSIONS=default` leaves everything as it is. The flag concerns
+code for CPU alone. XLA ends a process whose flags it does not know: only versions are told that were tried.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from importlib.metadata import PackageNotFoundError, version
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+FUSIONS = f"{FLAG}=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+SWITCH = "TRANSFERJAX_FUSIONS"
+TRIED = ("0.10.", "0.11.", "0.12.")
+"""Versions of jaxlib that know the flag."""
+
+_log = logging.getLogger("transferjax")
+
+
+def choose(environ: MutableMapping[str, str] = os.environ) -> bool:
+    """Adds the flag where that is right and in time; whether the flag is there now.
+
+    Raises:
+        ValueError: `TRANSFERJAX_FUSIONS` is neither "default" nor "fast".
+    """
+    switch = environ.get(SWITCH, "fast")
+    if switch not in ("fast", "default"):
+        raise ValueError(f"expected {SWITCH}=fast (as if it were not set) or =default; got {switch!r}")
+    flags = environ.get("XLA_FLAGS", "")
+    if FLAG.lstrip("-") in flags or switch == "default" or not _knows_the_flag():
+        return FLAG.lstrip("-") in flags
+    if _started_on_cpu():
+        _log.warning(
+            "JAX had started before transferjax was imported: convolutions on CPU stay slow in this process. "
+            f"Import transferjax first, or set XLA_FLAGS={FUSIONS} ({SWITCH}=default silences this line)."
+        )
+        return False
+    environ["XLA_FLAGS"] = f"{flags} {FUSIONS}".lstrip()
+    return True
+
+
+def _knows_the_flag() -> bool:
+    try:
+        return version("jaxlib").startswith(TRIED)
+    except PackageNotFoundError:
+        return False
+
+
+def _started_on_cpu() -> bool:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    started = getattr(bridge, "backends_are_initialized", lambda: False)()
+    return started and sys.modules["jax"].default_backend() == "cpu"
