@@ -269,8 +269,8 @@ def failure(text):
 
 
 def test_what_a_worker_does_not_see_is_said_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "ANSWER", 0.0)
-    monkeypatch.setattr(cluster, "PATIENCE", 0.0)
+    monkeypatch.setattr(worker, "ANSWER", 0.0)
+    monkeypatch.setattr(worker, "PATIENCE", 0.0)
     store, wanted = Store(tmp_path / "here"), images(net(0))
     why = failure(task(store, [wanted], root=str(tmp_path / "elsewhere")))
     assert why == f"OSError: does not see the store {tmp_path / 'elsewhere'}: {worker.SHARED}"

@@ -48,8 +48,8 @@ def test_control_c_is_one_line_and_what_is_finished_stays(start, finish, tmp_pat
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert process.returncode == 1
-    assert (out, err) == ("", "interrupted: what is finished is kept; the same command goes on from there\n")
+    line = "interrupted: what is finished is kept; the same command goes on from there\n"
+    assert (process.returncode, out, err) == (1, "", line)
     kept = len(list(Store(tmp_path).entries()))
     code, out, err = finish(tmp_path, "--dry_run", config=TINY)
     assert code == 0
