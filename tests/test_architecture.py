@@ -96,7 +96,7 @@ LOOPS = {  # modules that run a loop of their own on the host, and compile what 
     "transferjax.devices": "compiles what runs over a data set",
     "transferjax.attacks.inspection": "looks at a model once before the attack",
     "transferjax.defences.smoothing": "certifies image by image",
-    "transferjax.models.conv": "how its primitive runs outside of any jit",
+    "transferjax.models.conv.primitive": "how its primitive runs outside of any jit",
     "transferjax.models.zoo": "draws the weights of a new head",
 }
 

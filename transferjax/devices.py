@@ -1,4 +1,4 @@
-"""A function of a batch of examples, compiled for one device or split over this process's."""
+"""Where code runs: a function of a batch split over this process's devices; whether that is a CPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,3 +27,13 @@ def mapped(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), split(parts, shared))
 
     return over_all
+
+
+def runs_on_cpu() -> bool:
+    """Where the code being traced will run, as far as tracing can tell: the default device or back end.
+
+    The numbers are the same either way; a wrong guess costs time, never correctness. That is why this is not
+    `lax.platform_dependent`, whose branches would all be differentiated, and stored, for nothing.
+    """
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"

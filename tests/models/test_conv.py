@@ -1,7 +1,6 @@
 """The CPU convolution: equal to lax to every order, and in the fast layout inside a loop."""
 
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from transferjax.models import conv as module
-from transferjax.models.conv import conv_general_dilated
+from transferjax.models.conv import conv_general_dilated, orderings, winograd
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = [
@@ -43,64 +41,88 @@ def test_a_kernel_larger_than_its_image(x64, kernel, stride, padding):
     check_derivatives((2, 3), kernel, stride, padding)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), CASES[:2])
-def test_gradients_in_parts_of_the_batch(x64, monkeypatch, kernel, stride, padding):
-    x, w, strides = jnp.ones((8, 7, 6, 3)), jnp.ones((kernel, kernel, 3, 4)), (stride, stride)
-    _, height, width, features = conv_general_dilated(x, w, strides, padding, dimension_numbers=NHWC).shape
-    monkeypatch.setattr(module, "_CACHED", 2 * height * width * features)  # of the batch of 8, 2 at a time
-    jax.clear_caches()
-    gradient = jax.jit(jax.grad(scalar(conv_general_dilated, stride, padding), 1))
-    assert ("while" in gradient.lower(x, w).as_text()) == (height * width > kernel**2)
-    check_derivatives((7, 6), kernel, stride, padding, count=8)
-    jax.clear_caches()
+WINOGRAD = [((8, 4), ((1, 1), (1, 1))), ((6, 10), "VALID"), ((7, 5), ((0, 3), (2, 3)))]
 
 
-@pytest.mark.parametrize("rows", [8, 100])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [*CASES[:3], CASES[4]])
-def test_many_channels_by_taps(x64, monkeypatch, kernel, stride, padding, rows):
-    """Sums of matrix products, image by image or the whole batch at once."""
-    for name, value in (("_CHANNELS", 1), ("_WIDE", 1), ("_ROWS", rows)):
-        monkeypatch.setattr(module, name, value)
+@pytest.fixture
+def narrow(monkeypatch):
+    """Winograd's order for whatever has whole tiles."""
+    monkeypatch.setattr(orderings, "_WIDE", 1)
+    monkeypatch.setattr(orderings, "_TILES", 1)
     jax.clear_caches()
-    x, w = jnp.ones((2, 7, 6, 3)), jnp.ones((kernel, kernel, 3, 4))
-    text = jax.jit(scalar(conv_general_dilated, stride, padding)).lower(x, w).as_text()
-    assert "dot_general" in text
-    assert "convolution" not in text
-    assert ("while" in text) == (rows == 8 and kernel > 1)
-    check_derivatives((7, 6), kernel, stride, padding)
-    assert conv_general_dilated(x[:0], w, (1, 1), padding, dimension_numbers=NHWC).shape[0] == 0
+    yield
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("pads", [(1, 2), (0, 0), (-1, 3), (4, 0)])
-@pytest.mark.parametrize("strides", [(1, 1), (2, 3), (4, 2)])
-@pytest.mark.parametrize("spread", [(1, 1), (2, 3), (4, 6)])
-@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
-def test_matrix_products_equal_lax(x64, strides, spread, dilation, pads):
+@pytest.mark.parametrize(("size", "padding"), WINOGRAD)
+def test_winograd_equals_lax_to_second_derivatives(x64, narrow, size, padding):
+    x, w = jnp.ones((2, *size, 3)), jnp.ones((3, 3, 3, 4))
+    f = scalar(conv_general_dilated, 1, padding)
+    for function in (f, jax.grad(f, 1)):
+        assert "convolution" not in jax.jit(function).lower(x, w).as_text()
+    check_derivatives(size, 3, 1, padding)
+
+
+def test_winograd_takes_a_convolution_of_matrix_products():
+    """Its 36 products are 4 times fewer multiplications than the direct sum's 144 per tile."""
+    text = jax.jit(winograd.forward).lower(jnp.ones((5, 10, 6, 3)), jnp.ones((3, 3, 3, 4))).as_text()
+    shapes = re.findall(r"dot_general.*tensor<(\d+)x(\d+)xf32>, tensor<(\d+)x(\d+)xf32>", text)
+    assert shapes == [("10", "3", "3", "4")] * 36
+
+
+def test_its_error_in_float32(x64):
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, 5, 8, 3)), rng.standard_normal((2, 3, 3, 4))
-    how = {"padding": (pads, pads[::-1]), "lhs_dilation": spread, "rhs_dilation": dilation}
-    conv = partial(lax.conv_general_dilated, dimension_numbers=NHWC, precision=None, **how)
-    strided = partial(conv, window_strides=strides)
-    np.testing.assert_allclose(module._by_taps(strided, x, w), strided(x, w), rtol=1e-12, atol=1e-12)
-    alone = partial(conv, window_strides=(99, 99))
-    np.testing.assert_allclose(module._at_one_place(alone, x, w), alone(x, w), rtol=1e-12, atol=1e-12)
+    x = np.maximum(rng.standard_normal((16, 16, 16, 128)), 0)
+    w, ct = rng.standard_normal((3, 3, 128, 128)) / 34, rng.standard_normal((16, 16, 16, 128))
+
+    def derivatives(conv, dtype):
+        f = lambda x, w: conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC)  # noqa: E731
+        y, pullback = jax.vjp(f, jnp.asarray(x, dtype), jnp.asarray(w, dtype))
+        return y, *pullback(jnp.asarray(ct, dtype))
+
+    ours = jax.jit(lambda: derivatives(conv_general_dilated, jnp.float32))
+    assert "convolution" not in ours.lower().as_text()
+    for mine, right in zip(ours(), derivatives(lax.conv_general_dilated, jnp.float64), strict=True):
+        assert np.abs(mine - right).max() < 5e-6 * np.abs(right).max()
 
 
-@pytest.mark.parametrize("fits", [1, 2**23])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [CASES[0], (4, 1, "SAME")])
-def test_few_channels_by_rows(x64, monkeypatch, kernel, stride, padding, fits):
-    """Shifted sums of all rows' outputs, the whole batch at once or image by image."""
-    monkeypatch.setattr(module, "_CHANNELS", 3)
-    monkeypatch.setattr(module, "_FITS", fits)
+@pytest.mark.parametrize(
+    ("batch", "side", "channels", "options"),
+    [
+        (128, 4, 127, {}),  # too few channels
+        (8, 14, 128, {}),  # no whole tiles
+        (4, 4, 128, {}),  # too few of them
+        (128, 4, 128, {"precision": "highest"}),
+        (128, 4, 128, {"rhs_dilation": (2, 2)}),
+        (128, 4, 128, {"window_strides": (2, 2)}),
+    ],
+    ids=str,
+)
+def test_where_the_direct_sum_stays(batch, side, channels, options):
+    x, w = jnp.ones((batch, side, side, channels)), jnp.ones((3, 3, channels, 128))
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": NHWC} | options
+    f = lambda x, w: conv_general_dilated(x, w, **options)  # noqa: E731
+    text = jax.jit(lambda x, w: jax.vjp(f, x, w)[1](f(x, w))).lower(x, w).as_text()
+    assert "dot_general" not in text
+    assert jax.jit(lambda: conv_general_dilated(x[:0], w, **options)).lower()
+
+
+def test_the_default_precision_of_products_asks_for_the_direct_sum():
+    x, w = jnp.ones((128, 4, 4, 128)), jnp.ones((3, 3, 128, 128))
+    f = lambda x, w: conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)  # noqa: E731
+    assert "dot_general" in jax.jit(f).lower(x, w).as_text()
     jax.clear_caches()
-    x, w = jnp.ones((2, 7, 6, 3)), jnp.ones((kernel, kernel, 3, 4))
-    text = jax.jit(scalar(conv_general_dilated, stride, padding)).lower(x, w).as_text()
-    assert f"tensor<1x{kernel}x3x{4 * kernel}xf64>" in text
-    assert ("while" in text) == (fits == 1)
-    check_derivatives((7, 6), kernel, stride, padding)
-    assert conv_general_dilated(x[:0], w, (1, 1), padding, dimension_numbers=NHWC).shape[0] == 0
+    with jax.default_matmul_precision("highest"):
+        assert "dot_general" not in jax.jit(f).lower(x, w).as_text()
     jax.clear_caches()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_weights_of_1_x_1_kernels_are_a_product(x64, stride):
+    x, w = jnp.ones((2, 7, 6, 3)), jnp.ones((1, 1, 3, 4))
+    gradient = jax.jit(jax.grad(scalar(conv_general_dilated, stride, "VALID"), 1))
+    assert "dot_general" in gradient.lower(x, w).as_text()
+    check_derivatives((7, 6), 1, stride, "VALID")
 
 
 def test_second_derivatives_have_no_kernels_larger_than_their_images():

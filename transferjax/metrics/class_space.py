@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transferjax.devices import runs_on_cpu
 from transferjax.metrics.lanczos import Matvec, normalize, orthogonalize, ritz_error
-from transferjax.models.conv import largest_divisor, runs_on_cpu
 from transferjax.norms import norm
 from transferjax.typing import Array, Predict
 
@@ -43,9 +43,14 @@ def _scaled(factor: Array) -> tuple[Array, Array]:
     return factor / jnp.where(largest > 0, largest, 1), largest.ravel() ** 2
 
 
+def _largest_divisor(number: int, most: int) -> int:
+    """Of those up to `most`; at least 1."""
+    return next(n for n in range(max(1, min(most, number)), 0, -1) if number % n == 0)
+
+
 def _fast_chunk(pullbacks: int, images: Array) -> int:
     """All at once, or on CPUs the most that divide them and stay in the cache."""
-    return largest_divisor(pullbacks, CACHED // max(1, images.size)) if runs_on_cpu() else pullbacks
+    return _largest_divisor(pullbacks, CACHED // max(1, images.size)) if runs_on_cpu() else pullbacks
 
 
 def exact_eigenvalues(predict: Predict, images: Array, k: int, chunk: int | None) -> Array:

@@ -1,0 +1,114 @@
+"""In which order a convolution on CPU takes its sums: the rule, and what it chooses from.
+
+XLA's own kernel is the fastest there is nearly everywhere, once YNNPACK leaves it convolutions (see
+`transferjax.xla`). Milliseconds on two cores (AVX-512 Xeon, float32, batch 32; `benchmarks/orderings.py`)
+of what wins over it, forward / cotangent of x / cotangent of w:
+
+    TABLE
+
+What was tried and lost to it: matrix products tap by tap, all rows of a kernel side by side (which wins only
+for the cotangent of an image with three channels), sums over parts of the channels.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from transferjax.models.conv import winograd
+from transferjax.typing import Array
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+Pair = tuple[int, int]
+ONE = (1, 1)
+
+_WIDE = 128
+"""Channels on both sides from which Winograd's fewer products outweigh its transforms."""
+
+_TILES = 128
+"""Rows of its matrix products; with fewer its kernel's transform, and reading its kernel, cost more."""
+
+
+def extent(size: int, spacing: int) -> int:
+    """How far `size` samples reach, `spacing` apart."""
+    return (size - 1) * spacing + 1
+
+
+def convolve(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, spread: Pair, precision: Any):
+    """The convolution of x `[B, H, W, I]` and w `[h, w, I, O]`, in the order that is fastest.
+
+    `dilation` is the kernel's (lax: `rhs_dilation`), `spread` the image's (lax: `lhs_dilation`). Whoever asks
+    for a `precision`, here or as JAX's default, gets the direct sum.
+    """
+    direct = partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding=pads,
+        lhs_dilation=spread,
+        rhs_dilation=dilation,
+        dimension_numbers=NHWC,
+        precision=precision,
+    )
+    kernel = extent(w.shape[0], dilation[0]), extent(w.shape[1], dilation[1])
+    image = extent(x.shape[1], spread[0]), extent(x.shape[2], spread[1])
+    padded = [i + low + high for i, (low, high) in zip(image, pads, strict=True)]
+    places = (padded[0] - kernel[0]) // strides[0] + 1, (padded[1] - kernel[1]) // strides[1] + 1
+    exact = precision is None and jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
+    if exact and strides == dilation == spread == ONE and x.dtype in (jnp.float32, jnp.float64):
+        if kernel == (3, 3) and _pays(x.shape[0], places, w.shape[2:]):
+            return winograd.forward(_pad(x, pads), w)
+        if places == (3, 3) and _pays(x.shape[3], kernel, (x.shape[0], w.shape[3])):
+            gradient = winograd.kernel_gradient(_pad(x.transpose(3, 1, 2, 0), pads), w.transpose(2, 0, 1, 3))
+            return gradient.transpose(2, 0, 1, 3)
+    if math.prod(kernel) > math.prod(image) and padded[0] >= kernel[0] and padded[1] >= kernel[1]:
+        return _swapped(x, w, strides, pads, dilation, spread, precision)
+    if places == spread == ONE and all(low == 0 for low, _ in pads):
+        return _product(x, w, dilation, precision)
+    return direct(x, w)
+
+
+def _pays(images: int, places: Pair, channels: Sequence[int]) -> bool:
+    """Whether Winograd's order beats the direct sum: whole tiles, enough of them, wide enough."""
+    (height, rest), (width, more) = (divmod(p, winograd.TILE) for p in places)
+    return rest == more == 0 and min(channels) >= _WIDE and images * height * width >= _TILES
+
+
+def _pad(x: Array, pads: Any) -> Array:
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
+
+
+def _product(x: Array, w: Array, dilation: Pair, precision: Any) -> Array:
+    """A convolution whose output is one place: a matrix product with the entries that the kernel meets there.
+
+    It is the cotangent of a 1 x 1 kernel. There the batch comes in the place of channels; back in its own,
+    the copies that put it there fall away.
+    """
+    rows, columns = (slice(0, extent(n, d), d) for n, d in zip(w.shape[:2], dilation, strict=True))
+    images, weights = x[:, rows, columns].transpose(3, 1, 2, 0), w.transpose(2, 0, 1, 3)
+    return jnp.tensordot(images, weights, ((0, 1, 2), (0, 1, 2)), precision=precision)[:, None, None]
+
+
+def _swapped(
+    x: Array, w: Array, strides: Pair, pads: Any, dilation: Pair, spread: Pair, precision: Any
+) -> Array:
+    """Image and kernel, both flipped, change places.
+
+    A kernel larger than its image reads mostly padding. Second derivatives w.r.t. weights have such
+    convolutions: a cotangent of w against a whole feature map, 100 times the work.
+    """
+    sizes = zip(x.shape[1:3], spread, w.shape[:2], dilation, strict=True)
+    wider = [extent(size, between) - extent(taps, apart) for size, between, taps, apart in sizes]
+    out = convolve(
+        lax.rev(w, (0, 1)).transpose(3, 0, 1, 2),
+        lax.rev(x, (1, 2)).transpose(1, 2, 3, 0),
+        strides=strides,
+        pads=tuple((low + n, high + n) for (low, high), n in zip(pads, wider, strict=True)),
+        dilation=spread,
+        spread=dilation,
+        precision=precision,
+    )
+    return out.transpose(3, 1, 2, 0)
