@@ -13,7 +13,7 @@ code for CPU alone. XLA ends a process whose flags it does not know: only versio
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from importlib.metadata import PackageNotFoundError, version
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -31,9 +31,7 @@ def choose(environ: MutableMapping[str, str] = os.environ) -> bool:
     Raises:
         ValueError: `TRANSFERJAX_FUSIONS` is neither "default" nor "fast".
     """
-    switch = environ.get(SWITCH, "fast")
-    if switch not in ("fast", "default"):
-        raise ValueError(f"expected {SWITCH}=fast (as if it were not set) or =default; got {switch!r}")
+    switch = setting(SWITCH, ("fast", "default"), environ)
     flags = environ.get("XLA_FLAGS", "")
     if FLAG.lstrip("-") in flags or switch == "default" or not _knows_the_flag():
         return FLAG.lstrip("-") in flags
@@ -45,6 +43,17 @@ def choose(environ: MutableMapping[str, str] = os.environ) -> bool:
         return False
     environ["XLA_FLAGS"] = f"{flags} {FUSIONS}".lstrip()
     return True
+
+
+def setting(name: str, values: tuple[str, ...], environ: Mapping[str, str] = os.environ) -> str:
+    """What an environment variable is set to; the first of `values` where it is not.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if (value := environ.get(name, values[0])) not in values:
+        raise ValueError(f"expected {name} to be one of {', '.join(values)}; got {value!r}")
+    return value
 
 
 def _knows_the_flag() -> bool:

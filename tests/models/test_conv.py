@@ -70,7 +70,16 @@ def test_winograd_takes_a_convolution_of_matrix_products():
     assert shapes == [("10", "3", "3", "4")] * 36
 
 
-def test_its_error_in_float32(x64):
+@pytest.fixture
+def wide(monkeypatch):
+    """As with `TRANSFERJAX_WINOGRAD=on`."""
+    monkeypatch.setattr(orderings, "_WIDE", 128)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_its_error_in_float32(x64, wide):
     rng = np.random.default_rng(0)
     x = np.maximum(rng.standard_normal((16, 16, 16, 128)), 0)
     w, ct = rng.standard_normal((3, 3, 128, 128)) / 34, rng.standard_normal((16, 16, 16, 128))
@@ -98,7 +107,7 @@ def test_its_error_in_float32(x64):
     ],
     ids=str,
 )
-def test_where_the_direct_sum_stays(batch, side, channels, options):
+def test_where_the_direct_sum_stays(wide, batch, side, channels, options):
     x, w = jnp.ones((batch, side, side, channels)), jnp.ones((3, 3, channels, 128))
     options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": NHWC} | options
     f = lambda x, w: conv_general_dilated(x, w, **options)  # noqa: E731
@@ -107,7 +116,7 @@ def test_where_the_direct_sum_stays(batch, side, channels, options):
     assert jax.jit(lambda: conv_general_dilated(x[:0], w, **options)).lower()
 
 
-def test_the_default_precision_of_products_asks_for_the_direct_sum():
+def test_the_default_precision_of_products_asks_for_the_direct_sum(wide):
     x, w = jnp.ones((128, 4, 4, 128)), jnp.ones((3, 3, 128, 128))
     f = lambda x, w: conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)  # noqa: E731
     assert "dot_general" in jax.jit(f).lower(x, w).as_text()

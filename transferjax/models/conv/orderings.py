@@ -1,13 +1,26 @@
 """In which order a convolution on CPU takes its sums: the rule, and what it chooses from.
 
-XLA's own kernel is the fastest there is nearly everywhere, once YNNPACK leaves it convolutions (see
-`transferjax.xla`). Milliseconds on two cores (AVX-512 Xeon, float32, batch 32; `benchmarks/orderings.py`)
-of what wins over it, forward / cotangent of x / cotangent of w:
+XLA's own kernel is the fastest nearly everywhere, once YNNPACK leaves it convolutions (`transferjax.xla`).
+What wins over it, in milliseconds (float32, batch 32, two cores; `benchmarks/orderings.py` measures it anew):
 
-    TABLE
+    cotangent of the weights of 1 x 1 kernels       XLA's kernel    one product
+    64 -> 256 channels, 32 x 32 pixels                      46.1           18.0
+    512 -> 128, 16 x 16                                     20.4           14.3
+    64 -> 128, 32 x 32, stride 2                             7.6            2.9
+    3 x 3, stride 1: y / cotangent of x / of w      XLA's kernel    Winograd's order
+    64 channels, 32 x 32 pixels                  22 / 31 / 35      42 / 47 / 50: not taken
+    128, 16 x 16                                 20 / 19 / 23      12 / 12 / 13
+    256, 8 x 8                                   19 / 21 / 24      13 / 13 / 11
+    512, 4 x 4 (32 tiles)                        18 / 25 / 27      52 / 94 / 42: not taken
 
-What was tried and lost to it: matrix products tap by tap, all rows of a kernel side by side (which wins only
-for the cotangent of an image with three channels), sums over parts of the channels.
+At batch 128 Winograd's order wins for the cotangent of w alone. And it costs compilation, some 3 s for each
+convolution: `cifar_resnet18`, batch 32, takes 397 / 743 / 1310 ms forward / gradient of x / of w without it
+and 371 / 646 / 1162 ms with it, but compiles in 1.3 / 3.1 / 6.0 s without it and in 11 / 20 / 34 s with it.
+So it is for whoever trains for hours and says so: `TRANSFERJAX_WINOGRAD=on` in the environment.
+
+What was tried and lost: matrix products tap by tap, all rows of a kernel side by side (which wins only for
+the cotangent of an image with three channels, 0.5 % of a net), sums over parts of the channels; in Winograd's
+order parts of 32 images, in a loop, unrolled or chained, batched products, and its transforms as products.
 """
 
 import math
@@ -19,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from transferjax import xla
 from transferjax.models.conv import winograd
 from transferjax.typing import Array
 
@@ -26,7 +40,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 Pair = tuple[int, int]
 ONE = (1, 1)
 
-_WIDE = 128
+_WIDE = {"on": 128, "off": math.inf}[xla.setting("TRANSFERJAX_WINOGRAD", ("off", "on"))]
 """Channels on both sides from which Winograd's fewer products outweigh its transforms."""
 
 _TILES = 128
