@@ -81,6 +81,7 @@ PARTS = {
     "gsam": {"rho": 0.1, "alpha": 0.1},
     "agsam": {"rho": 0.5, "alpha": 0.1},
     "look_sam": {"rho": 0.1},
+    "msam": {"rho": 0.3},
     "er": {"weight": 0.1},
     "swa": {"start": 0.0},
     "ema": {"decay": 0.5},

@@ -113,6 +113,21 @@ def test_look_sam_over_five_steps():
     assert memory["batch_stats"] == 5 + 2  # two of the five steps made a second pass
 
 
+def test_msam_climbs_along_its_momentum():
+    rule, w, momentum = rules.msam(0.3, decay=0.8), W.copy(), np.zeros(N)
+    memory = initial_memory(rule(grad_fn), {"w": jnp.asarray(W)}, {"batch_stats": jnp.zeros(())})
+    for step in range(4):
+        place = w + 0.3 * unit(momentum) if step else w
+        expected = numpy_gradient(place)
+        value, memory, grads = call(rule, w, memory)
+        np.testing.assert_allclose(grads, expected, rtol=1e-10)
+        assert value == pytest.approx(float(loss(place)), 1e-12)
+        momentum = 0.8 * momentum + expected
+        np.testing.assert_allclose(memory["msam"]["w"], momentum, rtol=1e-10)
+        w = w - 0.05 * grads
+    assert memory["batch_stats"] == 4  # one gradient a step
+
+
 def test_er_is_the_gradient_of_the_regularized_loss():
     regularized = lambda w: loss(w) + 0.5 * 0.2 * jnp.sum(jax.grad(loss)(w) ** 2)  # noqa: E731
     grads = call(rules.er(0.2))[2]
@@ -136,6 +151,7 @@ ALL = {
     "gsam": rules.gsam(0.3, 0.4),
     "agsam": rules.agsam(0.3, 0.4),
     "look_sam": rules.look_sam(0.3),
+    "msam": rules.msam(0.3),
     "er": rules.er(0.2),
     "sam&er": chain(rules.sam(0.3), rules.er(0.2)),
     "er&sam": chain(rules.er(0.2), rules.sam(0.3)),
@@ -150,6 +166,22 @@ def test_a_zero_gradient_stays_zero(name):
 @pytest.mark.parametrize("name", ALL)
 def test_metrics_are_those_of_the_weights_themselves(name):
     assert call(ALL[name])[1]["metrics"] == pytest.approx(float(loss(W)), 1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_compiled_equals_eager_and_memory_keeps_its_form(name):
+    """Over three steps, so that what a rule remembers takes part; one compilation serves all."""
+    fn, w = ALL[name](grad_fn), {"w": jnp.asarray(W)}
+    eager = memory = initial_memory(fn, w, {"batch_stats": jnp.zeros(())})
+    compiled = jax.jit(fn)
+    for _ in range(3):
+        (_, eager), expected = fn(w, eager)
+        (_, memory), grads = compiled(w, memory)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), (eager, expected), (memory, grads)
+        )
+        w = {"w": w["w"] - 0.05 * grads["w"]}
+    assert compiled._cache_size() == 1
 
 
 @pytest.mark.parametrize(("policy", "passes"), [("both", 2), ("first", 1)])

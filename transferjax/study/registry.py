@@ -116,7 +116,7 @@ PARTS = _table(
             slot="transforms",
         ),
         **_rows("transferjax.training.penalties", "input_gradient jacobian", slot="penalties"),
-        **_rows("transferjax.training.rules", "sam asam gsam agsam look_sam er", slot="rules"),
+        **_rows("transferjax.training.rules", "sam asam gsam agsam look_sam msam er", slot="rules"),
         **_rows("transferjax.training.averaging", "swa ema", slot="averages"),
     },
     "axis_name total_steps steps_per_epoch",

@@ -158,6 +158,35 @@ def look_sam(rho: float, alpha: float = 0.7, every: int = 5, *, batch_stats: str
     return rule
 
 
+def msam(rho: float, decay: float = 0.9) -> Rule:
+    """Momentum-SAM: `g(w + ρ m/‖m‖)`, `m ← μ m + g(w + ρ m/‖m‖)`; SAM for one gradient a step.
+
+    The momentum of the steps before stands for the gradient that SAM takes to climb; it starts at zero, so the
+    first step is a plain one.
+
+    Args:
+        rho: radius ρ > 0 of the neighbourhood, in units of the weights.
+        decay: μ, as the optimizer's momentum.
+
+    Returns:
+        A rule of one gradient a step; value and metrics are those at the perturbed weights.
+
+    Reference: Becker et al., arXiv 2401.12033, algorithm 1. The official code's m holds the weight decay too,
+    which here is the optimizer's alone.
+    """
+    _check(rho, "both")
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def along_the_momentum(params: PyTree, memory: Memory, *data: PyTree):
+            momentum = memory.get("msam", optax.tree.zeros_like(params))
+            (value, memory), grads = grad_fn(_ascend(params, momentum, rho, False), memory, *data)
+            return (value, memory | {"msam": _add(grads, decay, momentum)}), grads
+
+        return along_the_momentum
+
+    return rule
+
+
 def er(weight: float) -> Rule:
     """ER, explicit gradient regularization: `g + λ H g`, the gradient of `L + λ/2 ‖∇w L‖²`.
 
