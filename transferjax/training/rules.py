@@ -161,8 +161,8 @@ def look_sam(rho: float, alpha: float = 0.7, every: int = 5, *, batch_stats: str
 def msam(rho: float, decay: float = 0.9) -> Rule:
     """Momentum-SAM: `g(w + ρ m/‖m‖)`, `m ← μ m + g(w + ρ m/‖m‖)`; SAM for one gradient a step.
 
-    The momentum of the steps before stands for the gradient that SAM takes to climb; it starts at zero, so the
-    first step is a plain one.
+    The momentum of the steps before stands for the gradient that SAM takes to climb; it starts at zero,
+    so the first step is a plain one.
 
     Args:
         rho: radius ρ > 0 of the neighbourhood, in units of the weights.
