@@ -1,25 +1,19 @@
 """Is PGD in `lax.scan` as fast as a Python loop on CPU? Ours against plain `nn.Conv`.
 
-    python benchmarks/conv.py [--batch 32] [--steps 5] [--repeats 5]
+    python benchmarks/conv.py [--batch 32] [--steps 5] [--rounds 5]
 
 PGD steps (input gradient of the cross-entropy, sign, projection) on `cifar_resnet18`, once as a scan and once
-as a Python loop over the jitted step, with `transferjax.models.conv` and with `lax.conv_general_dilated`. The
-four take turns, so drifts of the machine hit all alike. Writes `benchmarks/results/conv.json`.
+as a Python loop over the jitted step, with `transferjax.models.conv` and with `lax.conv_general_dilated`.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harness import Contender
 from jax import lax
 
 from transferjax import models
@@ -27,7 +21,7 @@ from transferjax.losses import cross_entropy
 from transferjax.models import layers
 from transferjax.typing import Array, Predict
 
-Attack = Callable[[Predict, Array, Array], Array]
+CONVOLUTIONS = {"ours": layers.conv_general_dilated, "lax": lax.conv_general_dilated}
 
 
 def pgd_step(predict: Predict, x: Array, x0: Array, labels: Array) -> Array:
@@ -36,21 +30,20 @@ def pgd_step(predict: Predict, x: Array, x0: Array, labels: Array) -> Array:
     return jnp.clip(x, 0, 1)
 
 
-def loops(conv: Callable, steps: int) -> dict[str, Attack]:
-    """Both forms of the loop, traced with `conv` as the nets' convolution."""
+def make(convolution: str, loop: str, batch: int, steps: int) -> Callable[[], Array]:
+    module = models.build("cifar_resnet18")
+    images = jnp.asarray(np.random.default_rng(0).random((batch, 32, 32, 3), np.float32))
+    labels = jnp.arange(batch) % 10
+    predict = models.predictor(module, jax.jit(module.init)(jax.random.key(0), images))
 
-    def traced_with_conv(function: Callable) -> Callable:
-        def traced(*args: object) -> Array:
-            with mock.patch.object(layers, "conv_general_dilated", conv):
+    def traced(function: Callable) -> Callable:
+        def with_this_convolution(*args: object) -> Array:
+            with mock.patch.object(layers, "conv_general_dilated", CONVOLUTIONS[convolution]):
                 return function(*args)
 
-        return jax.jit(traced)
+        return jax.jit(with_this_convolution)
 
-    def scanned(predict: Predict, x0: Array, labels: Array) -> Array:
-        body = lambda x, _: (pgd_step(predict, x, x0, labels), None)  # noqa: E731
-        return lax.scan(body, x0, length=steps)[0]
-
-    step = traced_with_conv(pgd_step)
+    step = traced(pgd_step)
 
     def looped(predict: Predict, x0: Array, labels: Array) -> Array:
         x = x0
@@ -58,60 +51,27 @@ def loops(conv: Callable, steps: int) -> dict[str, Attack]:
             x = step(predict, x, x0, labels)
         return x
 
-    return {"scan": traced_with_conv(scanned), "python loop": looped}
+    @traced
+    def scanned(predict: Predict, x0: Array, labels: Array) -> Array:
+        return lax.scan(lambda x, _: (pgd_step(predict, x, x0, labels), None), x0, length=steps)[0]
 
-
-def measure(batch: int, steps: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds per step, the median of `repeats`, and the first call's (with compilation)."""
-    module = models.build("cifar_resnet18")
-    images = jnp.asarray(np.random.default_rng(0).random((batch, 32, 32, 3), np.float32))
-    labels = jnp.arange(batch) % 10
-    predict = models.predictor(module, jax.jit(module.init)(jax.random.key(0), images))
-    runs = {
-        f"{conv_name}, {loop_name}": loop
-        for conv_name, conv in [("ours", layers.conv_general_dilated), ("lax", lax.conv_general_dilated)]
-        for loop_name, loop in loops(conv, steps).items()
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(predict, images, labels).block_until_ready()
-            seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"first_call_s": first, "seconds_per_step": statistics.median(rest) / steps}
-        for name, (first, *rest) in seconds.items()
-    }
-
-
-def device_name() -> str:
-    """The processor's own name where Linux tells it, and the cores this process may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}"
+    run = {"scan": scanned, "Python loop": looped}[loop]
+    return lambda: run(predict, images, labels).block_until_ready()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__, rounds=5)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "conv.json")
     flags = parser.parse_args()
-    results = measure(flags.batch, flags.steps, flags.repeats)
-    for name, row in results.items():
-        step_ms, first = 1e3 * row["seconds_per_step"], row["first_call_s"]
-        print(f"{name:20s} {step_ms:9.1f} ms/step   first call {first:.1f} s")
-    report = {
-        "device": device_name(),
-        "jax": jax.__version__,
-        "settings": {"batch": flags.batch, "steps": flags.steps, "repeats": flags.repeats},
-        "results": results,
-    }
-    flags.out.write_text(json.dumps(report, indent=2) + "\n")
+    sizes = {"batch": flags.batch, "steps": flags.steps}
+    contenders = [
+        Contender(f"{convolution}, {loop}", make, {"convolution": convolution, "loop": loop, **sizes})
+        for convolution in CONVOLUTIONS
+        for loop in ("scan", "Python loop")
+    ]
+    question = "Is PGD in a scan as fast as in a Python loop, and our convolution as lax's?"
+    harness.run("conv", question, {f"PGD, {flags.steps} steps, batch {flags.batch}": contenders}, flags)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,18 @@
     python benchmarks/orderings.py [--batch 32] [--rounds 7]
 
 For each shape a convolution, the cotangent of its image and that of its kernel, in XLA's kernel and in the
-order that competes with it. The two take turns; medians. Writes `benchmarks/results/orderings.json`.
+order that competes with it.
 """
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 from unittest import mock
 
-import transferjax  # noqa: F401  chooses XLA's fusions, before JAX starts
-
-# isort: split
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conv import device_name
+from harness import Contender
 from jax import lax
 from jax.interpreters import ad
 
@@ -28,90 +22,71 @@ from transferjax.models.conv import orderings
 from transferjax.models.conv.orderings import NHWC
 from transferjax.models.conv.primitive import _transpose_w, _transpose_x, conv_p
 
-SHAPES = [  # side, channels, features, kernel, stride
-    (32, 64, 64, 3, 1),
-    (16, 128, 128, 3, 1),
-    (8, 256, 256, 3, 1),
-    (4, 512, 512, 3, 1),
-    (32, 64, 256, 1, 1),
-    (16, 512, 128, 1, 1),
-    (32, 64, 128, 1, 2),
+SHAPES = [  # side, channels, features, kernel, stride, and what has an order of its own
+    (32, 64, 64, 3, 1, "y x w"),
+    (16, 128, 128, 3, 1, "y x w"),
+    (8, 256, 256, 3, 1, "y x w"),
+    (4, 512, 512, 3, 1, "y x w"),
+    (32, 64, 256, 1, 1, "w"),
+    (16, 512, 128, 1, 1, "w"),
+    (32, 64, 128, 1, 2, "w"),
 ]
-SUMS = ("y", "cotangent of x", "cotangent of w")
+NAMES = {"y": "the convolution", "x": "cotangent of the image", "w": "cotangent of the kernel"}
 
 
-def direct(x, w, *, strides, pads, dilation, spread, precision):
+def xla(x, w, *, strides, pads, dilation, spread, precision):
     return lax.conv_general_dilated(x, w, strides, pads, spread, dilation, NHWC, precision=precision)
 
 
-def ordered(x, w, **how):
-    """The competing order, wherever there is one for the shape."""
+def own(x, w, **how):
     with mock.patch.multiple(orderings, _WIDE=1, _TILES=1):
         return orderings.convolve(x, w, **how)
 
 
-def sums(order: Callable, kernel: int, stride: int) -> dict[str, Callable]:
-    pads = ((kernel // 2, kernel // 2),) * 2
-    how = {"strides": (stride,) * 2, "pads": pads, "dilation": (1, 1), "spread": (1, 1), "precision": None}
-
-    def undefined(a: jax.Array) -> ad.UndefinedPrimal:
-        return ad.UndefinedPrimal(jax.typeof(a))
-
-    runs = (
-        lambda x, w, ct: order(x, w, **how),
-        lambda x, w, ct: _transpose_x(ct, undefined(x), w, **how),
-        lambda x, w, ct: _transpose_w(ct, x, undefined(w), **how),
-    )
-
-    def in_this_order(run: Callable) -> Callable:
-        def traced(*arrays: jax.Array) -> jax.Array:
-            with mock.patch.object(conv_p, "bind", order):
-                return run(*arrays)
-
-        return jax.jit(traced)
-
-    return dict(zip(SUMS, map(in_this_order, runs), strict=True))
-
-
-def measure(shape: tuple[int, ...], batch: int, rounds: int) -> dict[str, dict[str, float]]:
-    side, channels, features, kernel, stride = shape
+def make(
+    order: str, what: str, batch: int, side: int, channels: int, features: int, kernel: int, stride: int
+):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((batch, side, side, channels)), jnp.float32)
-    w = jnp.asarray(rng.standard_normal((kernel, kernel, channels, features)), jnp.float32)
-    ct = jnp.asarray(rng.standard_normal((batch, side // stride, side // stride, features)), jnp.float32)
-    runs = {"XLA": sums(direct, kernel, stride), "order": sums(ordered, kernel, stride)}
-    found: dict[str, dict[str, float]] = {}
-    for name in SUMS:
-        seconds: dict[str, list[float]] = {which: [] for which in runs}
-        for _ in range(rounds + 1):
-            for which, run in runs.items():
-                start = time.perf_counter()
-                run[name](x, w, ct).block_until_ready()
-                seconds[which].append(time.perf_counter() - start)
-        found[name] = {which: 1e3 * statistics.median(times[1:]) for which, times in seconds.items()}
-    return found
+    x, w, ct = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        for shape in (
+            (batch, side, side, channels),
+            (kernel, kernel, channels, features),
+            (batch, side // stride, side // stride, features),
+        )
+    )
+    pads = ((kernel // 2, kernel // 2),) * 2
+    how: dict[str, Any] = {"strides": (stride, stride), "pads": pads, "dilation": (1, 1), "spread": (1, 1)}
+    how["precision"] = None
+    convolve = {"XLA": xla, "own": own}[order]
+    image, weights = (ad.UndefinedPrimal(jax.typeof(a)) for a in (x, w))
+    run: Callable = {
+        "y": lambda x, w, ct: convolve(x, w, **how),
+        "x": lambda x, w, ct: _transpose_x(ct, image, w, **how),
+        "w": lambda x, w, ct: _transpose_w(ct, x, weights, **how),
+    }[what]
+    with mock.patch.object(conv_p, "bind", convolve):
+        compiled = jax.jit(run).lower(x, w, ct).compile()
+    return lambda: jax.block_until_ready(compiled(x, w, ct))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "orderings.json")
     flags = parser.parse_args()
-    results = {}
-    for shape in SHAPES:
-        side, channels, features, kernel, stride = shape
-        name = (
-            f"{kernel} x {kernel}, {channels} -> {features} channels, {side} x {side} pixels, stride {stride}"
+    cases = {}
+    for side, channels, features, kernel, stride, sums in SHAPES:
+        shape = (flags.batch, side, channels, features, kernel, stride)
+        arguments = dict(
+            zip(("batch", "side", "channels", "features", "kernel", "stride"), shape, strict=True)
         )
-        results[name] = measure(shape, flags.batch, flags.rounds)
-        row = " / ".join(f"{found['XLA']:.1f} -> {found['order']:.1f}" for found in results[name].values())
-        print(f"{name}: {row} ms", flush=True)
-    settings = {"batch": flags.batch, "rounds": flags.rounds}
-    report = {"device": device_name(), "jax": jax.__version__, "settings": settings, "milliseconds": results}
-    flags.out.write_text(json.dumps(report, indent=2) + "\n")
+        for what in sums.split():
+            name = f"{kernel} x {kernel}, {channels} to {features} channels, {side} x {side}, stride {stride}"
+            cases[f"{name}: {NAMES[what]}"] = [
+                Contender(order, make, {"order": order, "what": what, **arguments})
+                for order in ("XLA", "own")
+            ]
+    harness.run("orderings", "Which order of a convolution's sums is the fastest on this CPU?", cases, flags)
 
 
 if __name__ == "__main__":

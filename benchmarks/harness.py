@@ -1,0 +1,195 @@
+"""What every benchmark here shares: contenders in processes of their own, which take turns.
+
+A contender is a function of its benchmark's file that prepares everything and returns what is to be timed, a
+function without arguments that blocks until its work is done. No library's threads spin in another's time,
+and a drift of the machine hits all alike. The first call (compilation) counts apart.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import transferjax  # noqa: F401  chooses XLA's fusions, before JAX starts
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+LIBRARIES = ("jax", "jaxlib", "flax", "torch")
+TURN = 0.3  # seconds at least, in which a contender repeats its call
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`make(**arguments)` of a benchmark's file gives what is timed, under `environ`."""
+
+    name: str
+    make: Callable[..., Callable[[], Any]]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Process:
+    """A contender's process: asked for a number of calls, it answers with their seconds."""
+
+    def __init__(self, contender: Contender):
+        file = sys.modules[contender.make.__module__].__file__
+        task = {"file": file, "make": contender.make.__name__, "arguments": dict(contender.arguments)}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(task)],
+            env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"} | dict(contender.environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.name, self.calls = contender.name, 1
+
+    def take_turn(self) -> float:
+        """Seconds of a call, the mean of a turn."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{self.calls}\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of {self.name!r} ended with {self._process.wait()}: see above")
+        seconds = float(answer)
+        self.calls = max(1, round(TURN / max(seconds, 1e-6)))
+        return seconds
+
+    def end(self) -> int:
+        """Its largest memory in MiB."""
+        out, _ = self._process.communicate("end\n")
+        return int(out)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):
+                stream.close()  # type: ignore[union-attr]
+
+
+def compare(contenders: Sequence[Contender], rounds: int) -> dict[str, dict[str, Any]]:
+    """For each contender `first_s`, `median_s`, `quartiles_s`, `peak_mib`, of `rounds` turns.
+
+    Raises:
+        ValueError: fewer than one round, or two contenders of one name.
+        RuntimeError: a contender's process ended early.
+    """
+    names = [contender.name for contender in contenders]
+    if rounds < 1 or len(set(names)) < len(names):
+        raise ValueError(f"expected at least one round and names that differ; got {rounds=}, {names}")
+    first, seconds, peak = {}, {name: [] for name in names}, {}
+    processes: list[_Process] = []
+    try:
+        for contender in contenders:
+            processes.append(_Process(contender))
+            first[contender.name] = processes[-1].take_turn()
+        for turn in range(rounds + 1):  # of which the first settles how many calls a turn has
+            for process in processes if turn % 2 else processes[::-1]:
+                seconds[process.name].append(process.take_turn())
+        peak = {process.name: process.end() for process in processes}
+    finally:
+        for process in processes:
+            process.close()
+    return {
+        name: {"first_s": first[name], **_summary(seconds[name][1:]), "peak_mib": peak[name]}
+        for name in names
+    }
+
+
+def _summary(seconds: Sequence[float]) -> dict[str, Any]:
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+    return {"median_s": statistics.median(seconds), "quartiles_s": [quartiles[0], quartiles[2]]}
+
+
+def where() -> dict[str, Any]:
+    """The machine and what ran on it: device, cores, load, versions, commit, time."""
+    return {
+        "device": device_name(),
+        "load": os.getloadavg()[0],
+        "versions": {name: said for name in LIBRARIES if (said := _version(name))},
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + ("+" if _git("status", "--porcelain", "-uno") else ""),
+        "time": datetime.now(UTC).isoformat(timespec="minutes"),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    ran = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+    return ran.stdout.strip()
+
+
+def device_name() -> str:
+    """The processor's own name where Linux tells it, and the cores this process may use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
+    """The flags all benchmarks have."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--out", type=Path, help="default: benchmarks/results/<name>.json")
+    return made
+
+
+def run(
+    name: str, question: str, cases: Mapping[str, Sequence[Contender]], flags: argparse.Namespace
+) -> None:
+    """Compares each case's contenders, prints a line for each, and writes the results file."""
+    settings = {key: value for key, value in vars(flags).items() if key != "out"}
+    report = {"question": question, **where(), "settings": settings, "cases": {}}
+    for case, contenders in cases.items():
+        report["cases"][case] = found = compare(contenders, flags.rounds)
+        row = ", ".join(f"{who} {1e3 * of['median_s']:.1f}" for who, of in found.items())
+        print(f"{case}: {row} ms", flush=True)
+    out = flags.out or RESULTS / f"{name}.json"
+    out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _serve(task: Mapping[str, Any]) -> None:
+    """A contender's side."""
+    import resource
+
+    spec = importlib.util.spec_from_file_location("benchmark", task["file"])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark"] = module
+    spec.loader.exec_module(module)
+    call = getattr(module, task["make"])(**task["arguments"])
+    for line in sys.stdin:
+        if line == "end\n":
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
+            return
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            call()
+        print((time.perf_counter() - start) / int(line), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(json.loads(sys.argv[1]))

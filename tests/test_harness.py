@@ -1,0 +1,80 @@
+"""The benchmarks' harness: contenders in processes of their own take turns; the page is the results'."""
+
+import itertools
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def sleeper(seconds, log):
+    import os
+
+    def call():
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()} {os.environ.get('MARK', '-')}\n")
+        time.sleep(seconds)
+
+    return call
+
+
+def breaks():
+    raise OSError("nothing here")
+
+
+def test_contenders_take_turns_in_processes_of_their_own(tmp_path):
+    from harness import Contender, compare
+
+    log = tmp_path / "log"
+    contenders = [
+        Contender("slow", sleeper, {"seconds": 0.2, "log": str(log)}, {"MARK": "a"}),
+        Contender("fast", sleeper, {"seconds": 0.1, "log": str(log)}),
+    ]
+    found = compare(contenders, rounds=3)
+    assert list(found) == ["slow", "fast"]
+    for name, least in (("slow", 0.2), ("fast", 0.1)):
+        low, high = found[name]["quartiles_s"]
+        assert least <= low <= found[name]["median_s"] <= high
+        assert found[name]["first_s"] >= least
+        assert found[name]["peak_mib"] > 0
+    said = [line.split() for line in log.read_text().splitlines()]
+    assert len({pid for pid, _ in said}) == 2
+    assert str(os.getpid()) not in {pid for pid, _ in said}
+    assert {mark for _, mark in said} == {"a", "-"}
+    changes = sum(before != after for (before, _), (after, _) in itertools.pairwise(said))
+    assert changes == 1 + 4  # after the first calls the order turns around in every round
+
+
+def test_a_contender_that_breaks_is_named(capfd):
+    from harness import Contender, compare
+
+    with pytest.raises(RuntimeError, match="process of 'broken' ended with 1"):
+        compare([Contender("broken", breaks)], rounds=1)
+    assert "nothing here" in capfd.readouterr().err
+
+
+def test_names_and_rounds_are_checked():
+    from harness import Contender, compare
+
+    with pytest.raises(ValueError, match="at least one round"):
+        compare([Contender("a", breaks)], rounds=0)
+    with pytest.raises(ValueError, match="names that differ"):
+        compare([Contender("a", breaks), Contender("a", breaks)], rounds=1)
+
+
+def test_the_page_is_made_from_the_results():
+    from page import RESULTS, markdown, read
+
+    results = read()
+    assert (BENCHMARKS / "README.md").read_text() == markdown(results)
+    for name in results:
+        assert (RESULTS / f"{name}.png").exists()
