@@ -43,6 +43,7 @@ def test_the_bar_on_a_terminal(start, tmp_path):
 
 
 def test_control_c_is_one_line_and_what_is_finished_stays(start, finish, tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
     process = start(tmp_path, config=TINY)
     while process.poll() is None and not list(tmp_path.glob("scratch/*/[0-9]*")):
         time.sleep(0.01)
