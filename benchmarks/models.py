@@ -19,7 +19,6 @@ w.r.t. weights least. Folding the normalization would gain nothing measurable (1
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from harness import device_name
 from torch_cifar import NETS
 
 from transferjax import models
@@ -202,14 +202,6 @@ def folding(name: str, batch: int, seconds: float) -> dict[str, float]:
         for job in ("forward", "input gradient")
     }
     return {job: t["plain"][0] / t["folded"][0] for job, t in times.items()}
-
-
-def device_name() -> str:
-    """The processor's own name where Linux tells it, and the number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from models import device_name, take_turns
+from harness import device_name
+from models import take_turns
 from torch_cifar import ResNet
 
 from configs import common

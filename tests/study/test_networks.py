@@ -48,11 +48,7 @@ def test_every_part_trains_a_step_that_is_its_own(name, context):
     one, other = make(context, plain.replace(epoch=0.5), spec.replace(epoch=0.5))  # the first of four steps
     assert np.isfinite(other["history/loss"]).all() if "history/loss" in other else True
     moved = [n for n in one if n.startswith("params") and not np.allclose(one[n], other[n], atol=1e-7)]
-    if name in (
-        "look_sam",
-        "msam",
-        "swa",
-    ):  # begin with a step of SAM, a plain one; averages after the first epoch
+    if name in ("look_sam", "msam", "swa"):  # SAM's step first; a plain one; averages after the first epoch
         assert spec.key != plain.key
     else:
         assert moved

@@ -210,3 +210,5 @@ def test_bad_settings_are_refused():
         rules.sam(0.1, batch_stats="second")
     with pytest.raises(ValueError, match="every=0"):
         rules.look_sam(0.1, every=0)
+    with pytest.raises(ValueError, match="decay=1: expected a share"):
+        rules.msam(0.1, decay=1)

@@ -175,6 +175,8 @@ def msam(rho: float, decay: float = 0.9) -> Rule:
     which here is the optimizer's alone.
     """
     _check(rho, "both")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay={decay}: expected a share of the momentum to keep, at least 0 and below 1")
 
     def rule(grad_fn: GradFn) -> GradFn:
         def along_the_momentum(params: PyTree, memory: Memory, *data: PyTree):
