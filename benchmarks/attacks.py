@@ -1,151 +1,130 @@
-"""Images per second of attacks on `cifar_resnet18`: ours against torchattacks and foolbox, on CPU.
+"""How fast are the attacks on `cifar_resnet18`? Ours against torchattacks, foolbox and plain PyTorch.
 
-The same weights in both frameworks, compilation left out; the contenders take turns in one run, medians.
-PyTorch runs in its default layout and in channels_last, its parameters frozen. An attack is a number of
-passes (forward and back) that all contenders share, so a few steps or neighbors are timed and scaled to the
-attack's own number: `measured` of `passes`. Weights do not matter to the speed, so they are random; labels
-are what the net says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
+    python benchmarks/attacks.py [--batch 32 128] [--attacks pgd …] [--rounds 5]
 
-What it showed on two cores (`results/attacks.json`, medians of three rounds): against the best peer in its
-default layout ours has 0.70 to 1.01 of the speed at batch 32 and 0.88 to 1.23 at batch 128; against the best
-in channels_last 0.65 to 0.92 and 0.72 to 1.15. VMI-FGSM is ahead of both, 1.7 to 2.0 times. So the goal,
-level with channels_last, is not reached. The profile: all take the same passes through the same convolutions.
-One by one at batch 32, these run in XLA at 155 GFLOP/s with 64 channels (by rows), 185 with 128, 210 with 256
-and 235 with 512 (by taps, see `transferjax.models.conv`), and 90 to 180 with stride 2; in PyTorch's oneDNN at
-215, 225, 160 on the last 4 x 4 pixels, and 150 to 200 with stride 2. That adds up to 6.4 ms per image forward
-in XLA and 5.6 in oneDNN, but the whole net takes 7.9; the rest, normalization, activations and sums, was not
-profiled one by one.
-
-    python benchmarks/attacks.py [--batches 32 128] [--repeats 3]
+The same weights in both frameworks, PyTorch's parameters frozen. An attack is a number of passes (forward and
+back) that all contenders share, so a few steps, or one step with a few neighbors, stand for it: the case says
+of how many passes of the whole. Speed does not depend on the weights, so they are random; labels are what the
+net says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
 """
 
-import argparse
-import json
-import os
-import statistics
-import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads sleep where they would spin
-
-import foolbox
+import harness
 import jax
 import jax.numpy as jnp
-import torch
-import torch_attacks
-import torchattacks
-from peers import RESULTS, both, environment, test_images, to_torch
-from trained import MODEL
+import numpy as np
+from harness import Contender
 
 from transferjax import attacks, models
 
 EPS, STEP = 8 / 255, 2 / 255
+MODEL = "cifar_resnet18"
+Sizes = dict[str, int]
+
+OURS: dict[str, Callable[[Sizes], Any]] = {
+    "PGD": lambda n: attacks.pgd(steps=n["steps"], **_OPTIONS),
+    "MI-FGSM": lambda n: attacks.mi_fgsm(steps=n["steps"], **_OPTIONS),
+    "DIM": lambda n: attacks.dim(steps=n["steps"], **_OPTIONS),
+    "VMI-FGSM": lambda n: attacks.vmi_fgsm(steps=1, neighbors=n["neighbors"], **_OPTIONS),
+    "PGN": lambda n: attacks.pgn(steps=1, neighbors=n["neighbors"], **_OPTIONS),
+    "TPA": lambda n: attacks.tpa(
+        steps=1, neighbors=n["neighbors"], radius=0.05, beta=EPS, random_start=False, **_OPTIONS
+    ),
+    "APGD-CE": lambda n: attacks.apgd(EPS, n["steps"], until_success=False),
+}
+_OPTIONS: dict[str, float] = {"eps": EPS, "step_size": STEP}
+_THEIRS = {"eps": EPS, "alpha": STEP}
+TORCHATTACKS: dict[str, tuple[str, Callable[[Sizes], dict[str, Any]]]] = {
+    "PGD": ("PGD", lambda n: {"steps": n["steps"], **_THEIRS}),
+    "MI-FGSM": ("MIFGSM", lambda n: {"steps": n["steps"], **_THEIRS}),
+    "DIM": ("DIFGSM", lambda n: {"steps": n["steps"], "decay": 1.0, **_THEIRS}),
+    "VMI-FGSM": ("VMIFGSM", lambda n: {"steps": 1, "N": n["neighbors"], **_THEIRS}),
+    "APGD-CE": ("APGD", lambda n: {"eps": EPS, "steps": n["steps"], "loss": "ce"}),
+}
+PASSES: dict[str, tuple[Callable[[Sizes], float], float]] = {  # what is timed, of the paper's whole attack
+    "PGD": (lambda n: n["steps"], 20),
+    "MI-FGSM": (lambda n: n["steps"], 10),
+    "DIM": (lambda n: n["steps"], 10),
+    "VMI-FGSM": (lambda n: 1 + n["neighbors"], 10 * 21),
+    "PGN": (lambda n: 2 * n["neighbors"], 10 * 40),
+    "TPA": (lambda n: 1 + 2 * n["neighbors"], 10 * 21),
+    "APGD-CE": (lambda n: n["steps"] + 1, 101),  # and a forward pass that says who is right
+}
 
 
-class Case(NamedTuple):
-    """An attack in a short form: what is timed, its passes, and the passes of the whole attack."""
+def inputs(batch: int):
+    from peers import drawn
+    from trained import predictor
 
-    attack: attacks.Recipe
-    peers: dict[str, Any]  # library -> (net, images, labels) -> images
-    measured: float
-    passes: float
-
-
-def cases(steps: int, n: int) -> dict[str, Case]:
-    """The attacks, with so many steps, or one step with so many neighbors."""
-    ours, theirs = {"eps": EPS, "step_size": STEP}, {"eps": EPS, "alpha": STEP}
-
-    def ta(name, **options):
-        return {"torchattacks": lambda net, x, y: getattr(torchattacks, name)(net, **options)(x, y)}
-
-    def plain(attack, *options):
-        return {"plain PyTorch": lambda net, x, y: attack(net, x, y, EPS, STEP, 1, *options)}
-
-    def foolbox_pgd(net, x, y):
-        model = foolbox.PyTorchModel(net, bounds=(0, 1))
-        return foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=steps).run(model, x, y, epsilon=EPS)
-
-    single = {"steps": 1, "neighbors": n, **ours}
-    return {
-        "pgd_20": Case(
-            attacks.pgd(steps=steps, **ours),
-            {**ta("PGD", steps=steps, **theirs), "foolbox": foolbox_pgd},
-            steps,
-            20,
-        ),
-        "mi_fgsm_10": Case(
-            attacks.mi_fgsm(steps=steps, **ours), ta("MIFGSM", steps=steps, **theirs), steps, 10
-        ),
-        "dim_10": Case(
-            attacks.dim(steps=steps, **ours), ta("DIFGSM", steps=steps, decay=1.0, **theirs), steps, 10
-        ),
-        "vmi_fgsm_10x20": Case(
-            attacks.vmi_fgsm(**single), ta("VMIFGSM", steps=1, N=n, **theirs), 1 + n, 10 * 21
-        ),
-        "pgn_10x20": Case(attacks.pgn(**single), plain(torch_attacks.pgn, n), 2 * n, 10 * 40),
-        "tpa_10x10": Case(
-            attacks.tpa(radius=0.05, beta=EPS, random_start=False, **single),
-            plain(torch_attacks.tpa, n),
-            1 + 2 * n,
-            10 * 21,
-        ),
-        "apgd_ce_100": Case(  # a pass at the start, and a forward pass that says who is right
-            attacks.apgd(EPS, steps, until_success=False),
-            ta("APGD", eps=EPS, steps=steps, loss="ce"),
-            steps + 4 / 3,
-            100 + 4 / 3,
-        ),
-    }
+    variables = jax.device_put(drawn(models.build(MODEL)))
+    images = np.random.default_rng(0).random((batch, 32, 32, 3), np.float32)
+    predict = predictor(variables)
+    labels = np.asarray(jax.jit(lambda predict, x: predict(x).argmax(-1))(predict, images))
+    return variables, predict, images, labels
 
 
-def runs(case, nets, predict, images, labels):
-    """What to time: label -> a function without arguments."""
-    inputs = jax.random.key(0), predict, jnp.asarray(images), jnp.asarray(labels)
-    compiled = jax.jit(case.attack).lower(*inputs).compile()
-    timed = {"ours": lambda: jax.block_until_ready(compiled(*inputs))}
+def ours(attack: str, batch: int, sizes: Sizes):
+    _, predict, images, labels = inputs(batch)
+    run, arguments = jax.jit(OURS[attack](sizes)), (predict, jnp.asarray(images), jnp.asarray(labels))
+    return lambda: jax.block_until_ready(run(jax.random.key(0), *arguments))
+
+
+def theirs(library: str, attack: str, batch: int, sizes: Sizes, **how):
+    import torch
+    from peers import arranged, torch_model
+
+    variables, _, images, labels = inputs(batch)
+    net, x = arranged(torch_model(variables).requires_grad_(False), images, **how)
     y = torch.tensor(labels, dtype=torch.long)
-    for layout, net in nets.items():
-        x = to_torch(images).to(memory_format=getattr(torch, layout))
-        for library, peer in case.peers.items():
-            timed[f"{library}, {layout}"] = lambda peer=peer, net=net, x=x: peer(net, x, y)
-    return timed
+    if library == "torchattacks":
+        import torchattacks
+
+        name, options = TORCHATTACKS[attack]
+        run = getattr(torchattacks, name)(net, **options(sizes))
+        return lambda: run(x, y)
+    if library == "foolbox":
+        import foolbox
+
+        model = foolbox.PyTorchModel(net, bounds=(0, 1))
+        pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=sizes["steps"])
+        return lambda: pgd.run(model, x, y, epsilon=EPS)
+    import torch_attacks
+
+    plain = getattr(torch_attacks, attack.lower())
+    return lambda: plain(net, x, y, EPS, STEP, 1, sizes["neighbors"])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--attacks", nargs="+", default=None)
-    arguments = parser.parse_args()
-    variables = jax.jit(models.build(MODEL).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    predict, net = both(variables)
-    nets = {"contiguous_format": net, "channels_last": both(variables)[1]}
-    for layout in nets:
-        nets[layout].to(memory_format=getattr(torch, layout)).requires_grad_(False)
-    result = {"environment": environment(), "repeats": arguments.repeats, "images_per_second": {}}
-    for batch in arguments.batches:
-        images, _ = test_images(batch)
-        labels = jax.device_get(jax.jit(lambda predict, x: predict(x).argmax(-1))(predict, images))
-        for name, case in cases(*((4, 2) if batch <= 32 else (2, 1))).items():
-            if arguments.attacks and name not in arguments.attacks:
-                continue
-            timed = runs(case, nets, predict, images, labels)
-            seconds = {label: [] for label in timed}
-            for _ in range(arguments.repeats):  # side by side: a busy machine slows all alike
-                for label, run in timed.items():
-                    begin = time.perf_counter()
-                    run()
-                    seconds[label].append(time.perf_counter() - begin)
-            share = batch * case.measured / case.passes
-            speeds = {label: round(share / statistics.median(s), 3) for label, s in seconds.items()}
-            row = {**speeds, "measured": round(case.measured, 2), "passes": round(case.passes, 2)}
-            for layout in nets:
-                best = max(speed for label, speed in speeds.items() if label.endswith(layout))
-                row[f"ours relative to the best, {layout}"] = round(speeds["ours"] / best, 3)
-            result["images_per_second"][f"{name}, batch {batch}"] = row
-            print(name, batch, row, flush=True)
-            RESULTS.mkdir(exist_ok=True)
-            (RESULTS / "attacks.json").write_text(json.dumps(result, indent=2) + "\n")
+def main() -> None:
+    from peers import SETTINGS, agree
+
+    parser = harness.parser(__doc__, rounds=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--attacks", nargs="+", default=list(OURS), choices=list(OURS))
+    parser.add_argument("--compiled", nargs="*", default=["PGD"], help="whose PyTorch is tried compiled too")
+    flags = parser.parse_args()
+    agree(MODEL)
+    cases = {}
+    for batch in flags.batch:
+        sizes = {"steps": 4, "neighbors": 2} if batch <= 32 else {"steps": 2, "neighbors": 1}
+        for attack in flags.attacks:
+            libraries = ["torchattacks" if attack in TORCHATTACKS else "plain PyTorch"]
+            libraries += ["foolbox"] if attack == "PGD" else []
+            how = {"attack": attack, "batch": batch, "sizes": sizes}
+            measured, whole = PASSES[attack]
+            cases[f"{attack}, batch {batch}, {measured(sizes)} of {whole} passes"] = [
+                Contender("ours", ours, how),
+                *(
+                    Contender(
+                        who.replace("PyTorch", library), theirs, {"library": library, **how, **settings}
+                    )
+                    for library in libraries
+                    for who, settings in SETTINGS.items()
+                    if attack in flags.compiled or "compiled" not in settings
+                ),
+            ]
+    harness.run("attacks", f"How fast are the attacks on {MODEL}?", cases, flags)
 
 
 if __name__ == "__main__":

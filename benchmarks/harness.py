@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,11 +21,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import transferjax  # noqa: F401  chooses XLA's fusions, before JAX starts
+from transferjax.files import write_text  # the import chooses XLA's fusions, before JAX starts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-LIBRARIES = ("jax", "jaxlib", "flax", "torch")
+PEERS = ("torch", "torchattacks", "foolbox", "matfree", "curvlinops-for-pytorch")
 TURN = 0.3  # seconds at least, in which a contender repeats its call
 
 
@@ -118,12 +117,13 @@ def _summary(seconds: Sequence[float]) -> dict[str, Any]:
 
 def where() -> dict[str, Any]:
     """The machine and what ran on it: device, cores, load, versions, commit, time."""
-    return {
-        "device": device_name(),
-        "load": os.getloadavg()[0],
-        "versions": {name: said for name in LIBRARIES if (said := _version(name))},
-        "commit": _git("rev-parse", "--short", "HEAD")
-        + ("+" if _git("status", "--porcelain", "-uno") else ""),
+    from transferjax.study.run import provenance
+
+    found = dict(provenance())
+    packages = found["packages"] | {name: said for name in PEERS if (said := _version(name))}
+    return found | {
+        "packages": packages,
+        "load": round(os.getloadavg()[0], 2),
         "time": datetime.now(UTC).isoformat(timespec="minutes"),
     }
 
@@ -133,19 +133,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def _git(*arguments: str) -> str:
-    ran = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
-    return ran.stdout.strip()
-
-
-def device_name() -> str:
-    """The processor's own name where Linux tells it, and the cores this process may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
@@ -159,15 +146,20 @@ def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
 def run(
     name: str, question: str, cases: Mapping[str, Sequence[Contender]], flags: argparse.Namespace
 ) -> None:
-    """Compares each case's contenders, prints a line for each, and writes the results file."""
-    settings = {key: value for key, value in vars(flags).items() if key != "out"}
-    report = {"question": question, **where(), "settings": settings, "cases": {}}
+    """Compares each case's contenders, prints a line for each, and writes the results file as it grows."""
+    found: dict[str, Any] = {}
     for case, contenders in cases.items():
-        report["cases"][case] = found = compare(contenders, flags.rounds)
-        row = ", ".join(f"{who} {1e3 * of['median_s']:.1f}" for who, of in found.items())
+        found[case] = compare(contenders, flags.rounds)
+        row = ", ".join(f"{who} {1e3 * of['median_s']:.1f}" for who, of in found[case].items())
         print(f"{case}: {row} ms", flush=True)
-    out = flags.out or RESULTS / f"{name}.json"
-    out.write_text(json.dumps(report, indent=1) + "\n")
+        save(name, question, flags, cases=found)
+
+
+def save(name: str, question: str, flags: argparse.Namespace, **found: Any) -> None:
+    """Writes the results file: `cases` of timed contenders, or `rows` of anything else, name -> columns."""
+    settings = {key: value for key, value in vars(flags).items() if key != "out"}
+    report = {"question": question, **where(), "settings": settings, **found}
+    write_text(flags.out or RESULTS / f"{name}.json", json.dumps(report, indent=1) + "\n")
 
 
 def _serve(task: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ HEAD = """# Benchmarks
 
 Made by `python benchmarks/page.py` from `benchmarks/results/*.json`; `make bench` measures anew. Contenders
 run in processes of their own and take turns; milliseconds are medians, with quartiles; the first call
-compiles. A `+` behind a commit: with changes that were not committed. Results files that are not listed here
-were made by benchmarks that do not use `harness.py` yet: they say their settings themselves.
+compiles; `×` is the time over that of the first contender. `-dirty` behind a commit: with changes that were
+not committed.
 """
 
 
@@ -26,39 +26,64 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _section(name: str, report: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{library} {said}" for library, said in report["versions"].items())
+    packages = ", ".join(f"{package} {said}" for package, said in report["packages"].items())
     lines = [
         f"## {report['question']}",
         "",
-        f"`benchmarks/{name}.py` on {report['device']}, load {report['load']:.1f}; {versions}; "
-        f"commit {report['commit']}, {report['time']}; "
-        + ", ".join(f"{key} {value}" for key, value in report["settings"].items()),
+        f"`benchmarks/{name}.py` on {report['device']}, {report['cores']} cores, load {report['load']:.1f}; "
+        f"{packages}; commit {report['commit']}, {report['time']}; "
+        + ", ".join(f"{key} {_short(value)}" for key, value in report["settings"].items()),
         "",
-        "| | | ms | quartiles | first call, s | memory, MiB |",
-        "|---|---|---:|---:|---:|---:|",
     ]
-    for case, contenders in report["cases"].items():
+    if "rows" in report:
+        return "\n".join([*lines, *_rows(report["rows"]), ""])
+    lines += [*_cases(report["cases"]), "", f"![{report['question']}](results/{name}.png)", ""]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _rows(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    return lines + [
+        f"| {name} | " + " | ".join(str(row.get(column, "")) for column in columns) + " |"
+        for name, row in rows.items()
+    ]
+
+
+def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "| | | ms | quartiles | × | first call, s | memory, MiB |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for case, contenders in cases.items():
+        first = next(iter(contenders.values()))["median_s"]
         for place, (who, found) in enumerate(contenders.items()):
             low, high = (1e3 * seconds for seconds in found["quartiles_s"])
             lines.append(
                 f"| {'' if place else case} | {who} | {1e3 * found['median_s']:.1f} | {low:.1f}–{high:.1f} "
-                f"| {found['first_s']:.1f} | {found['peak_mib']} |"
+                f"| {found['median_s'] / first:.2f} | {found['first_s']:.1f} | {found['peak_mib']} |"
             )
-    return "\n".join([*lines, "", f"![{report['question']}](results/{name}.png)", ""])
+    return lines
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """A bar for each contender, with quartiles."""
+    """A bar for each contender, in times of the case's first, with quartiles."""
     bars = [(case, who, found) for case, of in report["cases"].items() for who, found in of.items()]
     names = list(dict.fromkeys(who for _, who, _ in bars))
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.28 * len(bars)), layout="constrained")
-    for row, (_, who, found) in enumerate(bars):
-        median, (low, high) = found["median_s"], found["quartiles_s"]
-        spread = [[1e3 * (median - low)], [1e3 * (high - median)]]
-        axes.barh(row, 1e3 * median, xerr=spread, color=f"C{names.index(who)}", label=who)
+    for row, (case, who, found) in enumerate(bars):
+        first = next(iter(report["cases"][case].values()))["median_s"]
+        median, low, high = (seconds / first for seconds in (found["median_s"], *found["quartiles_s"]))
+        spread = [[max(median - low, 0)], [max(high - median, 0)]]
+        axes.barh(row, median, xerr=spread, color=f"C{names.index(who) % 10}")
     axes.set_yticks(range(len(bars)), [f"{case} · {who}" for case, who, _ in bars], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds")
+    axes.axvline(1, color="0.6", linewidth=0.8)
+    axes.set_xlabel("times the first contender's time")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(report["question"], loc="left", fontsize=10)
     figure.savefig(path, dpi=110)
@@ -66,15 +91,15 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """The results that the harness wrote."""
-    reports = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    return {name: report for name, report in reports.items() if "cases" in report}
+    """All results."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def main() -> None:
     results = read()
     for name, report in results.items():
-        draw(report, RESULTS / f"{name}.png")
+        if "cases" in report:
+            draw(report, RESULTS / f"{name}.png")
     (HERE / "README.md").write_text(markdown(results))
 
 

@@ -6,6 +6,7 @@ another one makes is left to it. What turns out to be damaged is named, forgotte
 
 import importlib.metadata
 import os
+import platform
 import subprocess
 import time
 import traceback
@@ -211,11 +212,19 @@ def provenance() -> Mapping[str, Any]:
     git = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     return {
         "commit": git.stdout.strip() or "unknown",
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": _processor() if device.platform == "cpu" else f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _processor() -> str:
+    """Its own name, where Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"cpu: {names[0] if names else platform.machine()}"
 
 
 def enable_compilation_cache() -> None:

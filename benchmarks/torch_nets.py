@@ -1,4 +1,4 @@
-"""The five CIFAR nets in PyTorch, for benchmarks: names as in the official code, so that our weights load."""
+"""Nets in PyTorch, for benchmarks: named as in the official code and in timm, so that our weights load."""
 
 import torch
 from torch import nn
@@ -57,10 +57,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, blocks: tuple[int, ...], bottleneck: bool, width: int = 64):
+    """For images of 32 px, or with `large` of 224 px."""
+
+    def __init__(self, blocks: tuple[int, ...], bottleneck: bool, width: int = 64, large: bool = False):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
-        inner, self.stages = width, len(blocks)
+        self.large, self.stages = large, len(blocks)
+        stem = {"kernel_size": 7, "stride": 2, "padding": 3} if large else {"kernel_size": 3, "padding": 1}
+        self.conv1, self.bn1 = nn.Conv2d(3, width, bias=False, **stem), nn.BatchNorm2d(width)
+        inner = width
         for stage, count in enumerate(blocks):
             layers, features = [], width * 2**stage
             for i in range(count):
@@ -71,13 +75,16 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         x = F.relu(self.bn1(self.conv1(x)))
+        x = F.max_pool2d(x, 3, 2, 1) if self.large else x
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)
         return self.linear(x.mean((2, 3)))
 
 
 class VGG(nn.Module):
-    def __init__(self, blocks: tuple[int, ...]):
+    """For images of 32 px, or with `large` of 224 px."""
+
+    def __init__(self, blocks: tuple[int, ...], large: bool = False):
         super().__init__()
         layers, inner = [], 3
         for stage, count in enumerate(blocks):
@@ -90,10 +97,59 @@ class VGG(nn.Module):
                 ]
                 inner = width
             layers.append(nn.MaxPool2d(2))
-        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(inner, 10)
+        hidden = [nn.Conv2d(512, 4096, 7), nn.ReLU(), nn.Dropout(), nn.Conv2d(4096, 4096, 1), nn.ReLU()]
+        self.features, self.hidden = nn.Sequential(*layers), nn.Sequential(*(hidden if large else []))
+        self.classifier = nn.Linear(4096 if large else 512, 10)
 
     def forward(self, x):
-        return self.classifier(self.features(x).mean((2, 3)))
+        return self.classifier(self.hidden(self.features(x)).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Encoder(nn.Module):
+    """A block of a vision transformer."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
+        self.attn = Attention(width, heads)
+        layers = {
+            "fc1": nn.Linear(width, 4 * width),
+            "act": nn.GELU(),
+            "fc2": nn.Linear(4 * width, width),
+        }
+        self.mlp = nn.Sequential()
+        for name, layer in layers.items():
+            self.mlp.add_module(name, layer)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ViT(nn.Module):
+    def __init__(self, width: int = 768, depth: int = 12, heads: int = 12, patch: int = 16, size: int = 224):
+        super().__init__()
+        self.patch_embed = nn.Sequential()
+        self.patch_embed.add_module("proj", nn.Conv2d(3, width, patch, patch))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (size // patch) ** 2, width))
+        self.blocks = nn.Sequential(*[Encoder(width, heads) for _ in range(depth)])
+        self.norm, self.head = nn.LayerNorm(width, 1e-6), nn.Linear(width, 10)
+
+    def forward(self, x):
+        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], 1) + self.pos_embed
+        return self.head(self.norm(self.blocks(tokens))[:, 0])
 
 
 class Dense(nn.Module):
@@ -246,4 +302,15 @@ NETS = {
     "cifar_vgg16": lambda: VGG((2, 2, 3, 3, 3)),
     "cifar_inceptionv3": InceptionV3,
     "cifar_densenet121": lambda: DenseNet((6, 12, 24, 16)),
+    "resnet50": lambda: ResNet((3, 4, 6, 3), True, large=True),
+    "vgg16_bn": lambda: VGG((2, 2, 3, 3, 3), large=True),
+    "vit_base_patch16_224": ViT,
+}
+# Where our names, timm's for the large nets, are not those above.
+NAMES = {
+    r"^fc\.": "linear.",
+    r"\.downsample\.": ".shortcut.",
+    r"^pre_logits\.fc1\.": "hidden.0.",
+    r"^pre_logits\.fc2\.": "hidden.3.",
+    r"^head\.fc\.": "classifier.",
 }
