@@ -90,6 +90,19 @@ def training(
     }
 
 
+def fast_training(epochs=10.0, *, peak=0.2, weight_decay=5e-4, **more):
+    """CIFAR-10 in fewer epochs, by nothing that a mechanism studies: another schedule, every image both ways.
+
+    A triangle instead of warm-up and cosine, Nesterov's momentum, crops of 2 pixels, flips that alternate.
+    """
+    found = training(epochs, nesterov=True, weight_decay=weight_decay, **more)
+    return {
+        **found,
+        "schedule": call("triangular", peak=peak),
+        "augment": call("crop_flip", padding=2, alternate=True),
+    }
+
+
 def network(model, options, *, data, training, mean, std, parts=(), seed=0, **more):
     """A trained network."""
     return {

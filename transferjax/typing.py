@@ -33,10 +33,15 @@ entry with a default of zeros and returns it.
 
 
 class Batch(NamedTuple):
-    """Images `[B, H, W, C]` in [0, 1] and targets `[B, K]`, one probability vector per image."""
+    """Images `[B, H, W, C]` in [0, 1] and targets `[B, K]`, one probability vector per image.
+
+    Whoever trains may say which examples they are, int32 `[B]`, and of what epoch, int32 `[B]`.
+    """
 
     images: Array
     targets: Array
+    indices: Array | None = None
+    epoch: Array | None = None
 
 
 Predict: TypeAlias = Callable[[Array], Array]

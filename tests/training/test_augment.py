@@ -1,5 +1,7 @@
 """Mixup, cutmix, cutout, label smoothing and adversarial training against hand computation."""
 
+from collections import namedtuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,12 @@ TARGETS = np.eye(K, dtype=np.float32)[np.arange(B) % K]
 BATCH = Batch(jnp.asarray(IMAGES), jnp.asarray(TARGETS))
 KEYS = per_example(jax.random.key(0), B)
 
+Pair = namedtuple("Pair", "images targets")
+
 
 def apply(transform, batch=BATCH, keys=KEYS, predict=None):
-    return Batch(*map(np.asarray, transform(keys, batch, predict)))
+    out = transform(keys, batch, predict)
+    return Pair(np.asarray(out.images), np.asarray(out.targets))
 
 
 def test_mixup_blends_image_and_label_alike():

@@ -64,3 +64,32 @@ def test_keeps_the_type_and_refuses_negative_padding():
     assert apply(crop_flip(), jax.random.key(0), np.zeros((2, 8, 8, 1), np.uint8)).dtype == np.uint8
     with pytest.raises(ValueError, match="padding must be at least 0, got -1"):
         crop_flip(-1)
+
+
+def test_alternate_flips_show_each_image_both_ways():
+    x, key = images(40), jax.random.key(2)
+    indices = jnp.arange(40, dtype=jnp.int32) * 7
+
+    def epoch(number, order=slice(None)):
+        batch = Batch(jnp.asarray(x), jnp.eye(40), indices, jnp.full(40, number, jnp.int32))
+        batch = jax.tree.map(lambda a: a[order], batch)
+        out = crop_flip(0, alternate=True)(jax.random.fold_in(key, number), batch, None)
+        return np.asarray(out.images), (np.asarray(out.images) == x[order]).all((1, 2, 3))
+
+    (first, straight), (second, turned) = epoch(0), epoch(1)
+    np.testing.assert_array_equal(straight, ~turned)
+    np.testing.assert_array_equal(first, np.where(straight[:, None, None, None], x, x[:, :, ::-1]))
+    np.testing.assert_array_equal(second, first[:, :, ::-1])
+    np.testing.assert_array_equal(epoch(2)[0], first)
+    assert 10 < straight.sum() < 30, "which way comes first is drawn"
+    np.testing.assert_array_equal(
+        epoch(1, slice(None, None, -1))[0], second[::-1]
+    )  # the example's, not the place's
+
+
+def test_alternate_flips_want_to_know_which_examples():
+    batch = Batch(jnp.asarray(images(2)), jnp.eye(2))
+    with pytest.raises(ValueError, match="needs a Batch with `indices` and `epoch`"):
+        crop_flip(alternate=True)(jax.random.key(0), batch, None)
+    with pytest.raises(ValueError, match="flip=False"):
+        crop_flip(flip=False, alternate=True)

@@ -151,6 +151,15 @@ def test_warmup_cosine_has_the_endpoints_of_the_official_schedule():
         training.warmup_cosine(0.1, warmup=10, steps=10)
 
 
+def test_triangular_is_two_lines():
+    rate = training.triangular(0.4, steps=100, start=0.25, end=0.1, at=0.2)
+    lines = np.interp(np.arange(120), [0, 20, 100], [0.1, 0.4, 0.04])
+    np.testing.assert_allclose([rate(step) for step in range(120)], lines, rtol=1e-5)
+    for wrong in ({"at": 0.0}, {"at": 1.0}, {"start": -1}, {"steps": 1}):
+        with pytest.raises(ValueError, match="the peak between the first and the last step"):
+            training.triangular(0.4, **{"steps": 100, **wrong})
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_is_pytorchs(nesterov):
     """v ← μ v + g + λw; w ← w − η v, or − η (g + λw + μ v) with Nesterov."""

@@ -30,6 +30,20 @@ def warmup_cosine(peak: float, warmup_epochs: float = 0.0, *, updates_per_epoch:
     return training.warmup_cosine(peak, warmup=warmup, steps=steps)
 
 
+def triangular(
+    peak: float,
+    start: float = 0.2,
+    end: float = 0.07,
+    at: float = 0.23,
+    *,
+    updates_per_epoch: float,
+    epochs: float,
+) -> Any:
+    """From `start` of the `peak` up to it in `at` of all updates, then down to `end` of it, along lines."""
+    steps = round(epochs * updates_per_epoch)
+    return training.triangular(peak, steps=steps, start=start, end=end, at=at)
+
+
 def step_decay(
     peak: float, at: tuple[float, ...] = (100.0, 150.0), factor: float = 0.1, *, updates_per_epoch: float
 ) -> Any:
@@ -109,7 +123,7 @@ class Trainer:
         self.net = module_of(spec, source.num_classes)
         self.step = train_step(spec, source.num_classes, self.steps_per_epoch, self.place.axis_name)
         self.update = self.place.compile(
-            lambda state, key, examples: self.step.update(state, key, self._batch(examples))
+            lambda state, key, examples: self.step.update(state, key, self._batch(examples, state.step))
         )
         self._init = jax.jit(lambda key: self.net.init(key, jnp.zeros((1, *source.image_shape))))
         self._batch_stats = jax.jit(self._stats_of)
@@ -128,8 +142,10 @@ class Trainer:
         """The training step that ends an epoch, fractions too."""
         return max(1, round((self.spec.training.epochs if epoch is None else epoch) * self.steps_per_epoch))
 
-    def _batch(self, examples: data.Examples) -> Batch:
-        return Batch(data.to_float(examples.images), one_hot(examples.labels, self.source.num_classes))
+    def _batch(self, examples: data.Examples, step: Array) -> Batch:
+        targets = one_hot(examples.labels, self.source.num_classes)
+        epoch = jnp.full_like(examples.indices, step // self.steps_per_epoch)
+        return Batch(data.to_float(examples.images), targets, examples.indices, epoch)
 
     def batches(self, seed: int, start: int) -> Iterator[data.Examples]:
         batch_size = self.spec.training.batch_size
@@ -140,7 +156,7 @@ class Trainer:
     def fresh(self, variables: PyTree) -> TrainState:
         """The state before the first step."""
         first = self.place.get_state(next(self.batches(0, 0)))
-        return self.step.init(variables, self._batch(first))
+        return self.step.init(variables, self._batch(first, jnp.int32(0)))
 
     def _stats_of(self, variables: PyTree, images: Array) -> PyTree:
         images = data.to_float(

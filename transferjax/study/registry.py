@@ -126,7 +126,7 @@ MODELS = Table("model", _models, frozenset(["num_classes", "axis_name", "dtype",
 AUGMENTS = _table("augmentation", _rows("transferjax.training.augment", "crop_flip"))
 SCHEDULES = _table(
     "schedule",
-    _rows("transferjax.study.networks", "warmup_cosine step_decay constant"),
+    _rows("transferjax.study.networks", "warmup_cosine triangular step_decay constant"),
     "updates_per_epoch epochs",
 )
 OPTIMIZERS = _table("optimizer", _rows("transferjax.study.networks", "sgd adam"), "learning_rate")

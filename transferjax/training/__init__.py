@@ -23,7 +23,7 @@ from transferjax.training import (
     rules,
 )
 from transferjax.training.fit import Diverged, fit
-from transferjax.training.optimizers import sgd, step_decay, warmup_cosine
+from transferjax.training.optimizers import sgd, step_decay, triangular, warmup_cosine
 from transferjax.training.step import (
     TrainState,
     TrainStep,
@@ -54,5 +54,6 @@ __all__ = [
     "rules",
     "sgd",
     "step_decay",
+    "triangular",
     "warmup_cosine",
 ]

@@ -8,11 +8,11 @@ import numpy as np
 
 from transferjax.attacks import pgd
 from transferjax.checks import check_batch
-from transferjax.random import per_example, sample
+from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Batch, Key, Predict, Transform
 
 
-def crop_flip(padding: int = 4, flip: bool = True) -> Transform:
+def crop_flip(padding: int = 4, flip: bool = True, alternate: bool = False) -> Transform:
     """A random crop of the zero-padded image, back to its size, then a mirror image half of the time.
 
     `x'[i, j] = x[i + dy - p, j + dx - p]` (0 outside), dy and dx uniform on 0 … 2p, one draw per example.
@@ -20,14 +20,20 @@ def crop_flip(padding: int = 4, flip: bool = True) -> Transform:
     Args:
         padding: pixels p of zeros on each side; 0 leaves the crop out.
         flip: whether to mirror left and right with probability 1/2.
+        alternate: draw that once for an example, which then is mirrored in every other epoch: any two epochs
+            show each image both ways.
 
     Raises:
-        ValueError: negative padding.
+        ValueError: negative padding; `alternate` without `flip`, or of a batch that does not say its examples
+            and epoch.
 
-    Reference: He et al., CVPR 2016, section 4.2.
+    Reference: He et al., CVPR 2016, section 4.2; Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
+    2024, section 3.6 (alternating flip).
     """
     if padding < 0:
         raise ValueError(f"padding must be at least 0, got {padding}")
+    if alternate and not flip:
+        raise ValueError("alternate=True says when images are mirrored, and flip=False that they are not")
     border = ((padding, padding), (padding, padding), (0, 0))
     choices = np.array([2 * padding + 1, 2 * padding + 1, 1 + flip])
 
@@ -38,9 +44,21 @@ def crop_flip(padding: int = 4, flip: bool = True) -> Transform:
     def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
         check_batch(batch)
         draws = sample(jax.random.randint, per_example(key, len(batch.images)), (3,), 0, choices)
+        if alternate:
+            draws = draws.at[:, 2].set(_turns(batch) % 2)
         return batch._replace(images=jax.vmap(one)(batch.images, draws))
 
     return apply
+
+
+def _turns(batch: Batch) -> Array:
+    """`[B]`: the epoch, from a start that is random and the example's own."""
+    if batch.indices is None or batch.epoch is None:
+        raise ValueError(
+            "alternate=True needs a Batch with `indices` and `epoch`: which images they are, and when"
+        )
+    keys = fold_in(jnp.broadcast_to(jax.random.key(0), batch.indices.shape), batch.indices)
+    return sample(jax.random.randint, keys, (), 0, 2) + batch.epoch
 
 
 def _check_probability(name: str, value: float) -> None:
@@ -93,7 +111,8 @@ def _blend(
         check_batch(batch)
         del predict
         keys, pool = per_example(key, len(batch.images)), _pool(batch, axis_name)
-        return Batch(*jax.vmap(one, (0, 0, 0, None))(keys, *batch, pool))
+        images, targets = jax.vmap(one, (0, 0, 0, None))(keys, batch.images, batch.targets, pool)
+        return batch._replace(images=images, targets=targets)
 
     return apply
 

@@ -15,6 +15,23 @@ def warmup_cosine(peak: float, *, warmup: int, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
 
 
+def triangular(
+    peak: float, *, steps: int, start: float = 0.2, end: float = 0.07, at: float = 0.23
+) -> optax.Schedule:
+    """Learning rate along lines: `start · peak` at step 0, `peak` at `at · S`, `end · peak` at step S.
+
+    Reference: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024.
+    """
+    top = round(at * steps)
+    if not 0 < top < steps or min(start, end) < 0:
+        raise ValueError(
+            f"expected the peak between the first and the last step, and start, end of at least 0; "
+            f"got {at=} of {steps=}, {start=}, {end=}"
+        )
+    up = optax.linear_schedule(start * peak, peak, top)
+    return optax.join_schedules([up, optax.linear_schedule(peak, end * peak, steps - top)], [top])
+
+
 def step_decay(peak: float, *, at: Sequence[int], factor: float = 0.1) -> optax.Schedule:
     """Learning rate `peak`, multiplied by `factor` from each step of `at` on."""
     return optax.piecewise_constant_schedule(peak, dict.fromkeys(at, factor))
