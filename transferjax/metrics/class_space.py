@@ -94,8 +94,8 @@ def class_matvec(predict: Predict, images: Array) -> tuple[Matvec, Array]:
 
 
 _FIRST = 2
-"""Directions that are known before any pass. With one, more images need further products; with three, few need
-fewer."""
+"""Directions that are known before any pass. With one, more images need further products; with three, few
+need fewer."""
 
 _TOGETHER = (2**16, 2**20)
 """Entries of the images that are worked on at once, on CPUs and elsewhere: 21 of CIFAR-10, or 341. Fewer make
@@ -185,7 +185,7 @@ class _ClassSpace:
         return span, _bounds(self.known, span)
 
     def residual(self, span: _Span, bounds: _Bounds) -> tuple[Array, Array]:
-        """That of the Ritz vector, as the next direction, and how far the Ritz value may be off: one tangent."""
+        """The Ritz vector's, as the next direction, and how far its value may be off: one tangent."""
         every = jnp.int32(span.rows.shape[1])
         image = jnp.einsum("bm,bmn->bn", bounds.ritz, span.rows)
         product = jnp.einsum("bki,bk->bi", self.factor, self.push(image))
