@@ -176,14 +176,6 @@ class _ClassSpace:
         vectors = jnp.linalg.eigh(jnp.einsum("bfi,bfj->bij", self.known, self.known))[1]
         self.leading = vectors[:, :, ::-1][:, :, :_FIRST]
 
-    def resume(self, span: _Span, room: int, begin: Array) -> tuple[_Span, _Bounds]:
-        """With room for more directions; empty where they `begin`."""
-        more = (0, room - span.rows.shape[1])
-        directions, rows = (jnp.pad(a, ((0, 0), more, (0, 0))) for a in (span.directions, span.rows))
-        span = _Span(directions, rows, jnp.pad(span.tested, ((0, 0), more, more)))
-        span = jax.tree.map(lambda a: jnp.where(begin, 0, a), span)
-        return span, _bounds(self.known, span)
-
     def residual(self, span: _Span, bounds: _Bounds) -> tuple[Array, Array]:
         """The Ritz vector's, as the next direction, and how far its value may be off: one tangent."""
         every = jnp.int32(span.rows.shape[1])
@@ -197,64 +189,63 @@ class _ClassSpace:
         return direction, ritz_error(size, bounds.gap)
 
     def extend(self, span: _Span, bounds: _Bounds, at: Array) -> tuple[_Span, _Bounds]:
-        """One direction more, and its pullback: first the leading eigenvectors of `VᵀWWᵀV`, then residuals.
+        """One direction more, in each image's place `at`, and its pullback.
 
-        In one loop, because every pass that is written out is one more to compile.
+        First come the leading eigenvectors of `VᵀWWᵀV`, then residuals: in one loop, because every pass that
+        is written out is one more to compile.
         """
 
         def leading(*_: _Span | _Bounds) -> tuple[Array, Array]:
-            return self.leading[:, :, at], jnp.full_like(bounds.upper, jnp.inf)
+            return self.leading[:, :, at.min()], jnp.full_like(bounds.upper, jnp.inf)
 
-        known = at < _FIRST
+        known, every = at.min() < _FIRST, jnp.arange(len(at))
         direction, error = jax.lax.cond(known, leading, self.residual, span, bounds)
-        ritz = jnp.where(known, 0, bounds.ritz)
         span = _Span(
-            span.directions.at[:, at].set(direction),
-            span.rows.at[:, at].set(self.pull(jnp.einsum("bki,bi->bk", self.factor, direction))),
-            span.tested.at[:, jnp.maximum(at - _FIRST, 0)].set(ritz),
+            span.directions.at[every, at].set(direction),
+            span.rows.at[every, at].set(self.pull(jnp.einsum("bki,bi->bk", self.factor, direction))),
+            span.tested.at[every, jnp.maximum(at - _FIRST, 0)].set(jnp.where(known, 0, bounds.ritz)),
         )
         longer = _bounds(self.known, span)
         return span, longer._replace(upper=jnp.minimum(longer.upper, longer.lower + error))
 
 
 class _Progress(NamedTuple):
-    """Of all images."""
+    """Of each image."""
 
-    span: _Span  # with room for `_FIRST` directions and one more
+    span: _Span
+    at: Array  # how many directions it has: [B]
     value: Array  # [B]
     ratio: Array  # of the bounds, upper / lower; infinite before an image began, zero when it is done
 
 
-def _work(
-    predict: Predict, images: Array, root: Array, progress: _Progress, room: int, tol: float, alone: bool
-) -> _Progress:
-    """Some images a good way on: to the first residual, and all of them to the end if most have to go on.
+def _work(space: _ClassSpace, progress: _Progress, tol: float, alone: Array) -> _Progress:
+    """Some images a good way on: while more than two of three have to, or all of them if no others wait.
 
-    Those that are not done then go on when they are among the hardest.
+    One pass more is worth a step for all of them where it saves a third: a step takes two.
     """
-    space = _ClassSpace(predict, images, root)
-    kept = progress.span.rows.shape[1]
+    room = progress.span.rows.shape[1]
     begin = jnp.isinf(progress.ratio).any()
-    done = lambda bounds, at: bounds.within(tol) & (at >= kept)  # noqa: E731
+    span, at = jax.tree.map(lambda a: jnp.where(begin, 0, a), (progress.span, progress.at))
 
-    def going(state: tuple[_Span, _Bounds, Array]) -> Array:
-        _, bounds, at = state
+    def done(bounds: _Bounds, at: Array) -> Array:
+        return (bounds.within(tol) & (at > _FIRST)) | (at >= room)
+
+    def going(state: tuple[_Span, _Bounds, Array, Array]) -> Array:
+        _, bounds, at, step = state
         left = (~done(bounds, at)).sum()
-        most = alone | ~begin | (2 * left > len(images)) | (at > kept)
-        return (at < kept) | ((at < room) & (left > 0) & most)
+        return (left > 0) & (alone | (step == 0) | (3 * left > 2 * len(at)))
 
-    def advance(state: tuple[_Span, _Bounds, Array]) -> tuple[_Span, _Bounds, Array]:
-        span, bounds, at = state
+    def advance(state: tuple[_Span, _Bounds, Array, Array]) -> tuple[_Span, _Bounds, Array, Array]:
+        span, bounds, at, step = state
         still = done(bounds, at)
         keep = lambda old, new: jnp.where(still.reshape(-1, *[1] * (new.ndim - 1)), old, new)  # noqa: E731
-        return *jax.tree.map(keep, (span, bounds), space.extend(span, bounds, at)), at + 1
+        longer = space.extend(span, bounds, jnp.minimum(at, room - 1))
+        return *jax.tree.map(keep, (span, bounds, at), (*longer, at + 1)), step + 1
 
-    state = (*space.resume(progress.span, room, begin), jnp.where(begin, 0, kept))
-    span, bounds, at = jax.lax.while_loop(going, advance, state)
-    ratio = bounds.upper / jnp.where(bounds.lower > 0, bounds.lower, 1)
-    span = _Span(span.directions[:, :kept], span.rows[:, :kept], span.tested[:, :kept, :kept])
-    ready = done(bounds, at) | (at >= room)
-    return _Progress(span, bounds.lower * space.scale, jnp.where(ready, 0, jnp.minimum(ratio, _FAR)))
+    state = span, _bounds(space.known, span), at, jnp.int32(0)
+    span, bounds, at, _ = jax.lax.while_loop(going, advance, state)
+    ratio = jnp.minimum(bounds.upper / jnp.where(bounds.lower > 0, bounds.lower, 1), _FAR)
+    return _Progress(span, at, bounds.lower * space.scale, jnp.where(done(bounds, at), 0, ratio))
 
 
 def leading_eigenvalue(predict: Predict, images: Array, steps: int, tol: float) -> Array:
@@ -279,19 +270,20 @@ def leading_eigenvalue(predict: Predict, images: Array, steps: int, tol: float) 
     """
     count, classes = jax.eval_shape(predict, images).shape
     room = min(classes - 1, max(steps, 1))
-    kept = min(_FIRST + 1, room)
     root = last_layer_root(predict, classes).astype(images.dtype)
     parts = -(-images.size // _TOGETHER[0 if runs_on_cpu() else 1])
     size = -(-count // min(parts, count))
-    empty = lambda *shape: jnp.zeros((count, kept, *shape), images.dtype)  # noqa: E731
+    empty = lambda *shape: jnp.zeros((count, room, *shape), images.dtype)  # noqa: E731
     nothing = jnp.zeros(count, images.dtype)
-    span = _Span(empty(classes - 1), empty(images[0].size), empty(kept))
+    span = _Span(empty(classes - 1), empty(images[0].size), empty(room))
 
     def step(progress: _Progress) -> _Progress:
-        hardest = jnp.argsort(progress.ratio, descending=True)[:size]
+        order = jnp.argsort(progress.ratio, descending=True)
+        hardest, others = order[:size], order[size:]
         some = jax.tree.map(lambda a: a[hardest], progress)
-        some = _work(predict, images[hardest], root, some, room, tol, size == count)
+        space = _ClassSpace(predict, images[hardest], root)
+        some = _work(space, some, tol, ~(progress.ratio[others] > 0).any())
         return jax.tree.map(lambda a, b: a.at[hardest].set(b), progress, some)
 
-    start = _Progress(span, nothing, nothing + jnp.inf)
+    start = _Progress(span, jnp.zeros(count, jnp.int32), nothing, nothing + jnp.inf)
     return jax.lax.while_loop(lambda p: (p.ratio > 0).any(), step, start).value
