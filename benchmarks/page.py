@@ -27,6 +27,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _section(name: str, report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{library} {said}" for library, said in report["versions"].items())
+    figured = any("figures" in found for of in report["cases"].values() for found in of.values())
     lines = [
         f"## {report['question']}",
         "",
@@ -34,17 +35,21 @@ def _section(name: str, report: Mapping[str, Any]) -> str:
         f"commit {report['commit']}, {report['time']}; "
         + ", ".join(f"{key} {value}" for key, value in report["settings"].items()),
         "",
-        "| | | ms | quartiles | first call, s | memory, MiB |",
-        "|---|---|---:|---:|---:|---:|",
+        "| | | ms | quartiles | first call, s | memory, MiB |" + (" |" if figured else ""),
+        "|---|---|---:|---:|---:|---:|" + ("---|" if figured else ""),
     ]
     for case, contenders in report["cases"].items():
         for place, (who, found) in enumerate(contenders.items()):
             low, high = (1e3 * seconds for seconds in found["quartiles_s"])
             lines.append(
                 f"| {'' if place else case} | {who} | {1e3 * found['median_s']:.1f} | {low:.1f}–{high:.1f} "
-                f"| {found['first_s']:.1f} | {found['peak_mib']} |"
+                f"| {found['first_s']:.1f} | {found['peak_mib']} |" + (_figures(found) if figured else "")
             )
     return "\n".join([*lines, "", f"![{report['question']}](results/{name}.png)", ""])
+
+
+def _figures(found: Mapping[str, Any]) -> str:
+    return " " + ", ".join(f"{name} {value:.2g}" for name, value in found.get("figures", {}).items()) + " |"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
