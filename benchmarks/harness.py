@@ -39,6 +39,17 @@ class Contender:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Figured:
+    """What a contender's `make` may return: a call, and figures that are asked for at the end."""
+
+    call: Callable[[], Any]
+    figures: Callable[[], Mapping[str, float]]
+
+    def __call__(self) -> Any:
+        return self.call()
+
+
 class _Process:
     """A contender's process: asked for a number of calls, it answers with their seconds."""
 
@@ -68,10 +79,10 @@ class _Process:
         self.calls = max(1, round(TURN / max(seconds, 1e-6)))
         return seconds
 
-    def end(self) -> int:
-        """Its largest memory in MiB."""
+    def end(self) -> dict[str, Any]:
+        """Its largest memory in MiB, and its figures if it has any."""
         out, _ = self._process.communicate("end\n")
-        return int(out)
+        return json.loads(out)
 
     def close(self) -> None:
         self._process.kill()
@@ -82,7 +93,7 @@ class _Process:
 
 
 def compare(contenders: Sequence[Contender], rounds: int) -> dict[str, dict[str, Any]]:
-    """For each contender `first_s`, `median_s`, `quartiles_s`, `peak_mib`, of `rounds` turns.
+    """For each contender `first_s`, `median_s`, `quartiles_s`, `peak_mib`, of `rounds` turns; its `figures`.
 
     Raises:
         ValueError: fewer than one round, or two contenders of one name.
@@ -91,7 +102,7 @@ def compare(contenders: Sequence[Contender], rounds: int) -> dict[str, dict[str,
     names = [contender.name for contender in contenders]
     if rounds < 1 or len(set(names)) < len(names):
         raise ValueError(f"expected at least one round and names that differ; got {rounds=}, {names}")
-    first, seconds, peak = {}, {name: [] for name in names}, {}
+    first, seconds, last = {}, {name: [] for name in names}, {}
     processes: list[_Process] = []
     try:
         for contender in contenders:
@@ -100,14 +111,11 @@ def compare(contenders: Sequence[Contender], rounds: int) -> dict[str, dict[str,
         for turn in range(rounds + 1):  # of which the first settles how many calls a turn has
             for process in processes if turn % 2 else processes[::-1]:
                 seconds[process.name].append(process.take_turn())
-        peak = {process.name: process.end() for process in processes}
+        last = {process.name: process.end() for process in processes}
     finally:
         for process in processes:
             process.close()
-    return {
-        name: {"first_s": first[name], **_summary(seconds[name][1:]), "peak_mib": peak[name]}
-        for name in names
-    }
+    return {name: {"first_s": first[name], **_summary(seconds[name][1:]), **last[name]} for name in names}
 
 
 def _summary(seconds: Sequence[float]) -> dict[str, Any]:
@@ -175,7 +183,9 @@ def _serve(task: Mapping[str, Any]) -> None:
     call = getattr(module, task["make"])(**task["arguments"])
     for line in sys.stdin:
         if line == "end\n":
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
+            last = {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+            figures = getattr(call, "figures", None)
+            print(json.dumps({**last, **({"figures": figures()} if figures else {})}), flush=True)
             return
         start = time.perf_counter()
         for _ in range(int(line)):

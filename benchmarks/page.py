@@ -55,9 +55,10 @@ def _rows(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    figured = any("figures" in found for of in cases.values() for found in of.values())
     lines = [
-        "| | | ms | quartiles | × | first call, s | memory, MiB |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| | | ms | quartiles | × | first call, s | memory, MiB |" + (" |" if figured else ""),
+        "|---|---|---:|---:|---:|---:|---:|" + ("---|" if figured else ""),
     ]
     for case, contenders in cases.items():
         first = next(iter(contenders.values()))["median_s"]
@@ -66,8 +67,13 @@ def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(
                 f"| {'' if place else case} | {who} | {1e3 * found['median_s']:.1f} | {low:.1f}–{high:.1f} "
                 f"| {found['median_s'] / first:.2f} | {found['first_s']:.1f} | {found['peak_mib']} |"
+                + (_figures(found) if figured else "")
             )
     return lines
+
+
+def _figures(found: Mapping[str, Any]) -> str:
+    return " " + ", ".join(f"{name} {value:.2g}" for name, value in found.get("figures", {}).items()) + " |"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:

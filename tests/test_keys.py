@@ -56,6 +56,7 @@ SINGLE = {  # key -> arrays
     "bootstrap_interval": lambda k: metrics.bootstrap_interval(k, jnp.arange(5.0), resamples=8),
     "top_eigenvalues": lambda k: metrics.top_eigenvalues(k, product, 6, steps=2),
     "trace": lambda k: metrics.trace(k, lambda v: v**3, 6, samples=3),
+    "xtrace": lambda k: metrics.xtrace(k, product, 6, samples=4),
     "trace_plus_plus": lambda k: metrics.trace_plus_plus(k, product, 6, samples=6),
     "spectral_measure": lambda k: metrics.spectral_measure(k, product, 6, samples=2, steps=2),
     "average_sharpness": lambda k: metrics.average_sharpness(k, square, jnp.ones(3), 0.1, samples=2),

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,26 @@ def test_many_classes_take_lanczos_in_class_space(mlp, batch, x64):
     assert "while" in str(jax.make_jaxpr(eigenvalues)(predict, images, labels))
     exact = eigenvalues(predict, images, labels, "exact", chunk=50)
     np.testing.assert_allclose(eigenvalues(predict, images, labels), exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("classes", "k", "method"),
+    [
+        (16, 1, "exact"),
+        (17, 1, "leading"),
+        (64, 1, "leading"),
+        (65, 1, "class_lanczos"),
+        (64, 2, "exact"),
+        (65, 2, "class_lanczos"),
+    ],
+)
+def test_auto_takes_the_method_of_fewest_passes(classes, k, method, mlp, batch):
+    predict, (images, labels) = mlp(classes=classes), batch(2, classes)
+    chosen, named = (
+        str(jax.make_jaxpr(partial(eigenvalues, k=k, method=m, tol=1e-3))(predict, images, labels))
+        for m in ("auto", method)
+    )
+    assert chosen == named
 
 
 def test_quadratic_logits_have_a_known_hessian(x64):

@@ -11,6 +11,7 @@ from transferjax.metrics.spectrum import (
     top_eigenvalues,
     trace,
     trace_plus_plus,
+    xtrace,
 )
 
 SIZE, KEY = 60, jax.random.key(0)
@@ -30,7 +31,7 @@ def test_top_eigenvalues(matvec):
     assert found.products < 32
 
 
-@pytest.mark.parametrize("estimate", [trace, trace_plus_plus])
+@pytest.mark.parametrize("estimate", [trace, trace_plus_plus, xtrace])
 def test_traces_lie_within_their_errors(matvec, estimate):
     def run(key):
         return estimate(key, matvec, SIZE, samples=30, dtype=jnp.float64)
@@ -42,18 +43,36 @@ def test_traces_lie_within_their_errors(matvec, estimate):
     assert 0.8 < jnp.sqrt((scores**2).mean()) < 1.6  # errors are honest
 
 
-def test_hutch_plus_plus_is_better_for_few_large_eigenvalues(matvec):
+def test_fewer_products_for_few_large_eigenvalues(matvec):
     keys = jax.random.split(KEY, 50)
     spreads = [
         jax.vmap(lambda key, f=f: f(key, matvec, SIZE, samples=30, dtype=jnp.float64).value)(keys).std()
-        for f in (trace, trace_plus_plus)
+        for f in (trace, trace_plus_plus, xtrace)
     ]
     assert spreads[1] < 0.5 * spreads[0]
+    assert spreads[2] < 0.9 * spreads[1]
 
 
-def test_a_low_rank_trace_is_exact(x64):
-    found = trace_plus_plus(KEY, lambda v: jnp.where(jnp.arange(SIZE) < 4, v, 0), SIZE, 30, jnp.float64)
+@pytest.mark.parametrize("estimate", [trace_plus_plus, xtrace])
+def test_a_low_rank_trace_is_exact(estimate, x64):
+    found = estimate(KEY, lambda v: jnp.where(jnp.arange(SIZE) < 4, v, 0), SIZE, 30, jnp.float64)
     np.testing.assert_allclose(found.value, 4, rtol=1e-10)
+
+
+def test_xtrace_against_its_definition(matvec):
+    """Every probe with a basis of the products of all the others, one QR decomposition each."""
+    probes = np.asarray(jax.random.rademacher(KEY, (6, SIZE), jnp.float64))
+    products = np.asarray(jax.vmap(matvec)(probes))
+    matrix = np.asarray(jax.vmap(matvec)(jnp.eye(SIZE)))
+    expected = []
+    for i, probe in enumerate(probes):
+        basis = np.linalg.qr(np.delete(products, i, 0).T)[0]
+        left = probe - basis @ (basis.T @ probe)
+        scale = (SIZE - len(probes) + 1) / (left @ left)
+        expected.append(np.trace(basis.T @ matrix @ basis) + scale * left @ matrix @ left)
+    found = xtrace(KEY, matvec, SIZE, 12, jnp.float64)
+    np.testing.assert_allclose(found.value, np.mean(expected), rtol=1e-10)
+    np.testing.assert_allclose(found.error, np.std(expected, ddof=1) / 6**0.5, rtol=1e-10)
 
 
 def test_spectral_measure_integrates_polynomials(matvec):
@@ -93,6 +112,8 @@ def test_bad_arguments():
         trace(KEY, lambda v: v, 3, samples=1)
     with pytest.raises(ValueError, match="use trace"):
         trace_plus_plus(KEY, lambda v: v, 3, samples=5)
+    with pytest.raises(ValueError, match="at least 4"):
+        xtrace(KEY, lambda v: v, 3, samples=3)
     with pytest.raises(ValueError, match=r"one vector \[3\].*shape \(1,\)"):
         top_eigenvalues(KEY, lambda v: v, 3, start=jnp.ones(1))
     with pytest.raises(ValueError, match="width"):

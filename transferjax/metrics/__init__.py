@@ -29,6 +29,7 @@ from transferjax.metrics.spectrum import (
     top_eigenvalues,
     trace,
     trace_plus_plus,
+    xtrace,
 )
 from transferjax.metrics.transfer import correct, fooled, round_to_8_bits, transfer_success
 from transferjax.metrics.weights import weight_matvec, weight_trace
@@ -68,4 +69,5 @@ __all__ = [
     "weight_matvec",
     "weight_trace",
     "worst_case_sharpness",
+    "xtrace",
 ]

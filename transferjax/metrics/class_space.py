@@ -94,10 +94,15 @@ def class_matvec(predict: Predict, images: Array) -> tuple[Matvec, Array]:
 
 
 _FIRST = 2
-"""Directions to begin with. With one, more images need further products; with three, few need fewer."""
+"""Directions that are known before any pass. With one, more images need further products; with three, few
+need fewer."""
 
-_PARTS = 8
-"""Images that need more than the others are gathered, an eighth of the batch at a time."""
+_TOGETHER = (2**16, 2**20)
+"""Entries of the images that are worked on at once, on CPUs and elsewhere: 21 of CIFAR-10, or 341. Fewer make
+poor use of a core, more wait longer for the hardest of them."""
+
+_FAR = 1e30
+"""The largest ratio of bounds of an image that has begun."""
 
 _MARGIN = 2
 """How much larger than the gains that were seen those of other directions may be. With 1 as many passes are
@@ -124,14 +129,6 @@ class _Bounds(NamedTuple):
 
     def within(self, tol: float) -> Array:
         return self.upper <= (1 + tol) * self.lower
-
-
-def _widened(span: _Span, bounds: _Bounds, room: int) -> tuple[_Span, _Bounds]:
-    """With room for more directions."""
-    more = (0, room - span.rows.shape[1])
-    directions, rows = (jnp.pad(a, ((0, 0), more, (0, 0))) for a in (span.directions, span.rows))
-    tested, ritz = jnp.pad(span.tested, ((0, 0), more, more)), jnp.pad(bounds.ritz, ((0, 0), more))
-    return _Span(directions, rows, tested), bounds._replace(ritz=ritz)
 
 
 def _bounds(known: Array, span: _Span) -> _Bounds:
@@ -172,24 +169,15 @@ def last_layer_root(predict: Predict, classes: int) -> Array:
 class _ClassSpace:
     """The linearized net of a batch of images, with its V scaled to a largest entry of one."""
 
-    def __init__(self, predict: Predict, images: Array):
+    def __init__(self, predict: Predict, images: Array, root: Array):
         factor, self.push, self.pull = linearized(predict, images)
         self.factor, self.scale = _scaled(factor)
-        self.known = jnp.einsum("fk,bki->bfi", last_layer_root(predict, factor.shape[1]), self.factor)
-
-    def pulled(self, direction: Array) -> Array:
-        return self.pull(jnp.einsum("bki,bi->bk", self.factor, direction))
-
-    def begin(self, count: int, chunk: int) -> _Span:
-        """The leading eigenvectors of `VᵀWWᵀV`."""
+        self.known = jnp.einsum("fk,bki->bfi", root, self.factor)
         vectors = jnp.linalg.eigh(jnp.einsum("bfi,bfj->bij", self.known, self.known))[1]
-        directions = jnp.moveaxis(vectors[:, :, ::-1][:, :, :count], 2, 0)
-        rows = jax.lax.map(self.pulled, directions, batch_size=chunk)
-        tested = jnp.zeros_like(rows, shape=(rows.shape[1], count, count))
-        return _Span(directions.swapaxes(0, 1), rows.swapaxes(0, 1), tested)
+        self.leading = vectors[:, :, ::-1][:, :, :_FIRST]
 
-    def extend(self, span: _Span, bounds: _Bounds, at: Array) -> tuple[_Span, _Bounds]:
-        """The residual of the Ritz vector is the next direction: one tangent, one pullback."""
+    def residual(self, span: _Span, bounds: _Bounds) -> tuple[Array, Array]:
+        """The Ritz vector's, as the next direction, and how far its value may be off: one tangent."""
         every = jnp.int32(span.rows.shape[1])
         image = jnp.einsum("bm,bmn->bn", bounds.ritz, span.rows)
         product = jnp.einsum("bki,bk->bi", self.factor, self.push(image))
@@ -198,39 +186,75 @@ class _ClassSpace:
         noise = 8 * jnp.finfo(product.dtype).eps * norm(product, -1)
         direction = jnp.where((size > noise)[:, None], residual, bounds.spare)
         direction, _ = normalize(orthogonalize(direction, span.directions, every)[0])
+        return direction, ritz_error(size, bounds.gap)
+
+    def extend(self, span: _Span, bounds: _Bounds, at: Array) -> tuple[_Span, _Bounds]:
+        """One direction more, in each image's place `at`, and its pullback.
+
+        First come the leading eigenvectors of `VᵀWWᵀV`, then residuals: in one loop, because every pass that
+        is written out is one more to compile.
+        """
+
+        def leading(*_: _Span | _Bounds) -> tuple[Array, Array]:
+            return self.leading[:, :, at.min()], jnp.full_like(bounds.upper, jnp.inf)
+
+        known, every = at.min() < _FIRST, jnp.arange(len(at))
+        direction, error = jax.lax.cond(known, leading, self.residual, span, bounds)
         span = _Span(
-            span.directions.at[:, at].set(direction),
-            span.rows.at[:, at].set(self.pulled(direction)),
-            span.tested.at[:, at - _FIRST].set(bounds.ritz),
+            span.directions.at[every, at].set(direction),
+            span.rows.at[every, at].set(self.pull(jnp.einsum("bki,bi->bk", self.factor, direction))),
+            span.tested.at[every, jnp.maximum(at - _FIRST, 0)].set(jnp.where(known, 0, bounds.ritz)),
         )
         longer = _bounds(self.known, span)
-        upper = jnp.minimum(longer.upper, longer.lower + ritz_error(size, bounds.gap))
-        return span, longer._replace(upper=upper)
+        return span, longer._replace(upper=jnp.minimum(longer.upper, longer.lower + error))
 
-    def finish(self, span: _Span, bounds: _Bounds, room: int, tol: float) -> Array:
-        """Largest eigenvalues from spans of at most `room` directions; images that are done stay there."""
-        at = span.rows.shape[1]
 
-        def advance(state: tuple[_Span, _Bounds, Array]) -> tuple[_Span, _Bounds, Array]:
-            span, bounds, at = state
-            done = bounds.within(tol)
-            keep = lambda old, new: jnp.where(done.reshape(-1, *[1] * (new.ndim - 1)), old, new)  # noqa: E731
-            return *jax.tree.map(keep, (span, bounds), self.extend(span, bounds, at)), at + 1
+class _Progress(NamedTuple):
+    """Of each image."""
 
-        def going(state: tuple[_Span, _Bounds, Array]) -> Array:
-            return (state[2] < room) & ~state[1].within(tol).all()
+    span: _Span
+    at: Array  # how many directions it has: [B]
+    value: Array  # [B]
+    ratio: Array  # of the bounds, upper / lower; infinite before an image began, zero when it is done
 
-        state = (*_widened(span, bounds, room), jnp.int32(at))
-        return jax.lax.while_loop(going, advance, state)[1].lower * self.scale
+
+def _work(space: _ClassSpace, progress: _Progress, tol: float, alone: Array) -> _Progress:
+    """Some images a good way on: while more than two of three have to, or all of them if no others wait.
+
+    One pass more is worth a step for all of them where it saves a third: a step takes two.
+    """
+    room = progress.span.rows.shape[1]
+    begin = jnp.isinf(progress.ratio).any()
+    span, at = jax.tree.map(lambda a: jnp.where(begin, 0, a), (progress.span, progress.at))
+
+    def done(bounds: _Bounds, at: Array) -> Array:
+        return (bounds.within(tol) & (at > _FIRST)) | (at >= room)
+
+    def going(state: tuple[_Span, _Bounds, Array, Array]) -> Array:
+        _, bounds, at, step = state
+        left = (~done(bounds, at)).sum()
+        return (left > 0) & (alone | (step == 0) | (3 * left > 2 * len(at)))
+
+    def advance(state: tuple[_Span, _Bounds, Array, Array]) -> tuple[_Span, _Bounds, Array, Array]:
+        span, bounds, at, step = state
+        still = done(bounds, at)
+        keep = lambda old, new: jnp.where(still.reshape(-1, *[1] * (new.ndim - 1)), old, new)  # noqa: E731
+        longer = space.extend(span, bounds, jnp.minimum(at, room - 1))
+        return *jax.tree.map(keep, (span, bounds, at), (*longer, at + 1)), step + 1
+
+    state = span, _bounds(space.known, span), at, jnp.int32(0)
+    span, bounds, at, _ = jax.lax.while_loop(going, advance, state)
+    ratio = jnp.minimum(bounds.upper / jnp.where(bounds.lower > 0, bounds.lower, 1), _FAR)
+    return _Progress(span, at, bounds.lower * space.scale, jnp.where(done(bounds, at), 0, ratio))
 
 
 def leading_eigenvalue(predict: Predict, images: Array, steps: int, tol: float) -> Array:
     """The largest eigenvalue of each image's `JᵀVVᵀJ`, from as few passes as the image needs.
 
     Before any pass through the net its last layer W is known, and the rest of it turns the eigenvectors of
-    `VᵀWWᵀV` only a little: the leading two are pulled back, both at once, and then the residual of the Ritz
-    vector, until `_bounds` are within the tolerance. That is five passes for most images. After these, the
-    others are gathered and go on in smaller batches, hardest first.
+    `VᵀWWᵀV` only a little: the leading two are pulled back, and then the residual of the Ritz vector, until
+    `_bounds` are within the tolerance. That is five passes for most images. They go through the net some at
+    a time, and where few of these are left, they are gathered and go on later, hardest first.
 
     Args:
         predict: the model; its Hessian is `JᵀVVᵀJ` if it is piecewise linear.
@@ -244,24 +268,22 @@ def leading_eigenvalue(predict: Predict, images: Array, steps: int, tol: float) 
     Reference: block Rayleigh-Ritz with residuals as new directions is Davidson's method (J. Comput. Phys. 17,
     1975).
     """
-    space = _ClassSpace(predict, images)
-    count, _, rank = space.factor.shape
-    room = min(rank, max(steps, 1))
-    first = min(_FIRST, room)
-    span = space.begin(first, _fast_chunk(first, images))
-    bounds = _bounds(space.known, span)
-    if room == first:
-        return bounds.lower * space.scale
-    span, bounds = space.extend(*_widened(span, bounds, first + 1), jnp.int32(first))
-    done = bounds.within(tol)
-    ratio = bounds.upper / jnp.where(bounds.lower > 0, bounds.lower, 1)
-    hardest = jnp.argsort(jnp.where(done, -1, ratio), descending=True)
-    size = -(-count // _PARTS)
+    count, classes = jax.eval_shape(predict, images).shape
+    room = min(classes - 1, max(steps, 1))
+    root = last_layer_root(predict, classes).astype(images.dtype)
+    parts = -(-images.size // _TOGETHER[0 if runs_on_cpu() else 1])
+    size = -(-count // min(parts, count))
+    empty = lambda *shape: jnp.zeros((count, room, *shape), images.dtype)  # noqa: E731
+    nothing = jnp.zeros(count, images.dtype)
+    span = _Span(empty(classes - 1), empty(images[0].size), empty(room))
 
-    def finish(part: Array, values: Array) -> Array:
-        chosen = jax.lax.dynamic_slice_in_dim(hardest, part * size, size)
-        some_span, some_bounds = jax.tree.map(lambda a: a[chosen], (span, bounds))
-        found = _ClassSpace(predict, images[chosen]).finish(some_span, some_bounds, room, tol)
-        return values.at[chosen].set(found)
+    def step(progress: _Progress) -> _Progress:
+        order = jnp.argsort(progress.ratio, descending=True)
+        hardest, others = order[:size], order[size:]
+        some = jax.tree.map(lambda a: a[hardest], progress)
+        space = _ClassSpace(predict, images[hardest], root)
+        some = _work(space, some, tol, ~(progress.ratio[others] > 0).any())
+        return jax.tree.map(lambda a, b: a.at[hardest].set(b), progress, some)
 
-    return jax.lax.fori_loop(0, (jnp.sum(~done) + size - 1) // size, finish, bounds.lower * space.scale)
+    start = _Progress(span, jnp.zeros(count, jnp.int32), nothing, nothing + jnp.inf)
+    return jax.lax.while_loop(lambda p: (p.ratio > 0).any(), step, start).value

@@ -27,9 +27,17 @@ from transferjax.typing import Array, Predict
 METHODS = ("auto", "leading", "exact", "class_lanczos", "lanczos", "power")
 PARTS = ("hessian", "gauss_newton", "residual")
 
-EXACT_CLASSES = 64
-"""Up to so many classes `auto` writes out the K x K matrix. It costs K - 1 pullbacks; Lanczos in class space
-costs two passes a step, takes 10 to 30 steps, and needs no K image-sized rows in memory."""
+EXACT_CLASSES = 16
+LEADING_CLASSES = 64
+"""`auto` takes the method of the fewest passes through the net.
+
+`exact` takes K, one for each class, and `leading` about eight, whatever K: as much time at 8 classes (batch
+64) or 12 (one image, whose pullbacks `exact` makes all at once), 2.5 times less at 30. Below twice its
+passes, half the compile time and no tolerance are worth more: up to `EXACT_CLASSES`. But `leading` finds one
+eigenvalue, and decomposes K x K matrices at every step: for several, `exact` goes on up to
+`LEADING_CLASSES`. Beyond, Lanczos in class space takes two passes a step and 10 to 30 steps, and needs
+neither such matrices nor K image-sized rows.
+"""
 
 
 def gauss_newton_matvec(predict: Predict, images: Array) -> Matvec:
@@ -64,7 +72,7 @@ def _start(count: int, size: int, dtype: jnp.dtype) -> Array:
     return jnp.broadcast_to(jax.random.normal(jax.random.key(0), (size,), dtype), (count, size))
 
 
-def _choose(predict: Predict, images: Array, method: str, part: str) -> str:
+def _choose(predict: Predict, images: Array, k: int, method: str, part: str) -> str:
     """The method that `auto` stands for, and whether the asked one applies."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}; got {method!r}")
@@ -77,7 +85,9 @@ def _choose(predict: Predict, images: Array, method: str, part: str) -> str:
         if not factored:
             return "lanczos"
         classes = jax.eval_shape(predict, images).shape[-1]
-        return "exact" if classes <= EXACT_CLASSES else "class_lanczos"
+        if classes > LEADING_CLASSES:
+            return "class_lanczos"
+        return "leading" if k == 1 and classes > EXACT_CLASSES else "exact"
     if not factored:
         raise ValueError(
             f"method={method!r} needs a model that is piecewise linear in its images (convolution, ReLU, "
@@ -118,9 +128,9 @@ def input_hessian_eigenvalues(
         method: for piecewise-linear models and the Gauss-Newton part, `"exact"` (K-1 pullbacks), `"leading"`
             (k = 1, as few pullbacks and tangents as each image needs) or `"class_lanczos"` (Lanczos on that
             K-1 x K-1 matrix without writing it out); for every model `"lanczos"` on Hessian-vector products,
-            and `"power"` (k = 1, for comparison). `"auto"` is `"exact"` where it applies, `"class_lanczos"`
-            for many classes, and else `"lanczos"`. `"leading"` takes 0.7 to 0.85 of `"exact"`'s time, but
-            three times as long to compile: it pays from about a thousand images on.
+            and `"power"` (k = 1, for comparison). `"auto"` is the one of fewest passes where the model is
+            piecewise linear: `"exact"` for few classes, `"leading"` for more of them and k = 1,
+            `"class_lanczos"` for many (`EXACT_CLASSES`, `LEADING_CLASSES`); and else `"lanczos"`.
         part: `"hessian"`, its `"gauss_newton"` part JᵀAJ or its `"residual"` R (zero if piecewise linear).
         chunk: exact: how many of the K-1 pullbacks run at once; None for what is fastest. Bounds memory.
         steps: all but exact: the most products per image.
@@ -146,7 +156,7 @@ def input_hessian_eigenvalues(
             f"chunk must be at least 1 pullback at a time, or None for what is fastest; got {chunk}"
         )
     check_effort(steps, tol)
-    method = _choose(predict, images, method, part)
+    method = _choose(predict, images, k, method, part)
     if method in ("leading", "power") and k != 1:
         raise ValueError(f"method={method!r} finds one eigenvalue; got k={k}: use method='auto' or 'lanczos'")
     if method == "leading":
