@@ -207,7 +207,7 @@ def matfree_trace(count: int, net: dict, reference: list[float], products: int):
     def estimate(*problem):
         product, _, start = weight_matvec(apply, *problem)
         sampler = stochtrace.sampler_signs(start, num=products // 2)
-        serial = lambda v: jax.lax.custom_batching.sequential_vmap(product)(v)  # noqa: E731
+        serial = lambda v: jax.custom_batching.sequential_vmap(product)(v)  # noqa: E731
         return stochtrace.estimator_leave_one_out(stochtrace.leave_one_out_xtrace(), sampler)(serial, KEY)
 
     run = jax.jit(estimate)
