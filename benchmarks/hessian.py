@@ -21,7 +21,7 @@ Weight space, one batch:
 A `compiled` contender went through `torch.compile`.
 
     TFDS_DATA_DIR=… python benchmarks/hessian.py [--images 64] [--few 8] [--batch 32] [--products 16]
-        [--steps 1000, of training]
+        [--steps 1000, of training] [--width 64]
 """
 
 from collections.abc import Callable
@@ -50,6 +50,12 @@ METHODS = ("leading", "exact", "class_lanczos", "lanczos")
 KEY = jax.random.key(0)
 
 
+def net_of(net: dict):
+    """Our predict, and the trained weights, of `{"steps": of training, "width": of the net}`."""
+    variables = trained_variables(**net)[0]
+    return predictor(variables, width=net["width"]), variables
+
+
 def measured(call: Callable, reference: list[float], **more: float) -> Figured:
     """With the largest relative error of what it returns."""
 
@@ -60,17 +66,17 @@ def measured(call: Callable, reference: list[float], **more: float) -> Figured:
     return Figured(call, figures)
 
 
-def ours(method: str, count: int, steps: int, reference: list[float]):
-    predict = predictor(trained_variables(steps)[0])
+def ours(method: str, count: int, net: dict, reference: list[float]):
+    predict, _ = net_of(net)
     images, labels = map(jnp.asarray, test_images(count))
     run = jax.jit(partial(input_hessian_eigenvalues, k=1, tol=TOL, method=method))
     return measured(lambda: np.asarray(run(predict, images, labels)), reference)
 
 
-def matfree(count: int, steps: int, reference: list[float], products: int):
+def matfree(count: int, net: dict, reference: list[float], products: int):
     from matfree import decomp, eig
 
-    predict = predictor(trained_variables(steps)[0])
+    predict, _ = net_of(net)
     images, labels = map(jnp.asarray, test_images(count))
     solve = eig.eigh_partial(decomp.tridiag_sym(products))
     start = jax.random.normal(KEY, (images[0].size,))
@@ -87,24 +93,24 @@ def matfree(count: int, steps: int, reference: list[float], products: int):
     return measured(lambda: np.asarray(run(predict, images, labels)), reference, products=products)
 
 
-def torch_problem(count: int, steps: int):
+def torch_problem(count: int, net: dict):
     """PyTorch's net, images and labels."""
     import torch
 
-    net = both(trained_variables(steps)[0])[1]
+    module = both(net_of(net)[1], width=net["width"])[1]
     images, labels = test_images(count)
-    return net, to_torch(images), torch.from_numpy(labels.astype(np.int64))
+    return module, to_torch(images), torch.from_numpy(labels.astype(np.int64))
 
 
-def one_by_one(one: Callable, count: int, steps: int, reference: list[float]) -> Figured:
+def one_by_one(one: Callable, count: int, net: dict, reference: list[float]) -> Figured:
     """`one(x with gradients, its input gradient's function)` -> value, image by image."""
     import torch
 
-    net, images, labels = torch_problem(count, steps)
-    net.requires_grad_(False)
+    module, images, labels = torch_problem(count, net)
+    module.requires_grad_(False)
 
     def gradient(x, y):
-        loss = torch.nn.functional.cross_entropy(net(x), y, reduction="sum")
+        loss = torch.nn.functional.cross_entropy(module(x), y, reduction="sum")
         return torch.autograd.grad(loss, x, create_graph=True)[0]
 
     def run() -> list[float]:
@@ -154,9 +160,9 @@ def power(**problem):
     return one_by_one(one, **problem)
 
 
-def weight_problem(count: int, steps: int, dtype=jnp.float32):
-    variables = jax.tree.map(lambda a: jnp.asarray(a, dtype), trained_variables(steps)[0])
-    module, (images, labels) = models.build(MODEL), test_images(count)
+def weight_problem(count: int, net: dict, dtype=jnp.float32):
+    variables = jax.tree.map(lambda a: jnp.asarray(a, dtype), net_of(net)[1])
+    module, (images, labels) = models.build(MODEL, width=net["width"]), test_images(count)
 
     def apply(params, images):
         return models.predictor(module, {**variables, "params": params}, MEAN, STD)(images)
@@ -164,8 +170,8 @@ def weight_problem(count: int, steps: int, dtype=jnp.float32):
     return apply, variables["params"], jnp.asarray(images, dtype), jnp.asarray(labels)
 
 
-def our_weights(what: str, count: int, steps: int, reference: list[float], products: int):
-    apply, *problem = weight_problem(count, steps)
+def our_weights(what: str, count: int, net: dict, reference: list[float], products: int):
+    apply, *problem = weight_problem(count, net)
     matrix = partial(weight_matvec, apply)
 
     def top(*problem):
@@ -181,8 +187,8 @@ def our_weights(what: str, count: int, steps: int, reference: list[float], produ
     return measured(lambda: float(run(*problem)), reference)
 
 
-def our_passes(what: str, count: int, steps: int):
-    apply, params, images, labels = weight_problem(count, steps)
+def our_passes(what: str, count: int, net: dict):
+    apply, params, images, labels = weight_problem(count, net)
     if what == "gradient":
         loss = lambda p: -jnp.mean(jax.nn.log_softmax(apply(p, images))[jnp.arange(count), labels])  # noqa: E731
         run = jax.jit(jax.grad(loss))
@@ -193,29 +199,29 @@ def our_passes(what: str, count: int, steps: int):
     return lambda: jax.block_until_ready(run(start, *residuals))
 
 
-def matfree_trace(count: int, steps: int, reference: list[float], products: int):
+def matfree_trace(count: int, net: dict, reference: list[float], products: int):
     from matfree import stochtrace
 
-    apply, *problem = weight_problem(count, steps)
+    apply, *problem = weight_problem(count, net)
 
     def estimate(*problem):
         product, _, start = weight_matvec(apply, *problem)
         sampler = stochtrace.sampler_signs(start, num=products // 2)
-        serial = lambda v: jax.lax.custom_batching.sequential_vmap(product)(v)  # noqa: E731
+        serial = lambda v: jax.custom_batching.sequential_vmap(product)(v)  # noqa: E731
         return stochtrace.estimator_leave_one_out(stochtrace.leave_one_out_xtrace(), sampler)(serial, KEY)
 
     run = jax.jit(estimate)
     return measured(lambda: float(run(*problem)), reference)
 
 
-def torch_passes(what: str, count: int, steps: int):
+def torch_passes(what: str, count: int, net: dict):
     import torch
 
-    net, images, labels = torch_problem(count, steps)
-    weights = list(net.parameters())
+    module, images, labels = torch_problem(count, net)
+    weights = list(module.parameters())
 
     def gradient(graph: bool):
-        loss = torch.nn.functional.cross_entropy(net(images), labels)
+        loss = torch.nn.functional.cross_entropy(module(images), labels)
         return torch.autograd.grad(loss, weights, create_graph=graph)
 
     if what == "gradient":
@@ -224,30 +230,30 @@ def torch_passes(what: str, count: int, steps: int):
     return lambda: torch.autograd.grad(kept, weights, vectors, retain_graph=True)
 
 
-def pyhessian(count: int, steps: int, reference: list[float]):
+def pyhessian(count: int, net: dict, reference: list[float]):
     import torch
     from pyhessian import hessian
 
-    net, images, labels = torch_problem(count, steps)
+    module, images, labels = torch_problem(count, net)
 
     def run() -> float:
         torch.manual_seed(0)
-        problem = hessian(net, torch.nn.CrossEntropyLoss(), data=(images, labels), cuda=False)
+        problem = hessian(module, torch.nn.CrossEntropyLoss(), data=(images, labels), cuda=False)
         return problem.eigenvalues(maxIter=100, tol=TOL)[0][0]
 
     return measured(run, reference)
 
 
-def curvlinops(what: str, count: int, steps: int, reference: list[float], products: int, compiled: bool):
+def curvlinops(what: str, count: int, net: dict, reference: list[float], products: int, compiled: bool):
     import torch
     from curvlinops import HessianLinearOperator
     from curvlinops import xtrace as estimate
     from scipy.sparse import linalg
 
-    net, *batch = torch_problem(count, steps)
+    module, *batch = torch_problem(count, net)
     options = {"check_deterministic": False}
     matrix = HessianLinearOperator(
-        net, torch.nn.CrossEntropyLoss(), list(net.parameters()), [tuple(batch)], **options
+        module, torch.nn.CrossEntropyLoss(), list(module.parameters()), [tuple(batch)], **options
     )
     size = matrix.shape[1]
     product = torch.compile(lambda v: matrix @ v) if compiled else lambda v: matrix @ v
@@ -265,14 +271,14 @@ def curvlinops(what: str, count: int, steps: int, reference: list[float], produc
     )
 
 
-def references(images: int, batch: int, steps: int) -> tuple[list[float], list[float], list[float]]:
+def references(images: int, batch: int, net: dict) -> tuple[list[float], list[float], list[float]]:
     """In float64: the images' top eigenvalues, the weights' top eigenvalue and trace."""
     with jax.enable_x64(True):
-        predict = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), predictor(trained_variables(steps)[0]))
+        predict = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), net_of(net)[0])
         x, y = test_images(images)
         exact = jax.jit(partial(input_hessian_eigenvalues, k=1, method="exact"))
         inputs = exact(predict, jnp.asarray(x, jnp.float64), jnp.asarray(y))[:, 0]
-        apply, *problem = weight_problem(batch, steps, jnp.float64)
+        apply, *problem = weight_problem(batch, net, jnp.float64)
 
         def top(*problem):
             product, size, start = weight_matvec(apply, *problem)
@@ -291,11 +297,13 @@ def main() -> None:
     parser.add_argument("--krylov", type=int, default=6, help="products that matfree makes per image")
     parser.add_argument("--steps", type=int, default=1000, help="of training")
     parser.add_argument("--compiled", action="store_true", help="curvlinops through torch.compile besides")
+    parser.add_argument("--width", type=int, default=64, help="of the net")
     flags = parser.parse_args()
-    inputs, top, trace = references(flags.images, flags.batch, flags.steps)
-    all_of = {"count": flags.images, "steps": flags.steps, "reference": inputs}
+    net = {"steps": flags.steps, "width": flags.width}
+    inputs, top, trace = references(flags.images, flags.batch, net)
+    all_of = {"count": flags.images, "net": net, "reference": inputs}
     few = {**all_of, "count": flags.few}
-    at = {"count": flags.batch, "steps": flags.steps}
+    at = {"count": flags.batch, "net": net}
     tops, traces = ({**at, "reference": of, "products": flags.products} for of in (top, trace))
 
     def peers(what: str, arguments: dict) -> list[Contender]:
