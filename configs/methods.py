@@ -29,7 +29,7 @@ _MAGNITUDES = {
 }
 # τ of the mechanisms that Tables 2 and 3 show at one magnitude only, for each data set.
 _TABLES = {"AT": (2, 5), "IR": (3, 3), "JR": (2, 3), "ER": (4, 1), "SAM": (3, 1)}
-# What the official code fixes besides the magnitude, for each data set, and what the paper's text says instead.
+# What the official code fixes besides the magnitude, by data set; what the text says is `_PAPER`.
 _FIXED = {
     "MU": ({"rounds": 2}, {"rounds": 2}),
     "CM": ({"rounds": 2}, {"rounds": 2}),

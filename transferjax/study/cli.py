@@ -229,8 +229,9 @@ def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> N
         sections += views.draw(study, view, frame)
         if view.kind == "table" and (warning := below_noise(frame)):
             print(warning)
-        with replacing(directory / f"{view.name}.csv") as partial:
-            views.scalars(frame).to_csv(partial, index=False, float_format="%.6f")
+        for suffix, part in views.files(study, view, frame).items():
+            with replacing(directory / f"{view.name}{suffix}.csv") as partial:
+                part.round(6).to_csv(partial, index=False)
     from transferjax.study.run import provenance
 
     settings = json.loads(json.dumps(_CONFIG.value.to_dict(), default=str)) if _CONFIG.value else {}
