@@ -208,9 +208,9 @@ def _smoke():
         attack={"steps": 2, "step_size": 16 / 255, "random_start": False},
         autoattack={"steps": 2, "queries": 2, "target_classes": 2},
         collected=(1, 2),
-        main=("ST", "MU_5", "SAM&JR"),
-        swept=("AT_1", "AT_7"),
-        others={"AT_0.01": "AT_1", "MU": "MU_5"},
+        main=("ST", "MU_5", "SAM"),
+        swept=("AT_1",),
+        others={"MU": "MU_5"},
         checkpoint_epochs=1,
     )
 

@@ -87,7 +87,7 @@ def rows(*names, seeds=2, attack="pgd", **more):
 
 def test_our_rows_take_the_papers_columns_and_names():
     found = in_its_columns("table2", rows("ST", "MU_1", "MU_1[paper]", "noise"))
-    assert list(found) == SHAPES["table2"].columns
+    assert list(found) == list(published("table2"))
     assert found["mechanism"].tolist() == ["ST", "MU", "MU[paper]", "noise"]
     assert found["tau"].fillna(0).tolist() == [0, 1, 1, 0]
     np.testing.assert_allclose(found["asr_mean"], [10.5, 20.5, 30.5, 40.5])
@@ -118,7 +118,7 @@ def test_increment_scores_are_the_papers_own():
     tidy.loc[tidy["target_training"] == "ST", "target"] = "VGG16"
     pd.testing.assert_frame_equal(
         in_its_columns("table7", tidy).sort_values(SHAPES["table7"].keys, ignore_index=True),
-        printed[SHAPES["table7"].columns].sort_values(SHAPES["table7"].keys, ignore_index=True),
+        printed.sort_values(SHAPES["table7"].keys, ignore_index=True),
         check_dtype=False,
     )
 

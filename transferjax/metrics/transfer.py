@@ -114,7 +114,7 @@ def transferability(
     *,
     num_classes: int | None = None,
 ) -> Array:
-    """Which images transfer, bool `[B]`: right before on both models, fooled on both; the mean is Pr(T_r = 1).
+    """Which images transfer, bool `[B]`: right before on both models, fooled on both. The mean: Pr(T_r = 1).
 
     `T_r = [F(x) = G(x) = y] [F(x') ≠ y] [G(x') ≠ y]`; targeted: `[F(x') = G(x') = t]`.
 

@@ -69,7 +69,7 @@ def spearman_interval(
 
 
 def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
-    """For each group of cells, and for the mean over its targets: ρ, its interval, and which side of ST.
+    """For each group of cells, and the mean over its targets: ρ, its interval, and which side of ST.
 
     Returns:
         `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are above

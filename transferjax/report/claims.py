@@ -197,7 +197,8 @@ def verdict(margins: pd.Series, level: float = 0.95) -> Verdict:
         return Verdict(UNTOLD, float(margins.mean()), nan, nan, len(margins))
     half = scipy.stats.t.ppf((1 + level) / 2, len(margins) - 1) * margins.std(ddof=1) / len(margins) ** 0.5
     mean = float(margins.mean())
-    said = HOLDS if mean - half > 0 else FAILS if mean + half < 0 else UNTOLD
+    # Seeds that agree to the last bit are few images, and no certainty.
+    said = UNTOLD if half == 0 else HOLDS if mean - half > 0 else FAILS if mean + half < 0 else UNTOLD
     return Verdict(said, mean, mean - half, mean + half, len(margins))
 
 

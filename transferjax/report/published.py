@@ -99,7 +99,9 @@ def in_its_columns(
         found = _rates(_renamed(table, results), shape, error)
     if "mechanism" in shape.rows:
         found = _split(found)
-    return found.assign(dataset=dataset)[shape.columns]
+    if "eps_255" in found and (found["eps_255"] % 1 == 0).all():
+        found = found.astype({"eps_255": int})
+    return found.assign(dataset=dataset)[list(published(table, dataset))]
 
 
 def _renamed(table: str, results: pd.DataFrame) -> pd.DataFrame:

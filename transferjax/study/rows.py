@@ -54,7 +54,8 @@ def transfer_rows(study: Study, block: str) -> Iterator[Row]:
 
     `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand, and
     `transferred` is the paper's T_r: of all images, those that both get right beforehand and that fool both
-    (see `metrics.transferability`). `fooling_rate` is the success on the surrogate itself, `noise_fooling_rate` that of noise.
+    (see `metrics.transferability`). `fooling_rate` is the success on the surrogate itself,
+    `noise_fooling_rate` that of noise.
     """
     b = block_of(study, block, "attacks", "targets")
     seeds = dict.fromkeys(member.tags["seed"] for member in b.surrogates)

@@ -14,8 +14,8 @@ from transferjax.metrics.shift import frechet_distance, off_subspace, principal_
 from transferjax.random import fold_in
 from transferjax.study import registry
 from transferjax.study.resolve import Context
-from transferjax.study.specs import Adversarial, Measure, Network
-from transferjax.typing import Array, Batch, Predict, Transform
+from transferjax.study.specs import Adversarial, Call, Measure, Network
+from transferjax.typing import Array, Batch, Predict
 
 Arrays = dict[str, np.ndarray]
 STATISTICS = ("frechet", "off_subspace")
@@ -74,12 +74,13 @@ def _features(context: Context, own: Any, reference: Any, spec: Measure) -> tupl
         raise ValueError(
             f"{spec.call.name} asks how a network was trained; {type(own).__name__} was not here"
         )
-    transforms = _transforms(own)
+    transforms = [registry.make(registry.PARTS, part, axis_name=None) for part in _moving(own)]
     predict, through = context.predict(reference), context.predict(own)
     dataset = context.dataset(spec.data)  # type: ignore[arg-type]
 
-    @jax.jit
-    def both(number: Array, examples: data.Examples, predict: Predict, own: Predict) -> tuple[Array, Array]:
+    def features(
+        number: Array, examples: data.Examples, predict: Predict, own: Predict
+    ) -> tuple[Array, Array]:
         images = data.to_float(examples.images)
         batch = Batch(images, one_hot(examples.labels, dataset.num_classes))
         key = fold_in(jax.random.key(0), number)
@@ -89,6 +90,8 @@ def _features(context: Context, own: Any, reference: Any, spec: Measure) -> tupl
         clean, moved = (each.mean((1, 2)) for each in maps)
         return clean, moved
 
+    program = ("shift", dataset.num_classes, *(part.key for part in _moving(own)))
+    both = context.cached(program, lambda: jax.jit(features), 0)
     parts = [
         both(jnp.asarray(number), batch, predict, through)
         for number, batch in enumerate(data.eval_batches(dataset, min(context.batch_size, len(dataset))))
@@ -97,10 +100,9 @@ def _features(context: Context, own: Any, reference: Any, spec: Measure) -> tupl
     return clean, moved
 
 
-def _transforms(own: Network) -> list[Transform]:
-    """What its mechanism does to a batch, crops and flips aside."""
-    chosen = [part for part in own.parts if registry.PARTS.row(part.name).slot == "transforms"]
-    return [registry.make(registry.PARTS, part, axis_name=None) for part in chosen]
+def _moving(own: Network) -> list[Call]:
+    """What of its mechanism changes a batch, crops and flips aside."""
+    return [part for part in own.parts if registry.PARTS.row(part.name).slot == "transforms"]
 
 
 def bound(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
