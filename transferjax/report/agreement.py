@@ -72,8 +72,8 @@ def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
     """For each group of cells, and the mean over its targets: ρ, its interval, and which side of ST.
 
     Returns:
-        `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are above
-        or below the baseline in both.
+        `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are
+        above or below the baseline in both.
     """
     groups = ["quantity", *SHAPES[table].groups]
     rows = [

@@ -179,7 +179,7 @@ def _study(study: Study, store: Store) -> int:
     demand = _demand(asked)
     if _DRY.value:
         plan = make_plan(demand, store)
-        print_plan(plan, store)
+        print_plan(plan, store, study.batch_size)
         return _end(study, Outcome(plan.found), plan.missing)
     frames: dict[str, pd.DataFrame] = {}
     with Bar() as bar:

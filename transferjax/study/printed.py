@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from transferjax.study import estimate, walk
+from transferjax.study import estimate, shapes, walk
 from transferjax.study.config import Study
 from transferjax.study.plan import Plan, group_key
 from transferjax.study.run import Outcome
@@ -42,7 +42,12 @@ def counted(found: Mapping[str, Spec]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts(found).items()) or "nothing"
 
 
-def print_plan(plan: Plan, store: Store) -> None:
+def print_plan(plan: Plan, store: Store, batch_size: int = 128) -> None:
+    """What is there, what is missing, what that costs.
+
+    Raises:
+        Mistakes: programs that would fail, see `shapes.check_plan`.
+    """
     print(f"there:   {counted(plan.found)}")
     print(f"missing: {counted(plan.missing)}")
     if not plan.missing:
@@ -54,6 +59,11 @@ def print_plan(plan: Plan, store: Store) -> None:
     for kind, seconds in by_kind.items():
         print(f"  {kind}: about {estimate.readable(seconds)}")
     print(f"  in all: about {estimate.readable(sum(by_kind.values()))}, {len(plan.groups)} tasks")
+    for name, (parameters, needed) in shapes.sizes(plan, batch_size).items():
+        print(f"  {name}: {parameters:,} parameters, about {needed / 2**20:,.0f} MiB on a device")
+    hours, speed = estimate.gpu_hours(plan), estimate.GPU_SPEED / 1e12
+    print(f"  on a GPU that sustains {speed:g} TFLOP/s (an assumption): about {hours:.2g} hours")
+    shapes.check_plan(plan)
 
 
 def print_list(study: Study) -> int:
