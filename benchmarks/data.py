@@ -6,9 +6,9 @@ Needs prepared data (`python -m transferjax.data.prepare imagenette/160px-v2`, a
 
 `imagenette` decodes, crops, mirrors and batches its 160 px training images: crops per second of wall time,
 and the processor time of a crop, which says what a machine that does nothing else would do.
-`training_waits_for_data` is the share of the wall time of the training of `configs/imagenette.py:cpu`, on the
-same processors as the decoding, that passes between asking for a batch and having it; nothing overlaps with
-that wait, because each step is waited for.
+`training_waits_for_data` is the share of the wall time of a training of
+`configs/sp2024.py:imagenette_cpu`, on the same processors as the decoding, that passes between asking for a
+batch and having it; nothing overlaps with that wait, because each step is waited for.
 """
 
 import argparse

@@ -7,8 +7,6 @@ magnitude of Tables 2 and 3. Where the paper's equations say something else than
 counts, and "IR[paper]" is the equation: IR and JR per example (`scaling="paper"`), MU and CM in one round.
 """
 
-import re
-
 DATASETS = ("cifar10", "imagenette")
 
 _P = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -59,7 +57,17 @@ _OTHERS = {
 MECHANISMS = ("ST", *_MAGNITUDES, *_OTHERS)
 
 
-_NAME = re.compile(r"(?P<name>[A-Za-z-]+)(_(?P<tau>\d+))?(?P<paper>\[paper\])?")
+def _read(text):
+    """Name, τ and whether the equation is meant, of "IR_5[paper]".
+
+    Raises:
+        ValueError: something else.
+    """
+    rest = text.removesuffix("[paper]")
+    name, _, tau = rest.partition("_")
+    if not name.replace("-", "").isalpha() or ((tau or rest != name) and not tau.isdecimal()):
+        raise ValueError(f"mechanism {text!r}: expected a name, τ if any and [paper] if meant: 'IR_5[paper]'")
+    return name, tau, rest != text
 
 
 def _part(name, tau, paper, dataset):
@@ -94,23 +102,15 @@ def magnitudes(name, dataset="cifar10"):
 
 def strength(mechanism, dataset="cifar10"):
     """The hyper-parameter of Table 11 of one mechanism, 0.5 for "IR_3"; None for sums and what has none."""
-    found = _NAME.fullmatch(mechanism)
-    if found is None or found["name"] not in _MAGNITUDES:
+    if "&" in mechanism or (read := _read(mechanism))[0] not in _MAGNITUDES:
         return None
-    ((_, options),) = _part(*found.group("name", "tau", "paper"), dataset)
-    return options[_MAGNITUDES[found["name"]][1]]
+    ((_, options),) = _part(*read, dataset)
+    return options[_MAGNITUDES[read[0]][1]]
 
 
 def method(mechanism, dataset="cifar10"):
     """The parts of a mechanism: "ST", "SAM", "IR_5" (τ = 5), "IR[paper]", "SAM&IR", "SAM_1&JR"."""
     if dataset not in DATASETS:
         raise ValueError(f"dataset={dataset!r}: Table 11 has {', '.join(DATASETS)}")
-    parts = []
-    for text in mechanism.split("&"):
-        found = _NAME.fullmatch(text)
-        if found is None:
-            raise ValueError(
-                f"mechanism {text!r}: expected a name, τ if any and [paper] if meant: 'IR_5[paper]'"
-            )
-        parts += _part(*found.group("name", "tau", "paper"), dataset)
+    parts = (part for text in mechanism.split("&") for part in _part(*_read(text), dataset))
     return tuple({"name": part, "options": options} for part, options in parts)

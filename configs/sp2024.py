@@ -12,8 +12,9 @@
 | `smoke` | tiny | tiny | digits; for tests |
 
 Behind a scale, `,key=value` changes it, so that a run can be split and a scale be searched for:
-`cpu,seeds=1,epochs=5,mechanisms=ST+SAM&IR,tables=table2+table12,count=500`. `seeds` is how many, or a single
-one with `seed=2`; what is in the store already is not made again.
+`cpu,seeds=1,epochs=5,width=12,mechanisms=ST+SAM&IR,tables=table2+table12,count=500`. `seeds` is how many;
+`seed=2` is that one alone; `width` is the surrogates'; `mechanisms` are all that is trained. `--views=table2`
+makes what that table needs, and what is in the store already is not made again.
 
 Hyper-parameters are those of the paper's official code (weight decay 1e-4, CIFAR-10's std .2471, .2435,
 .2616, not the 5e-4 and .2023, .1994, .2010 of the other configs), magnitudes those of Table 11. Targets are
@@ -23,9 +24,6 @@ single trainings. What the paper leaves open is chosen here, and said where it i
 weights/resnet50.safetensors --model=resnet50`, and so on for `vgg16_bn`, `densenet121`, `mobilenetv2_100`,
 `legacy_xception`.
 """
-
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 from configs import common, sp2024_tables
 from configs.digits import INK
@@ -49,36 +47,39 @@ def _every_magnitude(dataset):
     return tuple(label for name in SWEPT for label in magnitudes(name, dataset))
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What a variant changes."""
+DEFAULTS = {
+    "dataset": "cifar10",  # whose magnitudes
+    "otherwise": "VGG16",  # the architecture of Tables 7 and 8's targets, which the paper does not name
+    "clean": None,  # the training images as they are tested; None for those of training
+    "weights": False,  # begin with files of weights
+    "seeds": 3,
+    "count": 0,  # attacked images; 0 for all
+    "smooth": 100,  # images for the smoothness, as in the official notebook
+    "similar": 1000,
+    "budgets": (4, 8, 16),
+    "attack": {"steps": 20, "step_size": 2 / 255, "random_start": False},
+    "autoattack": {},
+    "collected": (10, 4),  # LGV: epochs and snapshots of each
+    "main": TABLE_2 + PAPER,
+    "swept": _every_magnitude("cifar10"),
+    "every_seed": ("AT_1", "AT_7"),  # of those swept, what claims compare
+    "others": OTHERS,
+    "batch_size": 128,
+    "checkpoint_epochs": 10,
+    "tables": sp2024_tables.ALL,
+}
 
-    title: str
-    train: dict
-    test: dict
-    training: dict
-    stats: dict
-    surrogate: tuple
-    targets: dict
-    dataset: str = "cifar10"  # whose magnitudes
-    otherwise: str = "VGG16"  # the architecture of Tables 7 and 8's targets, which the paper does not name
-    clean: dict | None = None  # the training images as they are tested; None for `train`
-    weights: bool = False  # begin with files of weights
-    seeds: int = 3
-    count: int = 0
-    smooth: int = 100  # images for the smoothness, as in the official notebook
-    similar: int = 1000
-    budgets: tuple = (4, 8, 16)
-    attack: dict = field(default_factory=lambda: {"steps": 20, "step_size": 2 / 255, "random_start": False})
-    autoattack: dict = field(default_factory=dict)
-    collected: tuple = (10, 4)  # LGV: epochs and snapshots of each
-    main: tuple = TABLE_2 + PAPER
-    swept: tuple = _every_magnitude("cifar10")
-    every_seed: tuple = ("AT_1", "AT_7")  # of those swept, what claims compare
-    others: dict = field(default_factory=lambda: OTHERS)
-    batch_size: int = 128
-    checkpoint_epochs: int = 10
-    tables: tuple = sp2024_tables.ALL
+
+class Scale:
+    """What a variant changes: `DEFAULTS` and what it says of title, data, training, surrogate, targets, …"""
+
+    def __init__(self, title, **fields):
+        for name, value in {**DEFAULTS, "title": title, **fields}.items():
+            setattr(self, name, value)
+
+    def but(self, **changes):
+        """The scale with other fields."""
+        return Scale(**{**vars(self), **changes})
 
     def shared(self, model):
         """What all trainings of an architecture have in common."""
@@ -114,11 +115,10 @@ def _cifar10():
 
 def _cpu():
     """Narrow nets of the same five families; scale and cost are to be measured, see the variant's options."""
-    return replace(
-        _cifar10(),
+    return _cifar10().but(
         title="S&P 2024 on real CIFAR-10, two CPU cores",
         training=common.training(
-            6, batch_size=64, warmup_epochs=1.0, nesterov=True, weight_decay=5e-4, padding=2
+            6, batch_size=64, warmup_epochs=1.0, nesterov=True, weight_decay=1e-4, padding=2
         ),
         surrogate=("cifar_resnet18", {"width": 16, "blocks": (1, 1, 1)}),
         targets={
@@ -162,14 +162,20 @@ def _imagenette():
 
 def _imagenette_cpu():
     source = "imagenette/160px-v2"
-    return replace(
-        _imagenette(),
+    return _imagenette().but(
         title="S&P 2024 on ImageNette at 96 px, two CPU cores",
         train=common.data(source, "train", size=96, scale=(0.35, 1.0)),
         clean=common.data(source, "train", size=96),
         test=common.data(source, size=96),
         training=common.training(
-            12, batch_size=64, peak=0.05, warmup_epochs=1.0, nesterov=True, padding=0, flip=False
+            12,
+            batch_size=64,
+            peak=0.05,
+            warmup_epochs=1.0,
+            nesterov=True,
+            weight_decay=1e-4,
+            padding=0,
+            flip=False,
         ),
         surrogate=("resnet18", {"width": 24}),
         targets={
@@ -234,16 +240,19 @@ def scale_of(variant):
     if name not in SCALES:
         raise ValueError(f"unknown variant {variant!r}: begin with {', '.join(SCALES)}")
     s = SCALES[name]()
-    said: dict[str, Any] = {"seeds": s.seeds, "seed": -1, "count": s.count, "epochs": 0.0}
+    said = {"seeds": s.seeds, "seed": -1, "count": s.count, "epochs": 0.0, "width": 0}
     said = common.variant(rest, **said, mechanisms="", tables="")
     several = {key: tuple(said[key].split("+")) for key in ("mechanisms", "tables") if said[key]}
     if unknown := set(several.get("tables", ())) - set(s.tables):
         raise ValueError(f"tables={'+'.join(sorted(unknown))}: {name} has {', '.join(s.tables)}")
-    s = replace(s, count=said["count"], tables=several.get("tables", s.tables))
+    s = s.but(count=said["count"], tables=several.get("tables", s.tables))
+    if said["width"]:
+        model, options = s.surrogate
+        s = s.but(surrogate=(model, {**options, "width": said["width"]}))
     if said["epochs"]:
-        s = replace(s, training={**s.training, "epochs": said["epochs"]})
+        s = s.but(training={**s.training, "epochs": said["epochs"]})
     if "mechanisms" in several:
-        s = replace(s, main=several["mechanisms"], swept=())
+        s = s.but(main=several["mechanisms"], swept=())
     return s, (said["seed"],) if said["seed"] >= 0 else tuple(range(said["seeds"]))
 
 

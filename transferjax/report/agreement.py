@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from transferjax.report.page import Section
 from transferjax.report.published import BASELINE, SHAPES, names_of, published
@@ -34,15 +35,15 @@ def cells(table: str, ours: pd.DataFrame, dataset: str = "cifar10") -> pd.DataFr
     return found.assign(difference=found["ours"] - found["paper"])
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def spearman(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Rank correlation along the last axis; NaN where either is constant, and of fewer than three pairs."""
     import scipy.stats  # slow, and no other page needs it
 
-    x, y = (scipy.stats.rankdata(np.asarray(values, float), axis=-1) for values in (x, y))
-    x, y = (values - values.mean(-1, keepdims=True) for values in (x, y))
-    norms = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    told = (norms > 0) & (x.shape[-1] > 2)
-    return np.where(told, (x * y).sum(-1) / np.where(norms > 0, norms, 1), np.nan)
+    ranked = [scipy.stats.rankdata(np.asarray(values, float), axis=-1) for values in (x, y)]
+    a, b = (values - values.mean(-1, keepdims=True) for values in ranked)
+    norms = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    told = (norms > 0) & (a.shape[-1] > 2)
+    return np.where(told, (a * b).sum(-1) / np.where(norms > 0, norms, 1), np.nan)
 
 
 def spearman_interval(
@@ -57,10 +58,9 @@ def spearman_interval(
 
     Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(0, len(x), (resamples, len(x)))
-    rho, draws = float(spearman(x, y)), spearman(x[chosen], y[chosen])
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    chosen = np.random.default_rng(0).integers(0, len(a), (resamples, len(a)))
+    rho, draws = float(spearman(a, b)), spearman(a[chosen], b[chosen])
     draws = draws[~np.isnan(draws)]
     if not len(draws):
         return rho, float("nan"), float("nan")

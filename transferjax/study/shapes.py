@@ -114,14 +114,14 @@ def _trained(net: Network, key: Array, examples: Examples) -> PyTree:
     known = facts(net.data)
     step = train_step(net, known.num_classes, steps_per_epoch(known.size, net.training.batch_size))
     batch = Batch(to_float(examples.images), one_hot(examples.labels, known.num_classes))
-    variables = module_of(net, known.num_classes).init(key, batch.images[:1])
+    variables = dict(module_of(net, known.num_classes).init(key, batch.images[:1]))
     return step.update(step.init(variables, batch), key, batch)
 
 
 def _attacked(spec: Adversarial, variables: list[PyTree], key: Array, examples: Examples) -> Array:
     several = [_predict(net, v) for net, v in zip(spec.surrogates, variables, strict=True)]
     alike = len({str(jax.tree.map(lambda a: (a.shape, a.dtype), v)) for v in variables}) == 1
-    predict = several[0] if len(several) == 1 else Snapshots.stack(several) if alike else tuple(several)
+    predict: Any = several[0] if len(several) == 1 else Snapshots.stack(several) if alike else tuple(several)
     mixes = registry.accepts(TABLES[Adversarial]["attack"], spec.attack, "pool")
     pool = np.zeros((IMAGES, *examples.images.shape[1:]), np.uint8) if mixes else None
     attack = attack_of(spec.attack, spec.goal, spec.eps, spec.norm, pool)

@@ -76,7 +76,7 @@ def _features(context: Context, own: Any, reference: Any, spec: Measure) -> tupl
         )
     transforms = [registry.make(registry.PARTS, part, axis_name=None) for part in _moving(own)]
     predict, through = context.predict(reference), context.predict(own)
-    dataset = context.dataset(spec.data)  # type: ignore[arg-type]
+    dataset = context.dataset(spec.data)
 
     def features(
         number: Array, examples: data.Examples, predict: Predict, own: Predict
