@@ -1,6 +1,7 @@
 """The S&P 2024 paper as a config: what its scales hold, and a whole run of the smallest."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 from configs import sp2024, sp2024_tables
 from configs.methods import method
+from experiments.sp2024 import publish
 from transferjax.report.published import SHAPES, published
 from transferjax.report.tables import NOISE
 from transferjax.study import config, content, estimate, shapes, views
@@ -220,3 +222,18 @@ def test_figures_and_claims_are_drawn(smoke):
 
 def test_tables_are_only_those_a_scale_has():
     assert set(sp2024_tables.IMAGENETTE) - set(sp2024_tables.ALL) == {"table3"}
+
+
+def test_what_is_published_is_whole_and_says_what_is_not_done(smoke, tmp_path):
+    page = publish(smoke, tmp_path / "smoke").read_text()
+    assert "| table3 | – | not done |" in page
+    assert "[page](table2.md)" in page
+    assert "AT with a small budget (τ = 1) beats ST | cannot be told at this scale |" in page
+    table = (tmp_path / "smoke/table2.md").read_text()
+    assert "Network in" in table.partition("## Cost")[2]
+    for figure in re.findall(r"\((figures/[^)]+)\)", table):
+        assert (tmp_path / "smoke" / figure).exists()
+    copied = pd.read_csv(tmp_path / "smoke/table2.csv")
+    pd.testing.assert_frame_equal(copied, pd.read_csv(smoke / "table2.csv"))
+    with pytest.raises(FileNotFoundError, match=r"has no report\.md: run the study"):
+        publish(tmp_path, tmp_path / "out")

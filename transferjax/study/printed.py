@@ -1,7 +1,7 @@
 """What the command prints: plans, counts, messages, a config as a list."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from transferjax.study import estimate, shapes, walk
 from transferjax.study.config import Study
@@ -32,6 +32,26 @@ def _called(spec: Spec, labels: Mapping[str, str]) -> str:
     of = [labels[net.key] for net in walk.children(spec) if net.key in labels]
     called = labels.get(spec.key) or " ".join(filter(None, (name, ", ".join(of))))
     return f"{type(spec).__name__} {called} ({spec.key[:12]})"
+
+
+def spent(demand: Iterable[Spec], store: Store) -> str:
+    """What the results behind a demand took to make, kind by kind, as their makers noted it."""
+    seen: dict[str, Spec] = {}
+    todo = list(demand)
+    while todo:
+        spec = todo.pop()
+        if spec.key not in seen:
+            seen[spec.key] = spec
+            todo += walk.needs(spec)
+    seconds, numbers = defaultdict[str, float](float), Counter[str]()
+    for spec in seen.values():
+        if store.has(spec):
+            kind = type(spec).__name__
+            numbers[kind] += 1
+            seconds[kind] += store.entry(spec).provenance.get("seconds", 0.0)
+    parts = [f"{numbers[kind]} {kind} in {estimate.readable(seconds[kind])}" for kind in sorted(numbers)]
+    total = estimate.readable(sum(seconds.values()))
+    return f"{', '.join(parts)}; {total} in all, shared with every other view of the same results."
 
 
 def counts(found: Mapping[str, Spec]) -> dict[str, int]:
