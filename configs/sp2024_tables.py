@@ -18,6 +18,8 @@ STRONG = ("ST", "SAM", "SAM&JR")  # the surrogates of Tables 4 and 5
 COLLECTORS = {"SGD": "ST", "SAM": "SAM", "SAM&JR": "SAM&JR"}
 REGULARIZED = ("IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR")
 TABLE_7 = ("ST", "CO_5", "CM_5", "MU_5", "LS_5", "AT", *REGULARIZED)
+TABLE_10 = ("ST", "MU_5", "CM_5", "CO_5", "LS_5", "AT", "AT_7", *REGULARIZED)
+PLATFORMS = ("AWS", "Baidu", "Aliyun")
 MIDDLE = ("MU_3", "CM_3", "CO_3", "LS_3")  # Table 13 shows these besides Table 2's
 
 
@@ -66,7 +68,15 @@ def networks(s, seeds):
     ]
     targets = [(label, {}, s.target(label)) for label in s.targets]
     others = [(f"target {label}", {}, s.target(s.otherwise, how)) for label, how in s.others.items()]
-    return (*surrogates, *snapshots, *targets, *(others if {"table7", "table8"} & {*s.tables} else ()))
+    if not {"table7", "table8"} & {*s.tables}:
+        others = []
+    return (*surrogates, *snapshots, *targets, *others, *(_services() if "table10" in s.tables else ()))
+
+
+def _services():
+    """Answers that were bought once: `transferjax.study.services.record_answers` with `predicts.platforms`."""
+    records = {name: f"records/{name}.safetensors" for name in PLATFORMS}
+    return [(name, {}, {"kind": "Service", "name": name, "record": file}) for name, file in records.items()]
 
 
 def attacks(s):
@@ -134,6 +144,9 @@ def blocks(s):
             s.budgets,
             ("untargeted",),
         ),
+        "table10": _attacked(
+            s, _present(s, TABLE_10), ("pgd",), PLATFORMS, s.budgets[1:], accuracy=_images(s, s.count)
+        ),
         "train": {"surrogates": s.main, "accuracy": s.clean or s.train},
         "hypothesis1": {
             "surrogates": ("ST", *(m for m in everything if m.split("_")[0] in AUGMENTED)),
@@ -157,7 +170,8 @@ def views(s):
     first = "table3" if "table3" in s.tables else "table2"
     ours = {"dataset": s.dataset}
     paper = {
-        name: {"block": name, "table": name, **ours} for name in ("table4", "table5", "table8", "table13")
+        name: {"block": name, "table": name, **ours}
+        for name in ("table4", "table5", "table8", "table10", "table13")
     }
     found = {
         first: ("paper", {"block": "main", "table": first, **ours}),

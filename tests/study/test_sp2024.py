@@ -3,18 +3,23 @@
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from configs import sp2024, sp2024_tables
+from configs import common, sp2024, sp2024_tables, sp2024_vit
 from configs.methods import method
+from configs.sp2024_vit import NETS
 from experiments.sp2024 import publish
+from transferjax import data, models
 from transferjax.report.published import SHAPES, published
 from transferjax.report.tables import NOISE
-from transferjax.study import config, content, estimate, shapes, views
+from transferjax.study import config, content, estimate, resolve, shapes, views
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
+from transferjax.study.run import Local, run
 from transferjax.study.specs import Adversarial
 from transferjax.study.store import Store
 
@@ -86,6 +91,14 @@ class TestScales:
             assert kind in views.VIEWS
             assert set(options) <= set(views.VIEWS[kind].options)
             assert options["block"] in blocks, name
+
+    def test_services_are_asked_for_by_name(self):
+        assert "table10" not in {name for name, _, _ in sp2024.get_config("imagenette").views}
+        c = sp2024.get_config("imagenette,tables=table10")
+        assert specs(c)["AWS"] == [{"kind": "Service", "name": "AWS", "record": "records/AWS.safetensors"}]
+        block = dict(c.blocks)["table10"]
+        assert set(block["targets"]) == set(published("table10", "imagenette")["platform"])
+        assert block["eps_255"] == (8, 16)
 
     def test_a_variant_takes_a_part(self):
         c = sp2024.get_config("cpu,seed=2,epochs=3,width=8,mechanisms=ST+SAM&IR,tables=table2,count=50")
@@ -162,7 +175,10 @@ def smoke(finish, tmp_path_factory):
     return root / "studies/sp2024-smoke"
 
 
-@pytest.mark.parametrize("table", [name for name in SHAPES if name != "table3"])
+ELSEWHERE = ("table3", "table9", "table10")  # other images, files of weights, services
+
+
+@pytest.mark.parametrize("table", [name for name in SHAPES if name not in ELSEWHERE])
 def test_a_table_has_the_papers_columns(smoke, table):
     found = pd.read_csv(smoke / f"{table}.csv")
     assert list(found) == list(published(table))
@@ -237,3 +253,37 @@ def test_what_is_published_is_whole_and_says_what_is_not_done(smoke, tmp_path):
     pd.testing.assert_frame_equal(copied, pd.read_csv(smoke / "table2.csv"))
     with pytest.raises(FileNotFoundError, match=r"has no report\.md: run the study"):
         publish(tmp_path, tmp_path / "out")
+
+
+def test_transformers_are_a_study_of_files(one_device, tmp_path, monkeypatch):
+    """Table 9 with a small net's file in the place of each, at 16 px."""
+    monkeypatch.chdir(tmp_path)
+    net = models.build("cifar_vgg11", 10, width=4, blocks=(1, 1))
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    models.save(variables, tmp_path / "weights/cifar_vgg11.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    data.save(
+        data.Dataset(images, np.arange(8, dtype=np.int32), tuple("abcdefghij")), "data/nips2017", "test"
+    )
+    small = {label: ("cifar_vgg11", "", 12 if how[2] == 224 else 299, how[3]) for label, how in NETS.items()}
+    monkeypatch.setattr(sp2024_vit, "NETS", {n: small[n] for n in ("ViT-B/16", "ViT-B/16-SAM", "ResNet101")})
+    monkeypatch.setattr(sp2024_vit, "SURROGATES", ("ViT-B/16", "ViT-B/16-SAM"))
+    c = sp2024_vit.get_config()
+    for _, _, spec in c.networks:
+        inner = spec["of"][0] if "of" in spec else spec
+        inner["model"] = common.call("cifar_vgg11", width=4, blocks=(1, 1))
+    study = config.read(c, views.VIEWS)
+    rows = views.rows_of(study, study.views[0])
+    context = resolve.Context(Store(tmp_path / "store"), batch_size=8)
+    outcome = run(
+        list({spec.key: spec for row in rows for spec in row.needs.values()}.values()),
+        context.store,
+        Local(context),
+    )
+    assert not outcome.failed, outcome.failed
+    frame = views.frame_of(rows, context.arrays, context.store.has)
+    found = views.files(study, study.views[0], frame)
+    assert list(found[""]) == list(published("table9"))
+    assert {"ViT-B/16", "ViT-B/16-SAM+DIM", NOISE} <= set(found[""]["surrogate"])
+    assert len(found["_agreement"]) == 2 * 4  # accuracy and success of four surrogates on one target
+    assert views.draw(study, study.views[0], frame)

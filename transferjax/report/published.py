@@ -1,7 +1,7 @@
 """The S&P 2024 paper's tables: what they say, and a study's results in the same columns and names.
 
-Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 8, 12 and 13; read from
-`report/paper`.
+Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 10, 12 and 13; read
+from `report/paper`.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,8 @@ SHAPES = {
         ("surrogate",), ("target_training",), (("gradient_similarity", None), ("increment_score", None))
     ),
     "table8": Shape(("surrogate",), ("target_training", "goal"), (("asr", None),)),
+    "table9": Shape(("surrogate",), ("target",), (("surrogate_acc", None), ("asr", None))),
+    "table10": Shape(("mechanism",), ("goal", "eps_255", "platform"), (("asr", None),)),
     "table12": Shape(_MECHANISM, (), (("train_acc", None), ("test_acc", None)), ("dataset",)),
     "table13": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
 }
@@ -95,9 +97,11 @@ def in_its_columns(
         found = _differences(results)
     elif table == "table12":
         found = _accuracies(results)
+    elif table == "table9":
+        found = _transformers(results)
     else:
         found = _rates(_renamed(table, results), shape, error)
-    if "mechanism" in shape.rows:
+    if "tau" in shape.rows:
         found = _split(found)
     if "eps_255" in found and (found["eps_255"] % 1 == 0).all():
         found = found.astype({"eps_255": int})
@@ -107,9 +111,11 @@ def in_its_columns(
 def _renamed(table: str, results: pd.DataFrame) -> pd.DataFrame:
     """Rows with the names that the table calls them by."""
     if table == "table4":
-        by = results["attack"]
-        plain = by.isin(("pgd", NOISE))
-        return results.assign(surrogate=results["mechanism"].where(plain, results["mechanism"] + "+" + by))
+        return results.assign(surrogate=_with_attack(results))
+    if table == "table10":
+        names = results["mechanism"].replace({"AT": "AT,eps=1", "AT_7": "AT,eps=5"})
+        names = names.str.replace(r"^(MU|CM|CO|LS)_\d+$", r"\1", regex=True)
+        return results.assign(mechanism=names, platform=results["target"])
     if table == "table5":
         return results.assign(surrogate=results["mechanism"])
     if table == "table8":
@@ -120,6 +126,19 @@ def _renamed(table: str, results: pd.DataFrame) -> pd.DataFrame:
             surrogate=kept["mechanism"].where(~same, "same_as_target"), target_training=_training(kept)
         )
     return results
+
+
+def _with_attack(results: pd.DataFrame) -> pd.Series:
+    """ "ST+DIM": the mechanism, and its attack where that is not PGD."""
+    name, attack = results["mechanism"], results["attack"]
+    return name.where(attack.isin(("pgd", NOISE)), name + "+" + attack)
+
+
+def _transformers(results: pd.DataFrame) -> pd.DataFrame:
+    named = results.assign(surrogate=_with_attack(results))
+    keys = ["surrogate", "target"]
+    means = 100 * named.groupby(keys, sort=False)[["surrogate_accuracy", "asr"]].mean()
+    return means.rename(columns={"surrogate_accuracy": "surrogate_acc"}).round(4).reset_index()
 
 
 def _training(results: pd.DataFrame) -> pd.Series:
