@@ -74,7 +74,7 @@ def networks(s, seeds):
 
 
 def _services():
-    """Answers that were bought once: `transferjax.study.services.record_answers` with `predicts.platforms`."""
+    """Answers that were bought once, by `study.services.record_answers` with `predicts.platforms`."""
     records = {name: f"records/{name}.safetensors" for name in PLATFORMS}
     return [(name, {}, {"kind": "Service", "name": name, "record": file}) for name, file in records.items()]
 

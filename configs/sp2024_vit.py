@@ -12,8 +12,8 @@ What lies where (`transferjax.models.weights.convert` writes such files; PyTorch
 | `inception_v3.tf_adv_in1k`, `inception_resnet_v2.tf_ens_adv_in1k` | the adversarially trained ones |
 
 Images are the 1000 of the NIPS 2017 competition at 299 px: `data.save(data.nips2017(table, images)[0],
-"data/nips2017", "test")`. Nets for 224 px see them resized. The paper's table does not say its budget: 16/255 is
-taken.
+"data/nips2017", "test")`. Nets for 224 px see them resized. The paper's table does not say its budget:
+16/255 is taken.
 """
 
 from configs import common

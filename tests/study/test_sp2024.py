@@ -12,6 +12,7 @@ import pytest
 from configs import common, sp2024, sp2024_tables, sp2024_vit
 from configs.methods import method
 from configs.sp2024_vit import NETS
+from experiments.sp2024 import VIEWS as PUBLISHED
 from experiments.sp2024 import publish
 from transferjax import data, models
 from transferjax.report.published import SHAPES, published
@@ -238,6 +239,7 @@ def test_figures_and_claims_are_drawn(smoke):
 
 def test_tables_are_only_those_a_scale_has():
     assert set(sp2024_tables.IMAGENETTE) - set(sp2024_tables.ALL) == {"table3"}
+    assert set(PUBLISHED) == {*sp2024_tables.ALL, "table3", "table9", "table10"}
 
 
 def test_what_is_published_is_whole_and_says_what_is_not_done(smoke, tmp_path):
