@@ -259,7 +259,8 @@ def scale_of(variant):
         s = s.but(training={**s.training, "epochs": said["epochs"]})
     if "mechanisms" in several:
         s = s.but(main=several["mechanisms"], swept=())
-    return s, (said["seed"],) if said["seed"] >= 0 else tuple(range(said["seeds"]))
+    seeds = (said["seed"],) if said["seed"] >= 0 else tuple(range(said["seeds"]))
+    return s.but(tables=sp2024_tables.possible(s, seeds)), seeds
 
 
 def get_config(variant="cpu"):

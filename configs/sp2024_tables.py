@@ -23,6 +23,18 @@ PLATFORMS = ("AWS", "Baidu", "Aliyun")
 MIDDLE = ("MU_3", "CM_3", "CO_3", "LS_3")  # Table 13 shows these besides Table 2's
 
 
+def possible(s, seeds):
+    """Those of a scale's tables that its mechanisms and seeds can fill."""
+    labels = s.main + s.swept
+    needs = {
+        **dict.fromkeys(("table4", "table5", "table7", "hypothesis1"), "ST" in labels),
+        "figure2": any(label.startswith("AT_") for label in labels),
+        **dict.fromkeys(("figure3", "figures4to6", "figures7to10"), any("_" in label for label in labels)),
+        "figure11": len(seeds) > 1,
+    }
+    return tuple(table for table in s.tables if needs.get(table, True))
+
+
 def _present(s, labels):
     """Those labels that the scale trains, each once, in that order."""
     return tuple(dict.fromkeys(label for label in labels if label in s.main + s.swept))

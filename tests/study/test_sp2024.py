@@ -81,7 +81,9 @@ class TestScales:
         others = {label.removeprefix("target ") for label in dict(c.blocks)["table8"]["targets"]}
         assert others == set(published("table8")["target_training"])
 
-    @pytest.mark.parametrize("scale", sp2024.SCALES)
+    @pytest.mark.parametrize(
+        "scale", [*sp2024.SCALES, "cpu,mechanisms=ST+SAM&IR", "cpu,mechanisms=AT_1,seed=1"]
+    )
     def test_blocks_name_networks_and_views_name_blocks(self, scale):
         c = sp2024.get_config(scale)
         blocks, known = dict(c.blocks), set(specs(c))
@@ -92,6 +94,12 @@ class TestScales:
             assert kind in views.VIEWS
             assert set(options) <= set(views.VIEWS[kind].options)
             assert options["block"] in blocks, name
+        assert all(block["surrogates"] for block in blocks.values())
+
+    def test_a_part_asks_for_what_it_can_fill(self):
+        asked = {name for name, _, _ in sp2024.get_config("cpu,mechanisms=ST+SAM&IR,seeds=1").views}
+        assert not asked & {"figure2", "figure3", "figures4to6", "figures7to10", "figure11"}
+        assert {"table2", "table4", "hypothesis1", "claims"} <= asked
 
     def test_services_are_asked_for_by_name(self):
         assert "table10" not in {name for name, _, _ in sp2024.get_config("imagenette").views}

@@ -233,7 +233,7 @@ def _report(
         cost = Section("Cost", spent(_demand({view.name: asked[view.name]}), store), [], {})
         write_page(directory, view.name, [*drawn, cost], f"{study.title}: {view.name}")
         sections += drawn
-        if view.kind == "table" and (warning := below_noise(frame)):
+        if view.kind in ("table", "paper") and (warning := below_noise(frame)):
             print(warning)
         for suffix, part in views.files(study, view, frame).items():
             with replacing(directory / f"{view.name}{suffix}.csv") as partial:
