@@ -13,8 +13,9 @@
 
 Behind a scale, `,key=value` changes it, so that a run can be split and a scale be searched for:
 `cpu,seeds=1,epochs=5,width=12,mechanisms=ST+SAM&IR,tables=table2+table12,count=500`. `seeds` is how many;
-`seed=2` is that one alone; `width` is the surrogates'; `mechanisms` are all that is trained. `--views=table2`
-makes what that table needs, and what is in the store already is not made again.
+`seed=2` is that one alone; `width` is the surrogates'; `mechanisms` are all that is trained; the warm-up keeps
+its share of the `epochs`. `--views=table2` makes what that table needs, and what is in the store already is not
+made again.
 
 Hyper-parameters are those of the paper's official code (weight decay 1e-4, CIFAR-10's std .2471, .2435,
 .2616, not the 5e-4 and .2023, .1994, .2010 of the other configs), magnitudes those of Table 11. Targets are
@@ -235,6 +236,14 @@ SCALES = {
 }
 
 
+def _lasting(training, epochs):
+    """A training of so many epochs; the warm-up keeps its share."""
+    schedule = training["schedule"]
+    warmup = schedule["options"]["warmup_epochs"] * epochs / training["epochs"]
+    options = {**schedule["options"], "warmup_epochs": warmup}
+    return {**training, "epochs": epochs, "schedule": {**schedule, "options": options}}
+
+
 def scale_of(variant):
     """The scale that a variant names, changed as it says, and its seeds.
 
@@ -256,7 +265,7 @@ def scale_of(variant):
         model, options = s.surrogate
         s = s.but(surrogate=(model, {**options, "width": said["width"]}))
     if said["epochs"]:
-        s = s.but(training={**s.training, "epochs": said["epochs"]})
+        s = s.but(training=_lasting(s.training, said["epochs"]))
     if "mechanisms" in several:
         s = s.but(main=several["mechanisms"], swept=())
     seeds = (said["seed"],) if said["seed"] >= 0 else tuple(range(said["seeds"]))

@@ -121,6 +121,7 @@ class TestScales:
         }
         (st,) = specs(c)["ST"]
         assert (st["seed"], st["training"]["epochs"], st["model"]["options"]["width"]) == (2, 3.0, 8)
+        assert st["training"]["schedule"]["options"]["warmup_epochs"] == 0.5
         assert [name for name, _ in c.blocks] == ["main"]
         assert dict(c.blocks)["main"]["data"]["count"] == 50
 
