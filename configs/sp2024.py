@@ -11,11 +11,11 @@
 | `imagenette_cpu` | a narrow ResNet-18 at 96 px | two narrow nets | ImageNette at 160 px, 300 |
 | `smoke` | tiny | tiny | digits; for tests |
 
-Behind a scale, `,key=value` changes it, so that a run can be split and a scale be searched for:
+Behind a scale, `,key=value` changes it, so that a run can be split and a scale be searched for, as in
 `cpu,seeds=1,epochs=5,width=12,mechanisms=ST+SAM&IR,tables=table2+table12,count=500`. `seeds` is how many;
-`seed=2` is that one alone; `width` is the surrogates'; `mechanisms` are all that is trained; the warm-up keeps
-its share of the `epochs`. `--views=table2` makes what that table needs, and what is in the store already is not
-made again.
+`seed=2` is that one alone; `width` is the surrogates'; `mechanisms` are all that is trained; the warm-up
+keeps its share of the `epochs`. `--views=table2` makes what that table needs, and what is in the store
+already is not made again.
 
 Hyper-parameters are those of the paper's official code (weight decay 1e-4, CIFAR-10's std .2471, .2435,
 .2616, not the 5e-4 and .2023, .1994, .2010 of the other configs), magnitudes those of Table 11. Targets are
