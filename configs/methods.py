@@ -3,7 +3,8 @@
 A part is a name of the registry with its options; mechanisms add up, so "SAM&IR" has the parts of SAM and of
 IR, and "WASAM" is "SAM&SWA". No part at all is standard training, ST. Magnitudes τ ("IR_5") are those of
 Table 11 of Zhang et al., "Why Does Little Robustness Help?", S&P 2024; a mechanism without one has the
-magnitude of Tables 2 and 3, with the official scaling.
+magnitude of Tables 2 and 3. Where the paper's equations say something else than its official code, the code
+counts, and "IR[paper]" is the equation: IR and JR per example (`scaling="paper"`), MU and CM in one round.
 """
 
 DATASETS = ("cifar10", "imagenette")
@@ -26,8 +27,21 @@ _MAGNITUDES = {
 }
 # τ of the mechanisms that Tables 2 and 3 show at one magnitude only, for each data set.
 _TABLES = {"AT": (2, 5), "IR": (3, 3), "JR": (2, 3), "ER": (4, 1), "SAM": (3, 1)}
-# What the official code fixes besides the magnitude.
-_FIXED = {"MU": {"rounds": 2}, "CM": {"rounds": 2}}
+# What the official code fixes besides the magnitude, by data set; what the text says is `_PAPER`.
+_FIXED = {
+    "MU": ({"rounds": 2}, {"rounds": 2}),
+    "CM": ({"rounds": 2}, {"rounds": 2}),
+    "AT": ({}, {"steps": 5}),
+}
+_RELATIVE_STEP = {
+    "AT": (None, 0.4)
+}  # length of a step in units of the budget, where it is not the attack's own
+_PAPER = {
+    "MU": {"rounds": 1},
+    "CM": {"rounds": 1},
+    "IR": {"scaling": "paper"},
+    "JR": {"scaling": "paper"},
+}
 # Beyond Table 11: the sharpness minimizers of Gubri et al., 2023 (l-SAM is SAM with a large ρ), and averages.
 _OTHERS = {
     "l-SAM": (("sam", {"rho": 0.3}),),
@@ -43,8 +57,23 @@ _OTHERS = {
 MECHANISMS = ("ST", *_MAGNITUDES, *_OTHERS)
 
 
-def _part(name, magnitude, dataset):
+def _read(text):
+    """Name, τ and whether the equation is meant, of "IR_5[paper]".
+
+    Raises:
+        ValueError: something else.
+    """
+    rest = text.removesuffix("[paper]")
+    name, _, tau = rest.partition("_")
+    if not name.replace("-", "").isalpha() or ((tau or rest != name) and not tau.isdecimal()):
+        raise ValueError(f"mechanism {text!r}: expected a name, τ if any and [paper] if meant: 'IR_5[paper]'")
+    return name, tau, rest != text
+
+
+def _part(name, tau, paper, dataset):
     """The parts of one mechanism."""
+    if paper and name not in _PAPER:
+        raise ValueError(f"{name}[paper]: paper and code agree on {name}; they differ on {', '.join(_PAPER)}")
     if name == "ST":
         return ()
     if name in _OTHERS:
@@ -53,21 +82,35 @@ def _part(name, magnitude, dataset):
         raise ValueError(f"unknown mechanism {name!r}: expected one of {', '.join(MECHANISMS)}")
     factory, parameter, *values = _MAGNITUDES[name]
     place = DATASETS.index(dataset)
-    if not magnitude and name not in _TABLES:
+    if not tau and name not in _TABLES:
         raise ValueError(f"{name}: Tables 2 and 3 have several magnitudes; name one, such as {name}_1")
-    tau = int(magnitude or _TABLES[name][place])
+    tau = int(tau or _TABLES[name][place])
     if not 1 <= tau <= len(values[place]):
         raise ValueError(f"{name}_{tau}: magnitudes go from 1 to {len(values[place])}")
-    return ((factory, {parameter: values[place][tau - 1]} | _FIXED.get(name, {})),)
+    value = values[place][tau - 1]
+    options = {parameter: value} | _FIXED.get(name, ({}, {}))[place]
+    if relative := _RELATIVE_STEP.get(name, (None, None))[place]:
+        options["step_size"] = relative * value
+    return ((factory, options | (_PAPER[name] if paper else {})),)
+
+
+def magnitudes(name, dataset="cifar10"):
+    """Every τ of a mechanism by its name: "IR_1" … "IR_5"."""
+    values = _MAGNITUDES[name][2:][DATASETS.index(dataset)]
+    return tuple(f"{name}_{tau}" for tau in range(1, len(values) + 1))
+
+
+def strength(mechanism, dataset="cifar10"):
+    """The hyper-parameter of Table 11 of one mechanism, 0.5 for "IR_3"; None for sums and what has none."""
+    if "&" in mechanism or (read := _read(mechanism))[0] not in _MAGNITUDES:
+        return None
+    ((_, options),) = _part(*read, dataset)
+    return options[_MAGNITUDES[read[0]][1]]
 
 
 def method(mechanism, dataset="cifar10"):
-    """The parts of a mechanism: "ST", "SAM", "IR_5" (τ = 5), "SAM&IR", "SAM_1&JR"."""
+    """The parts of a mechanism: "ST", "SAM", "IR_5" (τ = 5), "IR[paper]", "SAM&IR", "SAM_1&JR"."""
     if dataset not in DATASETS:
         raise ValueError(f"dataset={dataset!r}: Table 11 has {', '.join(DATASETS)}")
-    mechanisms = (part.partition("_") for part in mechanism.split("&"))
-    return tuple(
-        {"name": part, "options": options}
-        for name, _, magnitude in mechanisms
-        for part, options in _part(name, magnitude, dataset)
-    )
+    parts = (part for text in mechanism.split("&") for part in _part(*_read(text), dataset))
+    return tuple({"name": part, "options": options} for part, options in parts)

@@ -45,6 +45,7 @@ TABLE = {
     "pi_fgsm": linf(attacks.pi_fgsm, steps=STEPS, beta=2.0),
     "dim": linf(attacks.dim, rate=0.75, **FEW),
     "dim_back": linf(attacks.dim, rate=1.25, resize_back=True, **FEW),
+    "dim_random_rate": linf(attacks.dim, rate=(0.75, 1.5), **FEW),
     "tim": linf(attacks.tim, kernel_size=3, **FEW),
     "sim": linf(attacks.sim, scales=2, **FEW),
     "si_ni_fgsm": linf(attacks.si_ni_fgsm, scales=2, **FEW),

@@ -49,6 +49,15 @@ def test_diversity_changes_some_images(x, keys):
     assert 0.1 < changed < 0.5
 
 
+def test_diversity_of_a_random_rate_shrinks_to_anything_that_a_rate_allows(x, keys):
+    """Rates from 0.75 to 1.5: a white square of 5 to 7 of 8 pixels, 2/3 being the least share."""
+    y = np.asarray(jax.jit(inputs.diversity((0.75, 1.5), prob=1.0))(keys, jnp.ones_like(x), 0))
+    assert y.shape == x.shape
+    assert set(np.round(np.sqrt(y[..., 0].sum((1, 2))))) == {5, 6, 7}
+    with pytest.raises(ValueError, match=r"rate=\(1\.5, 0\.75\): expected the smaller"):
+        inputs.diversity((1.5, 0.75))
+
+
 def test_diversity_back_keeps_the_size(x, keys):
     y = inputs.diversity(1.5, prob=1.0, resize_back=True)(keys, x, 0)
     assert y.shape == x.shape

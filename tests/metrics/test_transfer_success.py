@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from transferjax.metrics import correct, fooled, round_to_8_bits, transfer_success
+from transferjax.metrics import correct, fooled, round_to_8_bits, transfer_success, transferability
 
 
 def brightness(thresholds, images):
@@ -32,6 +32,16 @@ def test_rates_over_images_that_were_classified_correctly():
         PREDICT, ADVERSARIAL, LABELS, jnp.array([1, 0, 0, 3]), mask=mask
     ) == pytest.approx(1 / 3)
     assert np.isnan(transfer_success(PREDICT, ADVERSARIAL, LABELS, mask=mask & False))
+
+
+def test_what_transfers_was_right_on_both_before_and_fools_both_after():
+    bold = Partial(brightness, jnp.array([0.25, 0.5, 0.95]))  # clean 0 1 2 2; adversarial 1 1 2 2
+    found = transferability(PREDICT, bold, CLEAN, ADVERSARIAL, LABELS)
+    np.testing.assert_array_equal(found, [True, False, False, False])
+    aimed = transferability(PREDICT, bold, CLEAN, ADVERSARIAL, LABELS, jnp.array([2, 1, 2, 2]))
+    np.testing.assert_array_equal(
+        aimed, [False, True, False, False]
+    )  # only the second says its target on both
 
 
 def test_a_perturbation_below_half_a_grey_level_does_not_survive_rounding():

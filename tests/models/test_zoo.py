@@ -144,3 +144,16 @@ def test_a_new_head_keeps_the_rest(variables_of):
     assert replaced["params"]["linear"]["kernel"].shape == (8, 5)
     old, kept = flatten_dict(variables), flatten_dict(replaced)
     assert all(kept[path] is leaf for path, leaf in old.items() if "linear" not in path)
+
+
+def test_a_narrow_inception_keeps_the_layers_that_are_left():
+    net = models.build("cifar_inceptionv3", width=0.125, blocks=(1, 1, 1))
+    shapes = jax.tree.map(
+        lambda leaf: leaf.shape,
+        jax.eval_shape(lambda x: net.init(jax.random.key(0), x), jnp.zeros((1, 32, 32, 3)))["params"],
+    )
+    assert shapes["Conv2d_1a_3x3"]["conv"]["kernel"] == (3, 3, 3, 4)
+    named = {name.split(".")[0] for name in shapes}
+    assert {name for name in named if name.startswith("Mixed")} == {
+        *("Mixed_5b", "Mixed_6a", "Mixed_6b", "Mixed_7a", "Mixed_7b")
+    }

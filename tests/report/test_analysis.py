@@ -83,10 +83,33 @@ def test_magnitudes_have_tables_and_figures(make_results, check_texts):
     assert "| τ 0 | τ 1 | τ 3 |" in to_markdown(curvature)
     assert set(section.figures) == {
         *("magnitude_smoothness", "magnitude_weight_eigenvalue", "magnitude_surrogate_accuracy"),
-        *("magnitude_similarity", "magnitude_untargeted", "magnitude_targeted"),
+        "magnitude_similarity",
+        *(f"magnitude_{goal}_{eps}" for goal in ("untargeted", "targeted") for eps in (4, 8)),
     }
     for figure, _ in section.figures.values():
         check_texts(figure)
+
+
+def test_one_mechanism_against_its_own_magnitude(make_results, check_texts):
+    results = make_results(mechanisms=("ST", "AT_1", "AT_2", "IR_1"))
+    results["strength"] = results["mechanism"].map({"AT_1": 0.01, "AT_2": 0.3, "IR_1": 0.1})
+    section = magnitude_section(results, show=("transfer",), mechanisms=("AT",), x="strength")
+    assert not section.tables
+    assert len(section.figures) == 4
+    figure, _ = section.figures["magnitude_AT_strength_targeted_8"]
+    check_texts(figure)
+    axis = figure.axes[0]
+    points = axis.containers[0].lines[0].get_xdata()
+    np.testing.assert_allclose(points, [0.01, 0.3])
+    assert len(axis.containers) == 1  # IR is not asked for
+
+
+def test_unknown_things_to_show_are_named(make_results):
+    results = make_results(mechanisms=("ST", "IR_1"))
+    with pytest.raises(ValueError, match=r"unknown \['speed'\]; expected some of smoothness"):
+        magnitude_section(results, show=("speed",))
+    with pytest.raises(ValueError, match="x='strength' is no column"):
+        magnitude_section(results, x="strength")
 
 
 def test_smoothness_table(analysed):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar10_cpu, cifar10_magnitudes, common, digits
-from configs.methods import method
+from configs.methods import magnitudes, method, strength
 from transferjax.study import config as configs
 from transferjax.study import views
 from transferjax.study.mistakes import Mistakes
@@ -133,6 +133,32 @@ def test_magnitudes_are_those_of_table_11(row):
         assert method(row["mechanism"], row["dataset"]) == method(
             f"{row['mechanism']}_{row['tau']}", row["dataset"]
         )
+
+
+def test_the_equations_are_rows_of_their_own():
+    for name, option in (("IR", "scaling"), ("JR_2", "scaling"), ("MU_1", "rounds"), ("CM_5", "rounds")):
+        (official,), (paper,) = method(name), method(f"{name}[paper]")
+        assert paper["options"] != official["options"]
+        assert paper["options"] == official["options"] | {option: 1 if option == "rounds" else "paper"}
+    assert method("SAM&IR[paper]") == method("SAM") + method("IR[paper]")
+    with pytest.raises(ValueError, match="they differ on MU, CM, IR, JR"):
+        method("SAM[paper]")
+    with pytest.raises(ValueError, match="'IR paper': expected a name"):
+        method("IR paper")
+
+
+def test_adversarial_training_on_imagenette_takes_five_steps_of_two_fifths():
+    (part,) = method("AT", "imagenette")
+    assert part["options"] == {"eps": 1.0, "steps": 5, "step_size": 0.4}
+    assert method("AT") == ({"name": "adversarial", "options": {"eps": 0.03}},)
+
+
+def test_strengths_are_what_grows_with_tau():
+    assert strength("AT_7") == 1.0
+    assert strength("CO_1", "imagenette") == 80
+    assert strength("IR") == strength("IR_3") == 0.5
+    assert strength("ST") is strength("SAM&IR") is strength("SWA") is None
+    assert magnitudes("AT") == tuple(f"AT_{tau}" for tau in range(1, 8))
 
 
 def test_parts_add_up():

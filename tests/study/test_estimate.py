@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from small import RESNET, VGG, attacked, network, training, verdicts
+from small import RESNET, TEST, VGG, attacked, network, training, verdicts
 
-from transferjax.study import estimate
+from transferjax.study import binding, estimate
 from transferjax.study.content import size
 from transferjax.study.plan import make_plan, work
-from transferjax.study.specs import Call
+from transferjax.study.specs import Call, Measure
 from transferjax.study.store import Store
 
 
@@ -71,3 +71,29 @@ def test_a_forward_pass_counts_the_products_of_a_net(cost):
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (700, "12 min"), (12_600, "3.5 h")])
 def test_in_words(seconds, text):
     assert estimate.readable(seconds) == text
+
+
+def test_moments_of_one_training_cost_one_training(cost):
+    whole = cost(network(epochs=4.0))
+    moments = [network(epochs=4.0, epoch=epoch) for epoch in (1.0, 2.0)] + [network(epochs=4.0)]
+    plan = make_plan(moments, cost.store)
+    assert sum(estimate.seconds(plan, cost.store).values()) == pytest.approx(whole)
+    assert estimate.gpu_hours(plan) == pytest.approx(
+        estimate.gpu_hours(make_plan([network(epochs=4.0)], cost.store))
+    )
+
+
+def test_pairs_take_each_networks_gradients_once(cost):
+    nets = [network(seed=seed) for seed in range(4)]
+    pairs = [similarity(a, b) for i, a in enumerate(nets) for b in nets[i + 1 :]]
+    for net in nets:
+        cost.store.put(net, {"x": np.zeros(1)}, {})
+    all_pairs = estimate.seconds(make_plan(pairs, cost.store), cost.store)
+    one = estimate.seconds(make_plan(pairs[:1], cost.store), cost.store)
+    each = sum(one.values()) - estimate.FIRST["Measure"]
+    # two networks in one pair, four in six
+    assert sum(all_pairs.values()) - estimate.FIRST["Measure"] == pytest.approx(2 * each)
+
+
+def similarity(a, b):
+    return binding.bound(Measure(call=Call(name="similarity"), of=(a, b), data=TEST))

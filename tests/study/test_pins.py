@@ -25,7 +25,8 @@ from transferjax.random import per_example
 from transferjax.study import binding, networks, registry
 from transferjax.study.make import attack_of, make
 from transferjax.study.resolve import Context, flat
-from transferjax.study.specs import Call, Data, Goal, Measure, Network, Training
+from transferjax.study.rows import PAIRS
+from transferjax.study.specs import Adversarial, Call, Data, Goal, Measure, Network, Training
 from transferjax.study.store import Store
 from transferjax.training.averaging import averaged_params
 from transferjax.typing import Batch
@@ -87,7 +88,11 @@ PARTS = {
     "ema": {"decay": 0.5},
 }
 MEASURES = {
-    name: {} for name in ("smoothness", "similarity", "gradient_norm", "weight_eigenvalue", "weight_trace")
+    name: {}
+    for name in (
+        *("smoothness", "similarity", "gradient_norm", "weight_eigenvalue", "weight_trace"),
+        *("augmentation_shift", "bound"),
+    )
 }
 GOLDEN = {"attacks": ATTACKS, "parts": PARTS, "measures": MEASURES}
 
@@ -230,17 +235,25 @@ def part_result(name):
 
 
 def measure_result(name, directory):
-    """Of networks with the same made-up weights, one of them scaled."""
+    """Of networks with the same made-up weights, one of them scaled; of images with a fixed shift."""
     context = Context(Store(directory), batch_size=8)
-    nets = tiny(), tiny(epochs=3.0)
+    erased = (Call(name="cutout", options={"size": 3}),) if name == "augmentation_shift" else ()
+    nets = tiny(erased), tiny(epochs=3.0)
     for number, net in enumerate(nets):
         scaled = jax.tree.map(lambda w, s=number: w * (1 + 0.2 * s), tiny_weights(net))
         context.store.put(net, flat(scaled), {})
     call = Call(name=name, options=MEASURES[name])
     images = Data(name="digits", split="test", count=8)
-    spec = binding.bound(Measure(call=call, of=nets if name == "similarity" else nets[0], data=images))
+    if name == "bound":
+        images = binding.bound(
+            Adversarial(surrogates=nets[0], attack=Call(name="noise"), eps=0.2, data=images)
+        )
+        clean = context.dataset(images.data).images
+        context.store.put(images, {"images": np.where(clean > 127, clean - 51, clean + 51)}, {})
+    of = nets if name in PAIRS else nets[0]
+    spec = binding.bound(Measure(call=call, of=of, data=images))
     ((_, made),) = make(context, [spec])
-    return numbers(made["arrays"]["values"])
+    return numbers(*made["arrays"].values()) if name == "bound" else numbers(made["arrays"]["values"])
 
 
 def result(table, name):

@@ -37,14 +37,16 @@ def _resize_matrix(size: int, to: Array | int, canvas: int, offset: Array | int)
 
 
 Size = tuple[int, int]
+AnySize = tuple[int | Array, int | Array]
 
 
-def on_canvas(key: Key, x: Array, low: Size, canvas: Size, back: Size | None = None) -> Array:
+def on_canvas(key: Key, x: Array, low: AnySize, canvas: Size, back: Size | None = None) -> Array:
     """One image `[H, W, C]`, resized to a random size and laid at a random place on a black canvas.
 
     Args:
         key: one key.
-        low: the smallest (height, width); sizes lie between it and the canvas, which is excluded.
+        low: the smallest (height, width), which may be traced; sizes lie between it and the canvas, which is
+            excluded.
         canvas: (height, width).
         back: what to resize the canvas to; None leaves it.
     """
@@ -52,7 +54,7 @@ def on_canvas(key: Key, x: Array, low: Size, canvas: Size, back: Size | None = N
     u = jax.random.uniform(scale)  # one draw for both sides keeps the proportions
     matrices = []
     for axis, side in enumerate(sides):
-        to = low[axis] + jnp.floor(u * max(canvas[axis] - low[axis], 1)).astype(jnp.int32)
+        to = low[axis] + jnp.floor(u * jnp.maximum(canvas[axis] - low[axis], 1)).astype(jnp.int32)
         offset = jax.random.randint(side, (), 0, jnp.maximum(canvas[axis] - to, 1))
         matrix = _resize_matrix(x.shape[axis], to, canvas[axis], offset)
         if back is not None:
@@ -61,17 +63,23 @@ def on_canvas(key: Key, x: Array, low: Size, canvas: Size, back: Size | None = N
     return jnp.einsum("ih,hwc,jw->ijc", matrices[0], x, matrices[1])
 
 
-def diversity(rate: float = 0.9, prob: float = 0.5, *, resize_back: bool = False) -> InputTransform:
+def diversity(
+    rate: float | tuple[float, float] = 0.9, prob: float = 0.5, *, resize_back: bool = False
+) -> InputTransform:
     """With probability `prob`: resize to a random size and lay it at a random place on a black canvas.
 
     Args:
-        rate: sizes lie between `rate · size` and `size`; above 1, between `size` and `rate · size`.
+        rate: sizes lie between `rate · size` and `size`; above 1, between `size` and `rate · size`. Of two
+            numbers, one between them is drawn for each image and step; the canvas then is always brought
+            back to the image's own size, on which an image that a rate r enlarges is at least 1/r of it.
         prob: of transforming an image at all.
         resize_back: return to the image's own size; a rate above 1 needs it.
 
     Reference: Xie et al., "Improving Transferability of Adversarial Examples with Input Diversity", CVPR
-    2019.
+    2019. The official code of the S&P 2024 paper draws rates from 0.75 to 1.5 and leaves large canvases.
     """
+    if isinstance(rate, tuple):
+        return _of_random_rate(*rate, prob)
     if rate > 1 and not resize_back:
         raise ValueError(f"rate={rate} enlarges the image; fixed shapes need resize_back=True")
 
@@ -83,6 +91,23 @@ def diversity(rate: float = 0.9, prob: float = 0.5, *, resize_back: bool = False
         low, canvas = ((math.floor(size[0] * s), math.floor(size[1] * s)) for s in (small, large))
         back = size if resize_back else None
         return jnp.where(jax.random.bernoulli(on, prob), on_canvas(draw, x, low, canvas, back), x)
+
+    return lambda keys, x, _: jax.vmap(one)(keys, x)
+
+
+def _of_random_rate(low: float, high: float, prob: float) -> InputTransform:
+    """`diversity` with a rate that is drawn anew; all on a canvas of the image's own size."""
+    if not low < high:
+        raise ValueError(f"rate={(low, high)}: expected the smaller number first")
+
+    def one(key: Key, x: Array) -> Array:
+        on, draw, of = jax.random.split(key, 3)
+        rate = jax.random.uniform(of, minval=low, maxval=high)
+        size = x.shape[0], x.shape[1]
+        share = jnp.minimum(rate, 1 / rate)
+        smallest = tuple(jnp.floor(side * share).astype(jnp.int32) for side in size)
+        shrunk = on_canvas(draw, x, (smallest[0], smallest[1]), size)
+        return jnp.where(jax.random.bernoulli(on, prob), shrunk, x)
 
     return lambda keys, x, _: jax.vmap(one)(keys, x)
 

@@ -46,6 +46,7 @@ RANGES = {
     )
     for name in names.split()
 }
+PAIRS = ("rate",)  # a number, or two between which one is drawn
 SWITCHES = ("targeted", "random_start", "quantize", "resize_back", "replace", "until_success")
 
 ELSEWHERE = {  # what torchattacks, TransferAttack, ART, CleverHans, foolbox and AutoAttack call it
@@ -111,6 +112,10 @@ def check_option(name: str, value: Any) -> None:
     if name in SWITCHES and not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False; got {value!r}")
     if name not in RANGES or isinstance(value, jax.core.Tracer):
+        return
+    if name in PAIRS and isinstance(value, tuple) and len(value) == 2:
+        for one in value:
+            check_option(name, one)
         return
     words, holds, whole = RANGES[name]
     number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0

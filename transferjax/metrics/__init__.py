@@ -31,7 +31,13 @@ from transferjax.metrics.spectrum import (
     trace_plus_plus,
     xtrace,
 )
-from transferjax.metrics.transfer import correct, fooled, round_to_8_bits, transfer_success
+from transferjax.metrics.transfer import (
+    correct,
+    fooled,
+    round_to_8_bits,
+    transfer_success,
+    transferability,
+)
 from transferjax.metrics.weights import weight_matvec, weight_trace
 
 __all__ = [
@@ -65,6 +71,7 @@ __all__ = [
     "trace",
     "trace_plus_plus",
     "transfer_success",
+    "transferability",
     "transferability_bound",
     "weight_matvec",
     "weight_trace",

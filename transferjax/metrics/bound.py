@@ -38,10 +38,11 @@ class Bound(NamedTuple):
 
 
 def _losses(predict: Predict, images: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """The loss of the label, the least loss of any class, and whether the prediction is right."""
+    """The loss of the label, the least loss of any other class, and whether the prediction is right."""
     logits = predict(images)
-    winners = logits.argmax(-1)
-    return cross_entropy(logits, labels), cross_entropy(logits, winners), winners == labels
+    others = jnp.where(jax.nn.one_hot(labels, logits.shape[-1], dtype=bool), -jnp.inf, logits)
+    least = cross_entropy(logits, others.argmax(-1))
+    return cross_entropy(logits, labels), least, logits.argmax(-1) == labels
 
 
 def transferability_bound(
@@ -55,8 +56,8 @@ def transferability_bound(
 ) -> Bound:
     """Theorem 1 on a data set: a lower bound of `Pr(F and G are right before, wrong after)`.
 
-    `c_F = min_i [min_y ℓ_F(x'_i, y) - ℓ_F(x_i, y_i) - σ_F ε²/2] / ‖∇ℓ_F(x_i, y_i)‖₂` and
-    `c_G = max_i [min_y ℓ_G(x'_i, y) - ℓ_G(x_i, y_i) + σ_G ε²/2] / ‖∇ℓ_G(x_i, y_i)‖₂`.
+    `c_F = min_i [min_{y' ≠ y_i} ℓ_F(x'_i, y') - ℓ_F(x_i, y_i) - σ_F ε²/2] / ‖∇ℓ_F(x_i, y_i)‖₂` and
+    `c_G = max_i [min_{y' ≠ y_i} ℓ_G(x'_i, y') - ℓ_G(x_i, y_i) + σ_G ε²/2] / ‖∇ℓ_G(x_i, y_i)‖₂`.
 
     Args:
         surrogate, target: F and G.

@@ -117,8 +117,8 @@ def input_hessian_eigenvalues(
 ) -> Array:
     """The k eigenvalues of largest magnitude of each image's input Hessian of the cross-entropy.
 
-    `H_i = ∇²_x ℓ(f(x_i), y_i) = JᵀAJ + R`; the mean of the largest over a data set is the paper's model
-    smoothness.
+    `H_i = ∇²_x ℓ(f(x_i), y_i) = JᵀAJ + R`; the mean of the largest |λ| over a data set is the paper's model
+    smoothness, the least upper bound the constant of its Theorem 1.
 
     Args:
         predict: the model, in evaluation mode (no example may see another).
@@ -143,7 +143,7 @@ def input_hessian_eigenvalues(
         ValueError: an unknown method or part, a k, chunk, steps or tol out of range, or a method that needs a
             piecewise-linear model for one that is not.
 
-    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 4. The official code
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 1. The official code
     runs SciPy's `eigsh(k=1, which="LA")` on double-backpropagation products, one image at a time, each
     product with a forward pass of its own.
     """

@@ -50,7 +50,7 @@ def gradient_similarity(
     Raises:
         ValueError: models with different numbers of logits.
 
-    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 5; Demontis et al.,
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 2; Demontis et al.,
     "Why Do Adversarial Attacks Transfer?", USENIX Security 2019, eq. 8.
     """
     counts: dict[str, int] = {}

@@ -86,14 +86,14 @@ def transfer_success(
 
     Args:
         predict, adversarial, labels, targets, round_8_bits, num_classes: see `fooled`.
-        mask: bool `[B]`, which images count. None counts every image, as the paper's tables do; pass
-            `correct(surrogate, x, y) & correct(target, x, y)` for the definition in its text.
+        mask: bool `[B]`, which images count. None counts every image, as the paper's tables do; with
+            `correct(surrogate, x, y) & correct(target, x, y)` those that both models know beforehand.
 
     Returns:
         The rate; NaN if no image counts.
 
-    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 3. Its text counts
-    images that both models classify correctly beforehand, its official code counts every image.
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 5: its official
+    code counts every image. `transferability` is its Definition 3.
     """
     success = fooled(
         predict, adversarial, labels, targets, round_8_bits=round_8_bits, num_classes=num_classes
@@ -102,3 +102,31 @@ def transfer_success(
         return success.mean()
     check_mask(mask, len(success))
     return (success & mask).sum() / mask.sum()
+
+
+def transferability(
+    surrogate: Predict,
+    target: Predict,
+    images: Array,
+    adversarial: Array,
+    labels: Array,
+    targets: Array | None = None,
+    *,
+    num_classes: int | None = None,
+) -> Array:
+    """Which images transfer, bool `[B]`: right before on both models, fooled on both. The mean: Pr(T_r = 1).
+
+    `T_r = [F(x) = G(x) = y] [F(x') ≠ y] [G(x') ≠ y]`; targeted: `[F(x') = G(x') = t]`.
+
+    Args:
+        surrogate, target: F and G.
+        images, adversarial: `[B, H, W, C]` in [0, 1], before and after.
+        labels, targets, num_classes: see `fooled`.
+
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 3; what Theorem 1
+    bounds.
+    """
+    models = (surrogate, target)
+    known = [correct(m, images, labels, num_classes=num_classes) for m in models]
+    hit = [fooled(m, adversarial, labels, targets, num_classes=num_classes) for m in models]
+    return known[0] & known[1] & hit[0] & hit[1]

@@ -55,9 +55,13 @@ class InceptionV3(Net):
 
     Args:
         dropout: before the last layer.
+        width: features, as a share of the paper's.
+        blocks: how many of the blocks at each of the three resolutions, the reductions between them left out.
     """
 
     dropout: float = 0.0
+    width: float = 1.0
+    blocks: tuple[int, int, int] = (3, 4, 2)
 
     image_size: ClassVar[int] = 299
     stem: ClassVar[str] = "Conv2d_1a_3x3.conv"
@@ -67,32 +71,40 @@ class InceptionV3(Net):
 
     def forward(self, layers: Layers, x: Array) -> Array:
         x = self.reduce(layers, x)
-        for letter, features in zip("bcd", (32, 64, 64), strict=True):
+        first, second, third = self.blocks
+        for letter, features in list(zip("bcd", (32, 64, 64), strict=True))[:first]:
             x = self.block_a(layers, x, f"Mixed_5{letter}", features)
         x = self.block_b(layers, x, "Mixed_6a")
-        for letter, features in zip("bcde", (128, 160, 160, 192), strict=True):
+        for letter, features in list(zip("bcde", (128, 160, 160, 192), strict=True))[:second]:
             x = self.block_c(layers, x, f"Mixed_6{letter}", features)
         x = self.block_d(layers, x, "Mixed_7a")
-        for letter in "bc":
+        for letter in "bc"[:third]:
             x = self.block_e(layers, x, f"Mixed_7{letter}")
         return layers.dense(self.num_classes, self.head)(layers.dropout(global_pool(x), self.dropout))
 
+    def scaled(self, spec: Spec) -> Spec:
+        """A unit of this net's width."""
+        return (max(1, round(self.width * spec[0])), *spec[1:])
+
+    def unit(self, layers: Layers, x: Array, name: str, *spec: Any) -> Array:
+        return Unit(layers, *self.scaled(spec), name=name)(x)
+
     def reduce(self, layers: Layers, x: Array) -> Array:
         """The stem."""
-        x = Unit(layers, 32, 3, 2, name="Conv2d_1a_3x3")(x)
-        x = Unit(layers, 32, 3, 1, 0, name="Conv2d_2a_3x3")(x)
-        x = max_pool(Unit(layers, 64, 3, name="Conv2d_2b_3x3")(x), 3, 2)
-        x = Unit(layers, 80, name="Conv2d_3b_1x1")(x)
-        return max_pool(Unit(layers, 192, 3, 1, 0, name="Conv2d_4a_3x3")(x), 3, 2)
+        x = self.unit(layers, x, "Conv2d_1a_3x3", 32, 3, 2)
+        x = self.unit(layers, x, "Conv2d_2a_3x3", 32, 3, 1, 0)
+        x = max_pool(self.unit(layers, x, "Conv2d_2b_3x3", 64, 3), 3, 2)
+        x = self.unit(layers, x, "Conv2d_3b_1x1", 80)
+        return max_pool(self.unit(layers, x, "Conv2d_4a_3x3", 192, 3, 1, 0), 3, 2)
 
     def branch(self, layers: Layers, x: Array, name: str, *specs: Spec) -> Array:
         """Like the function of that name; from one on, after an underscore, is how this net counts."""
         for i, spec in enumerate(specs, start=1):
-            x = Unit(layers, *spec, name=name if len(specs) == 1 else f"{name}_{i}")(x)
+            x = self.unit(layers, x, name if len(specs) == 1 else f"{name}_{i}", *spec)
         return x
 
     def pooled(self, layers: Layers, x: Array, block: str, features: int) -> Array:
-        return Unit(layers, features, name=f"{block}.branch_pool")(avg_pool(x, 3, 1, 1))
+        return self.unit(layers, avg_pool(x, 3, 1, 1), f"{block}.branch_pool", features)
 
     def last_pool(self, x: Array) -> Array:
         return max_pool(x, 3, 2)
@@ -162,19 +174,20 @@ class CifarInceptionV3(InceptionV3):
     taps: ClassVar[tuple[Size, Size]] = (TALL, WIDE)
 
     def reduce(self, layers: Layers, x: Array) -> Array:
-        x = Unit(layers, 32, 3, name="Conv2d_1a_3x3")(x)
-        x = Unit(layers, 32, 3, name="Conv2d_2a_3x3")(x)
-        x = Unit(layers, 64, 3, name="Conv2d_2b_3x3")(x)
-        x = Unit(layers, 80, name="Conv2d_3b_1x1")(x)
-        return Unit(layers, 192, 3, 1, 0, name="Conv2d_4a_3x3")(x)
+        x = self.unit(layers, x, "Conv2d_1a_3x3", 32, 3)
+        x = self.unit(layers, x, "Conv2d_2a_3x3", 32, 3)
+        x = self.unit(layers, x, "Conv2d_2b_3x3", 64, 3)
+        x = self.unit(layers, x, "Conv2d_3b_1x1", 80)
+        return self.unit(layers, x, "Conv2d_4a_3x3", 192, 3, 1, 0)
 
     def branch(self, layers: Layers, x: Array, name: str, *specs: Spec) -> Array:
         deep = "" if name.startswith("Mixed_5") else "stack"
-        return branch(layers, x, name.replace("7x7x3", "7x7").replace("dbl", deep), *specs)
+        scaled = map(self.scaled, specs)
+        return branch(layers, x, name.replace("7x7x3", "7x7").replace("dbl", deep), *scaled)
 
     def pooled(self, layers: Layers, x: Array, block: str, features: int) -> Array:
         name, kernel = ("branchpool", 3) if block.startswith("Mixed_5") else ("branch_pool", 1)
-        return Unit(layers, features, kernel, name=f"{block}.{name}.1")(avg_pool(x, 3, 1, 1))
+        return self.unit(layers, avg_pool(x, 3, 1, 1), f"{block}.{name}.1", features, kernel)
 
     def last_pool(self, x: Array) -> Array:
         return avg_pool(x, 3, 2)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from transferjax.metrics.bootstrap import bootstrap_interval
 from transferjax.metrics.regression import FACTORS, explain
@@ -105,41 +106,71 @@ def by_magnitude(results: pd.DataFrame) -> pd.DataFrame:
     return found[found["tau"].notna() | (found["mechanism"] == "ST")]
 
 
-def magnitude_section(results: pd.DataFrame, error: str = "half_range") -> Section:
-    """Figures 2, 3 and 7-10: every quantity against the magnitude of the mechanism.
+SHOWN = ("smoothness", "accuracy", "similarity", "transfer")
+"""What `magnitude_section` shows."""
+CURVATURES = {"smoothness": "input-Hessian λ₁", "weight_eigenvalue": "weight-Hessian λ₁"}
+
+
+def magnitude_section(
+    results: pd.DataFrame,
+    error: str = "half_range",
+    show: Sequence[str] = SHOWN,
+    mechanisms: Sequence[str] = (),
+    x: str = "tau",
+) -> Section:
+    """Every quantity against the magnitude of the mechanism: the S&P paper's Figures 2, 3 and 7-10.
 
     Args:
         results: tidy rows of mechanisms such as "IR_3"; a column `weight_eigenvalue` is shown too.
         error: over seeds, see `tables.spread`.
+        show: of `SHOWN`.
+        mechanisms: whose curves; all by default.
+        x: `"tau"`, or a column that holds the magnitude itself, such as ε of adversarial training.
+
+    Raises:
+        ValueError: something unknown to show, or a column that is not there.
     """
+    if unknown := set(show) - set(SHOWN):
+        raise ValueError(
+            f"show={tuple(show)}: unknown {sorted(unknown)}; expected some of {', '.join(SHOWN)}"
+        )
     tidy = by_magnitude(check(results))
-    curvatures = {
-        "smoothness": "input-Hessian λ₁",
-        "weight_eigenvalue": "weight-Hessian λ₁",
-    }
-    curvatures = {name: title for name, title in curvatures.items() if name in tidy}
-    models = tidy.groupby(["mechanism", "tau", "seed"], sort=False, dropna=False)
-    seeds = models[[*curvatures, "surrogate_accuracy"]].mean().reset_index()
+    if x not in tidy:
+        raise ValueError(f"x={x!r} is no column of the results, which have {', '.join(tidy)}")
+    if mechanisms:
+        tidy = tidy[tidy["mechanism"].isin((*mechanisms, "ST"))]
+    figures, tables = _of_surrogates(tidy, error, show, x)
+    if "similarity" in show:
+        pairs = tidy.drop_duplicates(["mechanism", "tau", "seed", "target"])
+        figures["similarity"] = (
+            metric_curves(
+                pairs, "similarity", "gradient similarity", magnitude=x, panel="target", error=error
+            ),
+            "Gradient similarity to each target.",
+        )
+    if "transfer" in show:
+        figures |= _transfer_curves(tidy, error, x)
+    prefix = "magnitude_" + "".join(f"{part}_" for part in (*mechanisms, *(() if x == "tau" else (x,))))
+    text = "What each mechanism's magnitude τ does to the surrogate and to its transfer; the level is ST."
+    named = {f"{prefix}{name}": figure for name, figure in figures.items()}
+    return Section("Mechanisms and magnitudes", text, tables, named)
+
+
+def _of_surrogates(
+    tidy: pd.DataFrame, error: str, show: Sequence[str], x: str
+) -> tuple[dict[str, tuple[Figure, str]], list[Table]]:
+    """Curves of what a surrogate has, and tables of its curvatures."""
+    curvatures = {n: t for n, t in CURVATURES.items() if n in tidy and "smoothness" in show}
+    chosen = curvatures | ({"surrogate_accuracy": "test accuracy"} if "accuracy" in show else {})
+    keys = list(dict.fromkeys(["mechanism", "tau", "seed", x]))
+    seeds = tidy.groupby(keys, sort=False, dropna=False)[list(chosen)].mean().reset_index()
     figures = {
-        f"magnitude_{name}": (
-            metric_curves(seeds, name, title, error=error, log=name in curvatures),
+        name: (
+            metric_curves(seeds, name, title, magnitude=x, error=error, log=name in curvatures),
             f"{title[0].upper() + title[1:]} against the mechanism's magnitude.",
         )
-        for name, title in {**curvatures, "surrogate_accuracy": "test accuracy"}.items()
+        for name, title in chosen.items()
     }
-    pairs = tidy.drop_duplicates(["mechanism", "tau", "seed", "target"])
-    figures["magnitude_similarity"] = (
-        metric_curves(pairs, "similarity", "gradient similarity", panel="target", error=error),
-        "Gradient similarity to each target.",
-    )
-    budgets = ordered(tidy["eps_255"])
-    eps = budgets[len(budgets) // 2]
-    for goal in ordered(tidy["goal"]):
-        rows = tidy[(tidy["goal"] == goal) & (tidy["eps_255"] == eps)]
-        figures[f"magnitude_{goal}"] = (
-            metric_curves(rows, "asr", "transfer success", panel="target", error=error),
-            f"{str(goal).capitalize()} transfer success at {eps:g}/255.",
-        )
     tables = []
     for name, title in curvatures.items():
         center, err = pivot(seeds.fillna({"tau": 0}).astype({"tau": int}), name, "mechanism", ("tau",), error)
@@ -147,8 +178,18 @@ def magnitude_section(results: pd.DataFrame, error: str = "half_range") -> Secti
         center.columns = err.columns = pd.MultiIndex.from_tuples([("τ", str(tau)) for tau in center])
         title = f"{title[0].upper() + title[1:]} by magnitude (ST is τ = 0)"
         tables.append(Table(title, center, err, center.eq(center.min().min()), significant))
-    text = "What each mechanism's magnitude τ does to the surrogate and to its transfer; the level is ST."
-    return Section("Mechanisms and magnitudes", text, tables, figures)
+    return figures, tables
+
+
+def _transfer_curves(tidy: pd.DataFrame, error: str, x: str) -> dict[str, tuple[Figure, str]]:
+    """Transfer success by target, a figure for each goal and budget."""
+    figures = {}
+    for (goal, eps), rows in tidy.groupby(["goal", "eps_255"], sort=False):
+        figures[f"{goal}_{eps:g}"] = (
+            metric_curves(rows, "asr", "transfer success", magnitude=x, panel="target", error=error),
+            f"{str(goal).capitalize()} transfer success at {eps:g}/255.",
+        )
+    return figures
 
 
 def analysis_sections(

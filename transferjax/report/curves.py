@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from transferjax.report.style import COLORS, COLUMN, LINES, PAGE, legend_below, look, style, subplots
 from transferjax.report.tables import check, ordered, spread
@@ -38,8 +39,9 @@ def metric_curves(
 ) -> Figure:
     """A quantity against each mechanism's magnitude, with errors over seeds; the baseline is a band.
 
-    Covers the S&P paper's Figures 2, 3 and 7-10 (transfer success, smoothness against the magnitude of
-    augmentation, adversarial training, regularization) and 4-6 (gradient similarity), given their columns.
+    Covers the S&P paper's Figures 2 (the budget of adversarial training), 3 and 7-10 (transfer, smoothness
+    against the magnitude of augmentation and regularization) and 4-6 (gradient similarity), given their
+    columns.
 
     Args:
         data: one row per mechanism, magnitude, seed (and panel): `mechanism`, `seed`, the magnitude's column,
@@ -64,7 +66,11 @@ def metric_curves(
             for index, mechanism in enumerate(mechanisms):
                 _curve(axis, rows[rows["mechanism"] == mechanism], magnitude, value, error, index)
             _level(axis, rows.loc[rows["mechanism"] == baseline, value], error, str(baseline))
-            axis.set(title=str(name), ylabel=label, xticks=sorted(data[magnitude].dropna().unique()))
+            ticks = sorted(data[magnitude].dropna().unique())
+            if magnitude != "tau":  # a hyper-parameter spans powers of ten
+                axis.set_xscale("log")
+                axis.xaxis.set_minor_locator(NullLocator())
+            axis.set(title=str(name), ylabel=label, xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks])
             axis.set(
                 xlabel="magnitude τ" if magnitude == "tau" else magnitude, yscale="log" if log else "linear"
             )

@@ -167,6 +167,15 @@ def _html(
     )
 
 
+def write_page(directory: str | os.PathLike, name: str, parts: list[Section], title: str) -> Path:
+    """Writes `<name>.md` and its figures alone, for a repository; see `write_sections`."""
+    directory = Path(directory)
+    for part in parts:
+        for figure, (drawn, _) in part.figures.items():
+            write_bytes(directory / "figures" / f"{figure}.png", png(drawn))
+    return write_text(directory / f"{name}.md", _markdown(title, parts, {}, {}))
+
+
 def write_sections(
     directory: str | os.PathLike,
     parts: list[Section],

@@ -19,13 +19,13 @@ from ml_collections import config_flags
 
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
-from transferjax.report.page import Section
+from transferjax.report.page import Section, write_page
 from transferjax.study import config as configs
 from transferjax.study import mistakes, rows, upkeep, views
 from transferjax.study.config import Study
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
-from transferjax.study.printed import counted, counts, messages_of, print_list, print_plan
+from transferjax.study.printed import counted, counts, messages_of, print_list, print_plan, spent
 from transferjax.study.progress import Bar
 from transferjax.study.resolve import Context
 from transferjax.study.run import Executor, Local, Outcome, enable_compilation_cache, run
@@ -179,7 +179,7 @@ def _study(study: Study, store: Store) -> int:
     demand = _demand(asked)
     if _DRY.value:
         plan = make_plan(demand, store)
-        print_plan(plan, store)
+        print_plan(plan, store, study.batch_size)
         return _end(study, Outcome(plan.found), plan.missing)
     frames: dict[str, pd.DataFrame] = {}
     with Bar() as bar:
@@ -197,7 +197,7 @@ def _study(study: Study, store: Store) -> int:
                 raise
 
         outcome = run(demand, store, execute, bar.say, lambda plan: bar.begin(plan, store), read)
-    _report(study, store, frames)
+    _report(study, store, frames, asked)
     return _end(study, outcome, {})
 
 
@@ -216,7 +216,10 @@ def _executor(context: Context, bar: Bar) -> Executor:
     return bar.over(Cluster(context, workers=_WORKERS.value, scheduler=_SCHEDULER.value, say=bar.say))
 
 
-def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> None:
+def _report(
+    study: Study, store: Store, frames: Mapping[str, pd.DataFrame], asked: Mapping[str, Sequence[rows.Row]]
+) -> None:
+    """The report of all views that were asked for; of each a page and its rows."""
     directory = store.root / "studies" / study.name
     sections: list[Section] = []
     for view in study.views:
@@ -226,11 +229,15 @@ def _report(study: Study, store: Store, frames: Mapping[str, pd.DataFrame]) -> N
         if frame.empty:
             print(f"view {view.name}: nothing to draw, its results are missing")
             continue
-        sections += views.draw(study, view, frame)
-        if view.kind == "table" and (warning := below_noise(frame)):
+        drawn = views.draw(study, view, frame)
+        cost = Section("Cost", spent(_demand({view.name: asked[view.name]}), store), [], {})
+        write_page(directory, view.name, [*drawn, cost], f"{study.title}: {view.name}")
+        sections += drawn
+        if view.kind in ("table", "paper") and (warning := below_noise(frame)):
             print(warning)
-        with replacing(directory / f"{view.name}.csv") as partial:
-            views.scalars(frame).to_csv(partial, index=False, float_format="%.6f")
+        for suffix, part in views.files(study, view, frame).items():
+            with replacing(directory / f"{view.name}{suffix}.csv") as partial:
+                part.round(6).to_csv(partial, index=False)
     from transferjax.study.run import provenance
 
     settings = json.loads(json.dumps(_CONFIG.value.to_dict(), default=str)) if _CONFIG.value else {}

@@ -83,12 +83,35 @@ def seconds(plan: Plan, store: Store) -> dict[str, float]:
     known, programs = _known(store), defaultdict[str, list[Spec]](list)
     for spec in plan.missing.values():
         programs[program(spec)].append(spec)
-    found: dict[str, float] = {}
+    shares, found = _shares(plan), dict[str, float]()
     for name, members in programs.items():
         rate = known.get(name) or _guess(members[0], known)
-        found |= {spec.key: work(spec, size) * rate.each for spec in members}
+        found |= {spec.key: work(spec, size) * shares[spec.key] * rate.each for spec in members}
         found[members[0].key] += rate.first
     return found
+
+
+def _shares(plan: Plan) -> dict[str, float]:
+    """What of its own work each result costs where its group makes it of the others'.
+
+    Of the moments of one training the longest costs all; of pairs of networks, each network once.
+    """
+    shares: dict[str, float] = {}
+    for group in plan.groups:
+        share = dict.fromkeys((spec.key for spec in group.members), 1.0)
+        if group.kind == "Network":
+            share = dict.fromkeys(share, 0.0)
+            share[max(group.members, key=_until).key] = 1.0
+        elif group.kind == "Measure" and len(group.members) > 1:
+            networks = {net.key for spec in group.members for net in _networks(spec)}
+            share = dict.fromkeys(share, len(networks) / (2 * len(share)))
+        shares |= share
+    return shares
+
+
+def _until(net: Spec) -> float:
+    """The epoch that a network is of."""
+    return net.training.epochs if net.epoch is None else net.epoch  # type: ignore[attr-defined]
 
 
 def costs(plan: Plan, store: Store) -> dict[str, float]:
@@ -115,8 +138,27 @@ def _guess(spec: Spec, known: Mapping[str, Rate]) -> Rate:
     """From the arithmetic of the networks of a program that nobody ran yet."""
     kind = type(spec).__name__
     firsts = [rate.first for name, rate in known.items() if name.split()[0] == kind and rate.first > 0]
-    operations = sum(map(_forward, _networks(spec))) * PASSES[kind] * _repeats(spec)
-    return Rate(operations / _speed(), median(firsts) if firsts else FIRST[kind])
+    return Rate(_for_each(spec) / _speed(), median(firsts) if firsts else FIRST[kind])
+
+
+def _for_each(spec: Spec) -> float:
+    """Operations for each image of `plan.work`."""
+    return sum(map(_forward, _networks(spec))) * PASSES[type(spec).__name__] * _repeats(spec)
+
+
+GPU_SPEED = 20e12
+"""Operations a second that a data centre's GPU is assumed to sustain; assumed, not measured."""
+
+
+def gpu_hours(plan: Plan) -> float:
+    """Hours that the arithmetic of what is missing takes at `GPU_SPEED`, compilation not counted."""
+    shares, each, total = _shares(plan), dict[str, float](), 0.0
+    for spec in plan.missing.values():
+        name = program(spec)
+        if name not in each:
+            each[name] = _for_each(spec)
+        total += work(spec, size) * shares[spec.key] * each[name]
+    return total / GPU_SPEED / 3600
 
 
 def _repeats(spec: Spec) -> float:

@@ -45,11 +45,12 @@ def _only(spec: Measure) -> Any:
 def smoothness(
     context: Context, specs: Sequence[Measure], k: int = 1, method: str = "auto"
 ) -> Iterator[tuple[Measure, Arrays]]:
-    """The k largest eigenvalues of the input Hessian, `[N, k]`; see `metrics.input_hessian_eigenvalues`."""
+    """The k largest |λ| of the input Hessian, `[N, k]`; see `metrics.input_hessian_eigenvalues`."""
 
     def eigenvalues(predict: Predict, examples: data.Examples) -> Array:
         images = data.to_float(examples.images)  # one at a time: what draws, draws alike for each
-        return metrics.input_hessian_eigenvalues(predict, images, examples.labels, k=k, method=method)
+        found = metrics.input_hessian_eigenvalues(predict, images, examples.labels, k=k, method=method)
+        return abs(found)  # a strongly negative one is curvature too, and must not cancel
 
     return _per_image(context, specs, eigenvalues)
 

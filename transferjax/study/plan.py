@@ -89,11 +89,18 @@ def _groups(missing: Mapping[str, Spec]) -> list[Group]:
     return sorted(groups.values(), key=lambda group: place[group.key])
 
 
+def clean_of(images: Spec) -> Spec:
+    """The data that are attacked; what is not attacked as it is."""
+    return images.data if isinstance(images, Adversarial) else images
+
+
 def work(spec: Spec, size: Callable[[Spec], int]) -> float:
     """What one result costs, in images through a network: only ratios within a kind mean anything."""
     if isinstance(spec, Adversarial):
         return size(spec.data) * float(spec.attack.arguments.get("steps", 10))
     if isinstance(spec, Verdicts):
-        return size(spec.images.data if isinstance(spec.images, Adversarial) else spec.images)
+        return size(clean_of(spec.images))
+    if isinstance(spec, Measure):
+        return size(clean_of(spec.data))
     training = getattr(spec, "training", None)
     return size(spec.data) * (training.epochs if training else 1.0)  # type: ignore[attr-defined]

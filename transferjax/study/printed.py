@@ -1,9 +1,9 @@
 """What the command prints: plans, counts, messages, a config as a list."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from transferjax.study import estimate, walk
+from transferjax.study import estimate, shapes, walk
 from transferjax.study.config import Study
 from transferjax.study.plan import Plan, group_key
 from transferjax.study.run import Outcome
@@ -34,6 +34,26 @@ def _called(spec: Spec, labels: Mapping[str, str]) -> str:
     return f"{type(spec).__name__} {called} ({spec.key[:12]})"
 
 
+def spent(demand: Iterable[Spec], store: Store) -> str:
+    """What the results behind a demand took to make, kind by kind, as their makers noted it."""
+    seen: dict[str, Spec] = {}
+    todo = list(demand)
+    while todo:
+        spec = todo.pop()
+        if spec.key not in seen:
+            seen[spec.key] = spec
+            todo += walk.needs(spec)
+    seconds, numbers = defaultdict[str, float](float), Counter[str]()
+    for spec in seen.values():
+        if store.has(spec):
+            kind = type(spec).__name__
+            numbers[kind] += 1
+            seconds[kind] += store.entry(spec).provenance.get("seconds", 0.0)
+    parts = [f"{numbers[kind]} {kind} in {estimate.readable(seconds[kind])}" for kind in sorted(numbers)]
+    total = estimate.readable(sum(seconds.values()))
+    return f"{', '.join(parts)}; {total} in all, shared with every other view of the same results."
+
+
 def counts(found: Mapping[str, Spec]) -> dict[str, int]:
     return dict(sorted(Counter(type(spec).__name__ for spec in found.values()).items()))
 
@@ -42,7 +62,12 @@ def counted(found: Mapping[str, Spec]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts(found).items()) or "nothing"
 
 
-def print_plan(plan: Plan, store: Store) -> None:
+def print_plan(plan: Plan, store: Store, batch_size: int = 128) -> None:
+    """What is there, what is missing, what that costs.
+
+    Raises:
+        Mistakes: programs that would fail, see `shapes.check_plan`.
+    """
     print(f"there:   {counted(plan.found)}")
     print(f"missing: {counted(plan.missing)}")
     if not plan.missing:
@@ -54,6 +79,11 @@ def print_plan(plan: Plan, store: Store) -> None:
     for kind, seconds in by_kind.items():
         print(f"  {kind}: about {estimate.readable(seconds)}")
     print(f"  in all: about {estimate.readable(sum(by_kind.values()))}, {len(plan.groups)} tasks")
+    for name, (parameters, needed) in shapes.sizes(plan, batch_size).items():
+        print(f"  {name}: {parameters:,} parameters, about {needed / 2**20:,.0f} MiB on a device")
+    hours, speed = estimate.gpu_hours(plan), estimate.GPU_SPEED / 1e12
+    print(f"  on a GPU that sustains {speed:g} TFLOP/s (an assumption): about {hours:.2g} hours")
+    shapes.check_plan(plan)
 
 
 def print_list(study: Study) -> int:

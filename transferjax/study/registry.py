@@ -134,10 +134,12 @@ PREPROCESSING = _table("preprocessing", _rows("transferjax.study.resolve", "norm
 MEASURES = _table(
     "measure",
     {
-        "smoothness": Row("transferjax.study.measures:smoothness", column="input-Hessian λ₁"),
+        "smoothness": Row("transferjax.study.measures:smoothness", version=2, column="input-Hessian λ₁"),
         "similarity": Row("transferjax.study.measures:similarity", column="gradient similarity"),
         "gradient_norm": Row("transferjax.study.measures:gradient_norm", column="‖∇ₓ ℓ‖₂"),
         "weight_eigenvalue": Row("transferjax.study.measures:weight_eigenvalue", column="weight-Hessian λ₁"),
+        "augmentation_shift": Row("transferjax.study.theory:augmentation_shift", column="shift"),
+        "bound": Row("transferjax.study.theory:bound", column="Theorem 1"),
         "weight_trace": Row("transferjax.study.measures:weight_trace", column="weight-Hessian trace"),
     },
     "context spec specs",

@@ -52,8 +52,10 @@ def block_of(study: Study, name: str, *needs: str) -> Block:
 def transfer_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per surrogate, attack, goal, budget and target; then of noise, which needs no surrogate.
 
-    `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand;
-    `fooling_rate` is the success on the surrogate itself, `noise_fooling_rate` that of noise.
+    `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand, and
+    `transferred` is the paper's T_r: of all images, those that both get right beforehand and that fool both
+    (see `metrics.transferability`). `fooling_rate` is the success on the surrogate itself,
+    `noise_fooling_rate` that of noise.
     """
     b = block_of(study, block, "attacks", "targets")
     seeds = dict.fromkeys(member.tags["seed"] for member in b.surrogates)
@@ -83,11 +85,14 @@ def _transfer_row(
 
     def reduce(found: Mapping[str, Arrays]) -> dict[str, Any]:
         hit, both = _hits(found["target"], images), is_right(found["target clean"])
+        fooled = hit
         for i in members:
             both = both & is_right(found[f"own {i} clean"])
+            fooled = fooled & _hits(found[f"own {i}"], images)
         said: dict[str, Any] = {
             "asr": hit.mean(),
             "asr_correct": hit[both].mean() if both.any() else np.nan,
+            "transferred": (both & fooled).mean() if members else np.nan,
             "fooling_rate": _mean(_hits(found[f"own {i}"], images).mean() for i in members),
             "surrogate_accuracy": _mean(is_right(found[f"own {i} accuracy"]).mean() for i in members),
             "target_accuracy": is_right(found["target accuracy"]).mean(),
@@ -120,7 +125,7 @@ def _measured(block: Block, surrogate: Member, target: Any) -> dict[str, Spec]:
     return found
 
 
-PAIRS = ("similarity",)
+PAIRS = ("similarity", "augmentation_shift", "bound")
 """Measures of two networks."""
 
 

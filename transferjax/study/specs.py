@@ -288,12 +288,12 @@ class Verdicts(Spec):
 
 
 class Measure(Spec):
-    """A quantity of one network or of several on data."""
+    """A quantity of one network or of several on data, attacked ones too."""
 
     kind: Literal["Measure"] = "Measure"
     call: Call
     of: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)] = Field(min_length=1)
-    data: "Images"
+    data: "Seen"
 
 
 _by_kind = Field(discriminator="kind")

@@ -96,6 +96,10 @@ class Store:
     def has(self, spec: Spec) -> bool:
         return self.path(spec).is_dir()
 
+    def entry(self, spec: Spec) -> Entry:
+        """A result as it lies on disk, with its provenance."""
+        return Entry(type(spec).__name__, spec.key, self.path(spec))
+
     def put(self, spec: Spec, arrays: Arrays, provenance: Mapping[str, Any]) -> None:
         """Keeps a result; one that is there already stays.
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from transferjax import report
 from transferjax.report.analysis import (
+    SHOWN,
     magnitude_section,
     regression_section,
     similarity_section,
@@ -20,19 +21,22 @@ from transferjax.report.analysis import (
 )
 from transferjax.report.page import Section, images_section, success_section, surrogates_section
 from transferjax.report.tables import NOISE, of_surrogates
+from transferjax.study import paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
+from transferjax.study.paper_views import scalars
 from transferjax.study.rows import Arrays, Row, adversarial, block_of, is_right, transfer_rows
 from transferjax.study.specs import Call, Measure, Network, Spec, Verdicts
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of view: its demand, its drawing, and the options that a config may set."""
+    """A kind of view: its demand, its drawing, the options that a config may set, and its CSV files."""
 
     rows: Callable[..., Iterator[Row]]
     draw: Callable[..., list[Section]]
     options: tuple[str, ...] = ("block",)
+    files: Callable[..., paper_views.Files] = lambda frame, study, **options: {"": scalars(frame)}
 
 
 def table(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
@@ -52,14 +56,26 @@ def _of_attack(part: Section, attack: str) -> Section:
     return part._replace(title=f"{part.title}: {attack}", figures=figures)
 
 
+def curve_rows(study: Study, block: str, **options: Any) -> Iterator[Row]:
+    """The rows of transfer; what is shown of them is a matter of drawing."""
+    return transfer_rows(study, block)
+
+
 def plane(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Why: accuracy, smoothness and similarity of each surrogate."""
     return [surrogates_section(frame, study.error)]
 
 
-def curve(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
-    """Everything against the mechanisms' magnitudes ("IR_3")."""
-    return [magnitude_section(of_surrogates(frame), study.error)]
+def curve(
+    frame: pd.DataFrame,
+    study: Study,
+    block: str,
+    show: tuple[str, ...] = SHOWN,
+    mechanisms: tuple[str, ...] = (),
+    x: str = "tau",
+) -> list[Section]:
+    """Everything, or what `show` names, against the mechanisms' magnitudes ("IR_3") or the tag `x`."""
+    return [magnitude_section(of_surrogates(frame), study.error, show, mechanisms, x)]
 
 
 def regression(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
@@ -228,16 +244,26 @@ def accuracy(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     ]
 
 
+_BESIDE = ("block", "table", "dataset")
+
 VIEWS: dict[str, Kind] = {
     "accuracy": Kind(accuracy_rows, accuracy),
     "table": Kind(transfer_rows, table),
     "plane": Kind(transfer_rows, plane),
-    "curve": Kind(transfer_rows, curve),
+    "curve": Kind(curve_rows, curve, ("block", "show", "mechanisms", "x")),
     "regression": Kind(transfer_rows, regression),
     "matrix": Kind(matrix_rows, matrix, ("block", "column")),
     "spectrum": Kind(spectrum_rows, spectrum, ("block", "column")),
     "images": Kind(image_rows, image_grid),
     "training": Kind(training_rows, training),
+    "paper": Kind(paper_views.paper_rows, paper_views.paper, _BESIDE, paper_views.beside),
+    "pairs": Kind(paper_views.pair_rows, paper_views.pairs, _BESIDE, paper_views.beside),
+    "clean": Kind(paper_views.clean_rows, paper_views.clean, (*_BESIDE, "train"), paper_views.beside),
+    "seeds": Kind(paper_views.seed_rows, paper_views.seeds, files=paper_views.seed_files),
+    "bound": Kind(paper_views.bound_rows, paper_views.bound),
+    "claims": Kind(
+        paper_views.claim_rows, paper_views.claims, ("block", "lgv", "pairs"), paper_views.claim_files
+    ),
 }
 
 
@@ -254,11 +280,11 @@ def frame_of(rows: list[Row], get: Callable[[Spec], Arrays], has: Callable[[Spec
     )
 
 
-def scalars(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that hold one value a row."""
-    return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
-
-
 def draw(study: Study, view: View, frame: pd.DataFrame) -> list[Section]:
     """The sections of one view."""
     return VIEWS[view.kind].draw(frame, study, **view.options)
+
+
+def files(study: Study, view: View, frame: pd.DataFrame) -> paper_views.Files:
+    """What is written beside the page, by what follows the view's name in the file's."""
+    return VIEWS[view.kind].files(frame, study, **view.options)

@@ -46,7 +46,7 @@ def input_gradient(weight: float, *, scaling: str = "official", axis_name: str |
         scaling: see the module docstring.
         axis_name: the mapped axis of data parallelism.
 
-    Reference: Zhang et al., S&P 2024, section 5.1; Ross & Doshi-Velez, AAAI 2018.
+    Reference: Zhang et al., S&P 2024, section 4.1.1; Ross & Doshi-Velez, AAAI 2018.
     """
     _check(scaling)
 
@@ -80,7 +80,7 @@ def jacobian(
         scaling: see the module docstring.
         axis_name: the mapped axis of data parallelism.
 
-    Reference: Zhang et al., S&P 2024, section 5.1; Hoffman et al., arXiv:1908.02729, eq. 9.
+    Reference: Zhang et al., S&P 2024, section 4.1.1; Hoffman et al., arXiv:1908.02729, eq. 9.
     """
     _check(scaling)
     if projections is not None and projections < 1:

@@ -197,7 +197,7 @@ def er(weight: float) -> Rule:
     Args:
         weight: λ, in units of a step size.
 
-    Reference: Zhang et al., S&P 2024, section 5.1; Barrett & Dherin, ICLR 2021, eq. 7.
+    Reference: Zhang et al., S&P 2024, section 4.1.2; Barrett & Dherin, ICLR 2021, eq. 7.
     """
 
     def rule(grad_fn: GradFn) -> GradFn:

@@ -14,7 +14,7 @@ def dim(
     eps: float,
     steps: int = 10,
     *,
-    rate: float = 0.9,
+    rate: float | tuple[float, float] = 0.9,
     prob: float = 0.5,
     resize_back: bool = False,
     **options: Unpack[Momentum],

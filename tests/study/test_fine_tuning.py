@@ -1,4 +1,4 @@
-"""Large images in a study: the config of ImageNette, streams of crops, fine-tuning from files."""
+"""Large images in a study: streams of crops, fine-tuning from files."""
 
 import cv2
 import jax
@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common, imagenette
-from configs.methods import method
+from configs import common
 from transferjax import data, models
 from transferjax.study import config as configs
 from transferjax.study import content, networks, resolve
@@ -38,25 +37,6 @@ def fields(folder, model="cifar_vgg11", options=SMALL, *, augment=None, crops=No
     training = common.training(1, batch_size=8, warmup_epochs=0.0, padding=0, flip=False)
     training["augment"] = augment
     return common.network(model, options, data=source, training=training, **common.IMAGENET, **more)
-
-
-class TestConfig:
-    def test_the_paper_fine_tunes_large_nets_and_attacks_500_images(self):
-        c = imagenette.get_config()
-        assert method("CO_5", "imagenette") == ({"name": "cutout", "options": {"size": 160}},)
-        assert method("SAM", "imagenette") == method("SAM_1", "imagenette")
-        block = dict(c.blocks)["main"]
-        assert (c.attacks[0][2]["steps"], block["data"]["count"], block["eps_255"]) == (50, 500, (4, 8, 16))
-        files = {spec["start"]["file"] for _, _, spec in c.networks}
-        assert files >= {"weights/resnet50.safetensors", "weights/vgg16_bn.safetensors"}
-        for name in {spec["model"]["name"] for _, _, spec in c.networks}:
-            assert models.build(name, 10).num_classes == 10
-
-    def test_the_small_variant_trains_one_network_from_scratch(self):
-        ((label, _, spec),) = imagenette.get_config("cpu").networks
-        assert (label, spec.get("start"), spec["data"]["options"]["size"]) == ("ST", None, 96)
-        with pytest.raises(ValueError, match="unknown variant 'gpu'"):
-            imagenette.get_config("gpu")
 
 
 def test_a_folder_is_trained_on_as_random_crops(folder, tmp_path):

@@ -1,0 +1,208 @@
+"""What the S&P 2024 paper's tables and figures ask of a scale: networks by label, blocks, views.
+
+Labels are the paper's names, with τ behind a magnitude ("MU_1"); "A+LGV_B" are snapshots that B collects from
+a network that A trained; "target X" is a target that X trained, all others ST. What a scale has is in
+`sp2024.Scale`.
+"""
+
+from configs import common
+from configs.methods import strength
+
+ALL = (
+    *("table2", "table4", "table5", "table6", "table7", "table8", "table12", "table13"),
+    *("figure2", "figure3", "figures4to6", "figures7to10", "figure11", "hypothesis1", "theorem1", "claims"),
+)
+IMAGENETTE = tuple("table3" if name == "table2" else name for name in ALL if name not in ("table4", "table5"))
+AUGMENTED = ("MU", "CM", "CO", "LS", "AT")
+STRONG = ("ST", "SAM", "SAM&JR")  # the surrogates of Tables 4 and 5
+COLLECTORS = {"SGD": "ST", "SAM": "SAM", "SAM&JR": "SAM&JR"}
+REGULARIZED = ("IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR")
+TABLE_7 = ("ST", "CO_5", "CM_5", "MU_5", "LS_5", "AT", *REGULARIZED)
+TABLE_10 = ("ST", "MU_5", "CM_5", "CO_5", "LS_5", "AT", "AT_7", *REGULARIZED)
+PLATFORMS = ("AWS", "Baidu", "Aliyun")
+MIDDLE = ("MU_3", "CM_3", "CO_3", "LS_3")  # Table 13 shows these besides Table 2's
+
+
+def possible(s, seeds):
+    """Those of a scale's tables that its mechanisms and seeds can fill."""
+    labels = s.main + s.swept
+    needs = {
+        **dict.fromkeys(("table4", "table5", "table7", "hypothesis1"), "ST" in labels),
+        "figure2": any(label.startswith("AT_") for label in labels),
+        **dict.fromkeys(("figure3", "figures4to6", "figures7to10"), any("_" in label for label in labels)),
+        "figure11": len(seeds) > 1,
+    }
+    return tuple(table for table in s.tables if needs.get(table, True))
+
+
+def _present(s, labels):
+    """Those labels that the scale trains, each once, in that order."""
+    return tuple(dict.fromkeys(label for label in labels if label in s.main + s.swept))
+
+
+def _collected(s):
+    """Table 5's ensembles: label -> (what trained, what collects)."""
+    return {
+        f"{trained}+LGV_{name}": (trained, collector)
+        for trained in _present(s, STRONG)
+        for name, collector in COLLECTORS.items()
+        if collector in s.main
+    }
+
+
+def _tags(s, label):
+    power = strength(label, s.dataset)
+    return {} if power is None else {"strength": float(power)}
+
+
+def networks(s, seeds):
+    """All networks of a scale; of swept magnitudes one seed, but for those in `s.every_seed`."""
+    own = {label: seeds if label in s.main + s.every_seed else seeds[:1] for label in (*s.main, *s.swept)}
+    shared = s.shared(s.surrogate[0])
+    surrogates = [
+        (label, {**tags, **_tags(s, label)}, spec)
+        for label, several in own.items()
+        for _, tags, spec in common.surrogates((label,), several, *s.surrogate, **shared)
+    ]
+    trained = {(label, tags["seed"]): spec for label, tags, spec in surrogates}
+    epochs, per_epoch = s.collected
+    snapshots = [
+        (
+            label,
+            {"mechanism": label, "seed": seed},
+            common.snapshots(
+                trained[start, seed], collector, epochs=epochs, per_epoch=per_epoch, dataset=s.dataset
+            ),
+        )
+        for label, (start, collector) in _collected(s).items()
+        for seed in seeds
+        if "table5" in s.tables
+    ]
+    targets = [(label, {}, s.target(label)) for label in s.targets]
+    others = [(f"target {label}", {}, s.target(s.otherwise, how)) for label, how in s.others.items()]
+    if not {"table7", "table8"} & {*s.tables}:
+        others = []
+    return (*surrogates, *snapshots, *targets, *others, *(_services() if "table10" in s.tables else ()))
+
+
+def _services():
+    """Answers that were bought once, by `study.services.record_answers` with `predicts.platforms`."""
+    records = {name: f"records/{name}.safetensors" for name in PLATFORMS}
+    return [(name, {}, {"kind": "Service", "name": name, "record": file}) for name, file in records.items()]
+
+
+def attacks(s):
+    """By the paper's names; MI and DIM with the official code's values, LGV drawing with replacement."""
+    steps = {name: s.attack[name] for name in ("steps", "step_size")}
+    momentum = {**s.attack, "decay": 0.9}
+    return (
+        ("pgd", "pgd", s.attack),
+        ("MI", "mi_fgsm", momentum),
+        ("DIM", "dim", {**s.attack, "decay": 0.0, "prob": 0.7, "rate": (0.75, 1.5)}),
+        ("LGV", "lgv", {**steps, "replace": True}),
+        ("autoattack", "auto_attack", s.autoattack),
+    )
+
+
+def _images(s, count):
+    return {**s.test, "count": count}
+
+
+def _attacked(s, surrogates, attack, targets, eps_255, goals=common.GOALS, **more):
+    """A block of attacked images, on which every count is the scale's."""
+    return {
+        "surrogates": surrogates,
+        "attacks": attack,
+        "goals": goals,
+        "eps_255": eps_255,
+        "targets": targets,
+        "data": _images(s, s.count),
+        "accuracy": s.test,
+        **more,
+    }
+
+
+def blocks(s):
+    """Every block that the scale's tables need."""
+    why = {"smoothness": _images(s, s.smooth), "similarity": _images(s, s.similar)}
+    everything = (*s.main, *(label for label in s.swept if label not in s.main))
+    shared = {"eps_255": s.budgets, "data": _images(s, s.count), "accuracy": s.test, **why}
+    named = {"attacks": ("pgd",)}
+    pairs = ("similarity", "similarity", {}, why["similarity"])
+    others = tuple(f"target {label}" for label in s.others)
+    few = s.budgets[:2]
+    found = {
+        "main": common.main_block(s.main, s.targets, **shared, **named)[1],
+        "all": common.main_block(everything, s.targets, **shared, **named)[1],
+        "table4": _attacked(s, _present(s, STRONG), ("pgd", "MI", "DIM"), tuple(s.targets), few),
+        "table5": _attacked(s, (*_present(s, STRONG), *_collected(s)), ("LGV",), tuple(s.targets), few),
+        "table7": {
+            "surrogates": _present(s, TABLE_7),
+            "targets": (s.otherwise, *(label for label in others if "AT_" not in label)),
+            "measures": (pairs,),
+        },
+        "table8": _attacked(
+            s,
+            _present(s, ("ST", *REGULARIZED, *s.others.values())),
+            ("pgd",),
+            tuple(label for label in others if label != "target AT"),
+            s.budgets[1:2],
+        ),
+        "table13": _attacked(
+            s,
+            _present(s, (*(label for label in s.main if "[" not in label), *MIDDLE)),
+            ("autoattack",),
+            tuple(s.targets),
+            s.budgets,
+            ("untargeted",),
+        ),
+        "table10": _attacked(
+            s, _present(s, TABLE_10), ("pgd",), PLATFORMS, s.budgets[1:], accuracy=_images(s, s.count)
+        ),
+        "train": {"surrogates": s.main, "accuracy": s.clean or s.train},
+        "hypothesis1": {
+            "surrogates": ("ST", *(m for m in everything if m.split("_")[0] in AUGMENTED)),
+            "targets": tuple(s.targets),
+            "measures": (
+                pairs,
+                ("frechet", "augmentation_shift", {"statistic": "frechet"}, why["similarity"]),
+                ("off_subspace", "augmentation_shift", {"statistic": "off_subspace"}, why["similarity"]),
+            ),
+        },
+        "theorem1": _attacked(
+            s, s.main, ("pgd",), tuple(s.targets), s.budgets[1:2], ("untargeted",), data=why["smoothness"]
+        ),
+    }
+    asked = {options.get(name) for _, _, options in views(s) for name in options}
+    return tuple((name, block) for name, block in found.items() if name in asked)
+
+
+def views(s):
+    """Those of the paper's tables and figures that the scale has."""
+    first = "table3" if "table3" in s.tables else "table2"
+    ours = {"dataset": s.dataset}
+    paper = {
+        name: {"block": name, "table": name, **ours}
+        for name in ("table4", "table5", "table8", "table10", "table13")
+    }
+    found = {
+        first: ("paper", {"block": "main", "table": first, **ours}),
+        **{name: ("paper", options) for name, options in paper.items()},
+        "table6": ("paper", {"block": "all", "table": "table6", **ours}),
+        "table7": ("pairs", {"block": "table7", "table": "table7", **ours}),
+        "table12": ("clean", {"block": "main", "train": "train", "table": "table12", **ours}),
+        "figure2": ("curve", {"block": "all", "mechanisms": ("AT",), "x": "strength"}),
+        "figure3": ("curve", {"block": "all", "show": ("smoothness",)}),
+        "figures4to6": ("curve", {"block": "all", "show": ("similarity",)}),
+        "figures7to10": ("curve", {"block": "all", "show": ("transfer",)}),
+        "figure11": ("seeds", {"block": "main"}),
+        "hypothesis1": ("pairs", {"block": "hypothesis1"}),
+        "theorem1": ("bound", {"block": "theorem1"}),
+        "claims": ("claims", {"block": "all"} | _also(s)),
+    }
+    return tuple((name, *found[name]) for name in s.tables)
+
+
+def _also(s):
+    """Where the claims find Tables 5 and 7."""
+    return {role: name for role, name in (("lgv", "table5"), ("pairs", "table7")) if name in s.tables}

@@ -1,0 +1,131 @@
+"""A study laid beside the paper: the paper beside itself agrees, a reversed one does not."""
+
+import csv
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from transferjax.report import agreement
+from transferjax.report.published import SHAPES, in_its_columns, increments, published
+from transferjax.report.tables import to_html, to_markdown
+
+DATASETS = {"table2": "cifar10", "table3": "imagenette"}
+
+
+@pytest.mark.parametrize("table", SHAPES)
+def test_what_is_printed_has_the_columns_of_its_shape(table):
+    found = published(table, DATASETS.get(table, "cifar10"))
+    with (files("transferjax.report") / "paper" / f"{table}.csv").open() as opened:
+        assert set(next(csv.reader(opened))) == set(SHAPES[table].columns)
+    assert len(found)
+    assert not found.duplicated(SHAPES[table].keys).any()
+
+
+def test_unknown_tables_are_named():
+    with pytest.raises(ValueError, match="table 'table1': expected one of table2"):
+        published("table1")
+
+
+@pytest.mark.parametrize("table", SHAPES)
+def test_the_paper_agrees_with_itself(table):
+    dataset = DATASETS.get(table, "cifar10")
+    found = agreement.cells(table, published(table, dataset), dataset)
+    values = [center for center, _ in SHAPES[table].values]
+    assert len(found) == len(values) * len(published(table, dataset))
+    assert (found["difference"] == 0).all()
+    ranked = agreement.ranks(table, found)
+    told = ranked["spearman"].dropna()
+    assert len(told)
+    np.testing.assert_allclose(told, 1)
+    sides = ranked["same_side"].dropna()
+    assert (len(sides) > 0) == (table not in ("table6", "table9"))  # those have no row of ST
+    assert (sides == 1).all()
+    section = agreement.agreement_section(table, found, ranked)
+    for one in section.tables:
+        assert "difference" in to_markdown(section.tables[-1])
+        assert to_html(one)
+
+
+def test_a_reversed_order_disagrees():
+    ours = published("table2")
+    ours["asr_mean"] = 100 - ours["asr_mean"]
+    ranked = agreement.ranks("table2", agreement.cells("table2", ours))
+    np.testing.assert_allclose(ranked["spearman"], -1)
+    assert (ranked["same_side"] < 0.1).all()  # a tie with ST stays one
+    assert (ranked["target"] == agreement.MEAN).sum() == 6  # two goals, three budgets
+
+
+def test_rank_correlation_is_scipys():
+    import scipy.stats
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 8, 20)  # with ties
+    y = x + rng.normal(0, 4, 20)
+    rho, low, high = agreement.spearman_interval(x, y)
+    assert rho == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert low < rho < high
+    assert np.isnan(agreement.spearman([1, 1, 1], [1, 2, 3]))
+
+
+def rows(*names, seeds=2, attack="pgd", **more):
+    """Rows of one target as a study makes them: a tenth of the place and a hundredth of the seed."""
+    return pd.DataFrame(
+        [
+            {
+                **{"mechanism": name, "seed": seed, "attack": "noise" if name == "noise" else attack},
+                **{"goal": "untargeted", "eps_255": 4.0, "target": "ResNet50"},
+                **{"asr": place / 10 + seed / 100, "similarity": 0.1 * place},
+                **more,
+            }
+            for place, name in enumerate(names, start=1)
+            for seed in range(seeds)
+        ]
+    )
+
+
+def test_our_rows_take_the_papers_columns_and_names():
+    found = in_its_columns("table2", rows("ST", "MU_1", "MU_1[paper]", "noise"))
+    assert list(found) == list(published("table2"))
+    assert found["mechanism"].tolist() == ["ST", "MU", "MU[paper]", "noise"]
+    assert found["tau"].fillna(0).tolist() == [0, 1, 1, 0]
+    np.testing.assert_allclose(found["asr_mean"], [10.5, 20.5, 30.5, 40.5])
+    np.testing.assert_allclose(found["asr_err"], 0.5)
+    beside = agreement.cells("table2", found)
+    assert beside["row"].tolist() == ["ST", "MU_1"]  # the paper has no noise, and no equations
+    assert beside["paper"].iloc[0] == 54.3
+
+
+def test_strategies_and_trainings_of_targets_are_names_too():
+    several = pd.concat([rows("ST"), rows("ST", attack="DIM"), rows("noise")])
+    assert in_its_columns("table4", several)["surrogate"].tolist() == ["ST", "ST+DIM", "noise"]
+    starred = rows("ST", "CM_5", "MU_5").assign(target="target CM")
+    starred = starred.assign(same_as_target=starred["mechanism"] == "CM_5")
+    found = in_its_columns("table8", starred)
+    assert found["surrogate"].tolist() == ["ST", "same_as_target"]
+    assert set(found["target_training"]) == {"CM"}
+
+
+def test_increment_scores_are_the_papers_own():
+    printed = published("table7")
+    similarities = printed.pivot(index="surrogate", columns="target_training", values="gradient_similarity")
+    expected = printed.drop_duplicates("surrogate").set_index("surrogate")["increment_score"]
+    assert increments(similarities).to_dict() == expected.to_dict()
+    tidy = printed.rename(columns={"gradient_similarity": "similarity"}).assign(
+        mechanism=printed["surrogate"], target="target " + printed["target_training"], seed=0
+    )
+    tidy.loc[tidy["target_training"] == "ST", "target"] = "VGG16"
+    pd.testing.assert_frame_equal(
+        in_its_columns("table7", tidy).sort_values(SHAPES["table7"].keys, ignore_index=True),
+        printed.sort_values(SHAPES["table7"].keys, ignore_index=True),
+        check_dtype=False,
+    )
+
+
+def test_accuracies_are_means_over_seeds_in_percent():
+    tidy = pd.DataFrame(
+        {"mechanism": ["LS_1", "LS_1"], "seed": [0, 1], "train": [1.0, 0.9], "test": [0.8, 0.6]}
+    )
+    (found,) = in_its_columns("table12", tidy).to_dict("records")
+    assert (found["mechanism"], found["tau"], found["train_acc"], found["test_acc"]) == ("LS", 1, 95.0, 70.0)

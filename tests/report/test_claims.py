@@ -1,0 +1,122 @@
+"""Verdicts: on margins whose interval is known, and of every claim on rows that fulfil it or do not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from transferjax.report import claims
+from transferjax.report.claims import FAILS, HOLDS, UNTOLD, check_claims, claims_section, verdict
+from transferjax.report.tables import to_markdown
+
+NAMES = ("ST", "MU_1", "MU_5", "CM_5", "CO_5", "LS_5", "AT", "IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR")
+RATES = (40, 30, 15, 10, 30, 8, 45, 50, 55, 42, 58, 60, 66)
+CURVATURES = (9, 8, 5, 5, 8, 2, 4, 0.5, 0.6, 5, 3, 0.3, 0.4)
+SIMILARITIES = (0.2, 0.15, 0.1, 0.1, 0.15, 0.1, 0.22, 0.24, 0.25, 0.21, 0.28, 0.26, 0.3)
+SWEPT = {"AT_1": (48, 7, 0.21), "AT_7": (20, 0.1, 0.1), "IR_5": (20, 0.01, 0.1), "IR[paper]": (99, 1e-3, 0.9)}
+
+
+def test_an_interval_above_zero_holds_one_below_does_not():
+    margins = pd.Series([2.0, 3.0, 4.0])
+    found = verdict(margins)
+    interval = scipy.stats.t.interval(0.95, 2, loc=3, scale=1 / 3**0.5)
+    np.testing.assert_allclose((found.low, found.high), interval)
+    assert (found.verdict, verdict(-margins).verdict) == (HOLDS, FAILS)
+    assert verdict(pd.Series([-1.0, 0.5, 2.0])).verdict == UNTOLD
+    assert verdict(pd.Series([5.0])) == (
+        UNTOLD,
+        5.0,
+        pytest.approx(np.nan, nan_ok=True),
+        pytest.approx(np.nan, nan_ok=True),
+        1,
+    )
+
+
+def transfer(sign=1, seeds=3):
+    """Rows as the paper would have them, or with everything turned round."""
+    rng = np.random.default_rng(0)
+    table = {n: row for n, *row in zip(NAMES, RATES, CURVATURES, SIMILARITIES, strict=True)} | SWEPT
+    rows = []
+    for name, (rate, curvature, similarity) in table.items():
+        for seed in range(seeds):
+            for target in ("VGG16", "ResNet50"):
+                rate_here = (rate if sign > 0 else 100 - rate) / 100 + rng.normal(0, 0.002)
+                rows.append(
+                    {
+                        **{"mechanism": name, "seed": seed, "goal": "untargeted", "eps_255": 8.0},
+                        **{"target": target, "asr": rate_here, "smoothness": curvature**sign},
+                        **{"similarity": sign * similarity + rng.normal(0, 1e-4)},
+                        **{
+                            "surrogate_accuracy": 0.9 + rng.normal(0, 0.01),
+                            "fooling_rate": rng.uniform(0.9, 1),
+                        },
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def snapshots(sign=1):
+    rates = {"SAM": 60, "SAM+LGV_SGD": 45, "ST+LGV_SGD": 40, "SAM&JR+LGV_SGD": 50}
+    return pd.DataFrame(
+        [
+            {"mechanism": name, "seed": seed, "asr": 0.5 + sign * (rate - 50) / 100 + seed / 1000}
+            for name, rate in rates.items()
+            for seed in range(3)
+        ]
+    )
+
+
+def pairs(sign=1):
+    table = dict(zip(NAMES, SIMILARITIES, strict=True))
+    return pd.DataFrame(
+        [
+            {"mechanism": name, "seed": seed, "target": target, "similarity": sign * value}
+            for name, value in table.items()
+            for seed in range(3)
+            for target in ("VGG16", "target CM")
+        ]
+    )
+
+
+def test_every_claim_holds_where_the_rows_say_so_and_fails_where_they_say_the_opposite():
+    found = check_claims({"all": transfer(), "lgv": snapshots(), "pairs": pairs()})
+    assert found["number"].tolist() == list(range(1, len(claims.CLAIMS) + 1))
+    told = found.set_index("claim")["verdict"]
+    explains = "smoothness and similarity explain transfer as well as all four factors"
+    assert (told.drop(explains) == HOLDS).all(), told
+    turned = check_claims({"all": transfer(-1), "lgv": snapshots(-1), "pairs": pairs(-1)})
+    told = turned.set_index("claim")["verdict"]
+    assert (told.drop(explains) == FAILS).all(), told
+
+
+def test_what_two_factors_leave_unexplained_speaks_against_the_claim():
+    rows = transfer()
+    rows["fooling_rate"] = rows["asr"]  # explains all
+    rows["similarity"] = np.random.default_rng(1).uniform(size=len(rows))
+    rows["smoothness"] = np.random.default_rng(2).uniform(size=len(rows))
+    found = check_claims({"all": rows}).set_index("number")
+    assert found.loc[10, "verdict"] == FAILS
+
+
+def test_one_seed_tells_nothing_and_missing_rows_are_named():
+    found = check_claims({"all": transfer(seeds=1)}).set_index("number")
+    assert (found["verdict"] == UNTOLD).all()
+    assert found.loc[1, "margin"] == pytest.approx(8, abs=1)
+    assert found.loc[11, "why"] == "no rows of 'lgv'"
+    few = transfer()
+    few = few[few["mechanism"].isin(["ST", "SAM"])]
+    assert check_claims({"all": few}).set_index("number").loc[1, "why"] == "missing: AT_1"
+    section = claims_section(found.reset_index())
+    assert "1. AT with a small budget" in section.text
+    assert "claim" in to_markdown(section.tables[0])
+
+
+def test_the_papers_own_table_2_counts_eleven_of_twelve_cells():
+    from transferjax.report.published import names_of, published
+
+    printed = published("table2")
+    printed = printed.assign(
+        mechanism=names_of(printed, ("mechanism", "tau")), asr=printed["asr_mean"] / 100, seed=0
+    )
+    untargeted = printed[printed["goal"] == "untargeted"]
+    assert claims.sam_against_ir(untargeted) + 0.5 == pytest.approx(11 / 12)

@@ -1,0 +1,156 @@
+"""A study beside the paper: ours | paper ± error | difference, and whether both order things alike."""
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from transferjax.report.page import Section
+from transferjax.report.published import BASELINE, SHAPES, names_of, published
+from transferjax.report.tables import Table, ordered
+
+RESAMPLES = 1000
+MEAN = "mean over targets"
+
+
+def cells(table: str, ours: pd.DataFrame, dataset: str = "cifar10") -> pd.DataFrame:
+    """Every cell that both have: keys, `quantity`, `row`, `ours`, `paper`, their errors, `difference`.
+
+    Args:
+        table: "table2", …
+        ours: in the paper's columns, see `published.in_its_columns`.
+        dataset: whose numbers to lay beside it.
+    """
+    shape, theirs = SHAPES[table], published(table, dataset)
+    both = ours.merge(theirs, on=shape.keys, how="inner", suffixes=("_ours", "_paper"))
+    parts = []
+    for center, err in shape.values:
+        part = both[shape.keys].assign(quantity=center, row=names_of(both, shape.rows))
+        for who in ("ours", "paper"):
+            part[who] = both[f"{center}_{who}"].astype(float)
+            part[f"{who}_err"] = both[f"{err}_{who}"].astype(float) if err else np.nan
+        parts.append(part)
+    found = pd.concat(parts, ignore_index=True)
+    return found.assign(difference=found["ours"] - found["paper"])
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Rank correlation along the last axis; NaN where either is constant, and of fewer than three pairs."""
+    import scipy.stats  # slow, and no other page needs it
+
+    ranked = [scipy.stats.rankdata(np.asarray(values, float), axis=-1) for values in (x, y)]
+    a, b = (values - values.mean(-1, keepdims=True) for values in ranked)
+    norms = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    told = (norms > 0) & (a.shape[-1] > 2)
+    return np.where(told, (a * b).sum(-1) / np.where(norms > 0, norms, 1), np.nan)
+
+
+def spearman_interval(
+    x: Sequence[float], y: Sequence[float], level: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
+    """Rank correlation with a percentile bootstrap interval over the pairs, which are drawn with replacement.
+
+    Args:
+        x, y: one number for each row of a table.
+        level: coverage.
+        resamples: how many draws; those in which either is constant are left out.
+
+    Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
+    """
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    chosen = np.random.default_rng(0).integers(0, len(a), (resamples, len(a)))
+    rho, draws = float(spearman(a, b)), spearman(a[chosen], b[chosen])
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return rho, float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return rho, float(low), float(high)
+
+
+def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
+    """For each group of cells, and the mean over its targets: ρ, its interval, and which side of ST.
+
+    Returns:
+        `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are
+        above or below the baseline in both.
+    """
+    groups = ["quantity", *SHAPES[table].groups]
+    rows = [
+        _rank(dict(zip(groups, cell, strict=True)), part) for cell, part in found.groupby(groups, sort=False)
+    ]
+    if "target" in groups:
+        over = [name for name in groups if name != "target"]
+        means = found.groupby([*over, "row"], sort=False)[["ours", "paper"]].mean().reset_index()
+        for cell, part in means.groupby(over, sort=False):
+            rows.append(_rank({**dict(zip(over, cell, strict=True)), "target": MEAN}, part))
+    return pd.DataFrame(rows, columns=[*groups, "rows", "spearman", "low", "high", "same_side"])
+
+
+def _rank(where: dict[str, Hashable], part: pd.DataFrame) -> dict[str, object]:
+    rho, low, high = spearman_interval(part["ours"], part["paper"])
+    found = {"rows": len(part), "spearman": rho, "low": low, "high": high, "same_side": np.nan}
+    base, others = part[part["row"] == BASELINE], part[part["row"] != BASELINE]
+    if len(base) == 1 and len(others):
+        sides = [np.sign(others[who] - base[who].iloc[0]) for who in ("ours", "paper")]
+        found["same_side"] = float((sides[0] == sides[1]).mean())
+    return {**where, **found}
+
+
+def agreement_section(table: str, found: pd.DataFrame, ranked: pd.DataFrame) -> Section:
+    """The cells side by side, a table for each goal and budget, and one of the orders."""
+    title = f"Agreement with the paper's Table {table.removeprefix('table')}"
+    if found.empty:
+        return Section(title, "No cell of the paper's table is among these results.", [], {})
+    text = (
+        "Ours beside the paper's numbers. ρ is Spearman's over the rows, its interval a bootstrap over rows "
+        f"(95 %); same side: the share of rows that lie above or below {BASELINE} in both."
+    )
+    return Section(title, text, [_ranks_table(ranked), *_cell_tables(table, found)], {})
+
+
+def _cell_tables(table: str, found: pd.DataFrame) -> list[Table]:
+    shape = SHAPES[table]
+    across = next((name for name in ("target", "target_training") if name in shape.groups), None)
+    apart = ["quantity", *(name for name in shape.groups if name != across)]
+    tables = []
+    for where, part in found.groupby(apart, sort=False):
+        heads = ordered(part[across]) if across else [""]
+        rows = ordered(part["row"])
+        center, err = {}, {}
+        for head in heads:
+            cell = (part[part[across] == head] if across else part).set_index("row").reindex(rows)
+            for who in ("ours", "paper", "difference"):
+                center[head, who] = cell[who]
+                err[head, who] = cell.get(f"{who}_err", pd.Series(np.nan, cell.index))
+        title = ", ".join(_said(name, value) for name, value in zip(apart, where, strict=True))
+        tables.append(_table(title, pd.DataFrame(center), pd.DataFrame(err), lambda x: f"{x:.2f}", "row"))
+    return tables
+
+
+def _said(name: str, value: Hashable) -> str:
+    return f"ε = {value:g}/255" if name == "eps_255" else str(value).replace("_", " ")
+
+
+def _ranks_table(ranked: pd.DataFrame) -> Table:
+    groups = [name for name in ranked if name not in ("rows", "spearman", "low", "high", "same_side")]
+    labels = [
+        ", ".join(_said(n, value) for n, value in zip(groups, row, strict=True) if n != "quantity")
+        for row in ranked[groups].itertuples(index=False)
+    ]
+    if ranked["quantity"].nunique() > 1:
+        labels = [
+            f"{_said('', q)} {label}".strip() for q, label in zip(ranked["quantity"], labels, strict=True)
+        ]
+    heads = {"rows": "rows", "spearman": "ρ", "low": "low", "high": "high", "same_side": "same side"}
+    center = ranked[list(heads)].astype(float).set_axis(labels, axis=0)
+    center.columns = pd.MultiIndex.from_tuples([("order", head) for head in heads.values()])
+    nothing = pd.DataFrame(np.nan, center.index, center.columns)
+    return _table("Do both order the rows alike?", center, nothing, lambda x: f"{x:.2f}", "where")
+
+
+def _table(
+    title: str, center: pd.DataFrame, err: pd.DataFrame, number: Callable[[float], str], corner: str
+) -> Table:
+    best = pd.DataFrame(False, index=center.index, columns=center.columns)
+    return Table(title, center, err, best, number, corner)

@@ -1,0 +1,277 @@
+"""Views that lay a study beside the S&P 2024 paper: its tables, Figure 11, Theorem 1, its claims.
+
+Each is `rows` and `draw` as in `views`, and `files`, the tables that are written beside the page: in the
+paper's own columns and names, our rows behind them, and how far both agree.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from transferjax.report.agreement import agreement_section, cells, ranks
+from transferjax.report.analysis import regression_section, similarity_section
+from transferjax.report.claims import check_claims, claims_section
+from transferjax.report.page import Section, success_section
+from transferjax.report.published import SHAPES, in_its_columns
+from transferjax.report.tables import of_surrogates, ordered, value_table
+from transferjax.study.blocks import Block
+from transferjax.study.config import Study
+from transferjax.study.rows import PAIRS, Arrays, Row, adversarial, block_of, is_right, transfer_rows
+from transferjax.study.specs import Call, Measure, Spec, Verdicts
+
+Files = dict[str, pd.DataFrame]
+"""What stands behind a view's name in a file's -> its rows."""
+
+
+def known(study: Study, block: str) -> Block:
+    """A block by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if block not in study.blocks:
+        raise ValueError(f"there is no block {block!r}; the config has {', '.join(study.blocks)}")
+    return study.blocks[block]
+
+
+def scalars(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that hold one value a row."""
+    return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
+
+
+def _beside(table: str, frame: pd.DataFrame, study: Study, dataset: str) -> tuple[pd.DataFrame, ...]:
+    """In the paper's columns; cell by cell beside it; the orders."""
+    ours = in_its_columns(table, frame, dataset, study.error)
+    found = cells(table, ours, dataset)
+    return ours, found, ranks(table, found)
+
+
+def beside(
+    frame: pd.DataFrame, study: Study, block: str, table: str = "", dataset: str = "cifar10", **more: Any
+) -> Files:
+    """The table in the paper's columns, its rows, the agreement; the rows alone without a table."""
+    if not table:
+        return {"": scalars(frame)}
+    ours, found, ranked = _beside(table, frame, study, dataset)
+    return {"": ours, "_rows": scalars(frame), "_agreement": found, "_order": ranked}
+
+
+def _agreement(table: str, frame: pd.DataFrame, study: Study, dataset: str) -> list[Section]:
+    if not table:
+        return []
+    _, found, ranked = _beside(table, frame, study, dataset)
+    return [agreement_section(table, found, ranked)]
+
+
+def paper_rows(study: Study, block: str, table: str, dataset: str = "cifar10") -> Iterator[Row]:
+    """The rows of transfer of a block; `same_as_target` where surrogate and target were trained alike.
+
+    Raises:
+        ValueError: no table of transfer success of the paper.
+    """
+    if table not in SHAPES or table in ("table7", "table12"):
+        raise ValueError(f"table {table!r} is none of transfer success: view it as 'pairs' or 'clean'")
+    b = known(study, block)
+    parts = {m.label: getattr(m.specs[0], "parts", None) for m in (*b.surrogates, *b.targets)}
+    for row in transfer_rows(study, block):
+        own, target = parts.get(row.tags["mechanism"]), parts[row.tags["target"]]
+        yield row._replace(tags={**row.tags, "same_as_target": own == target and own is not None})
+
+
+def paper(
+    frame: pd.DataFrame, study: Study, block: str, table: str, dataset: str = "cifar10"
+) -> list[Section]:
+    """A table of the paper from our rows, and how far both agree."""
+    sections = []
+    if table == "table6":
+        sections.append(regression_section(frame, "untargeted"))
+    else:
+        attacks = ordered(of_surrogates(frame)["attack"])
+        for attack, goal in product(attacks, ordered(frame["goal"])):
+            rows = frame[frame["attack"].isin((attack, "noise")) & (frame["goal"] == goal)]
+            part = success_section(rows, str(goal), study.error)
+            figures = {f"{table}_{name}_{attack}": figure for name, figure in part.figures.items()}
+            title = f"Table {table.removeprefix('table')}, {goal}: {attack}"
+            sections.append(part._replace(title=title, figures=figures))
+    return [*sections, *_agreement(table, frame, study, dataset)]
+
+
+def pair_rows(study: Study, block: str, table: str = "", dataset: str = "cifar10") -> Iterator[Row]:
+    """A row per surrogate and target: the mean of each measure of pairs; nothing is attacked."""
+    b = block_of(study, block, "targets", "measures")
+    for surrogate, target in product(b.surrogates, b.targets):
+        needs: dict[str, Spec] = {
+            column: Measure(call=call, of=(surrogate.specs[0], target.specs[0]), data=images)
+            for column, call, images in b.measures
+            if call.name in PAIRS
+        }
+        yield Row({**surrogate.tags, "target": target.label}, needs, _means)
+
+
+def _means(found: Mapping[str, Arrays]) -> dict[str, float]:
+    return {column: float(np.mean(arrays["values"], dtype=np.float64)) for column, arrays in found.items()}
+
+
+def pairs(
+    frame: pd.DataFrame, study: Study, block: str, table: str = "", dataset: str = "cifar10"
+) -> list[Section]:
+    """Every measure of pairs: surrogates down, targets across; with `table`, beside the paper's."""
+    columns = [column for column, call, _ in known(study, block).measures if call.name in PAIRS]
+    tables = [
+        value_table(frame, column, column.replace("_", " "), columns=("target",), error=study.error)
+        for column in columns
+    ]
+    text = "Means over images of what is measured of a surrogate and a target."
+    if "augmentation_shift" in {call.name for _, call, _ in known(study, block).measures}:
+        text += (
+            " frechet: the squared Fréchet distance of the training data's features to those of clean data;"
+            " off_subspace: the share of the training data's features outside of the clean ones' directions."
+            " Hypothesis 1 expects the similarity to fall where these rise."
+        )
+    return [Section(f"Pairs: {block}", text, tables, {}), *_agreement(table, frame, study, dataset)]
+
+
+def clean_rows(
+    study: Study, block: str, train: str, table: str = "table12", dataset: str = "cifar10"
+) -> Iterator[Row]:
+    """A row per surrogate: how often it is right on the block's images, and on those of the block `train`."""
+    test, fitted = block_of(study, block, "accuracy"), known(study, train)
+    if not fitted.accuracy:
+        raise ValueError(f"block {train!r} has no accuracy: name the training images there")
+    for member in test.surrogates:
+        needs: dict[str, Spec] = {
+            name: Verdicts(target=member.specs[0], images=images)
+            for name, images in (("train", fitted.accuracy), ("test", test.accuracy))
+        }
+        yield Row(
+            member.tags,
+            needs,
+            lambda found: {name: is_right(arrays).mean() for name, arrays in found.items()},
+        )
+
+
+def clean(
+    frame: pd.DataFrame,
+    study: Study,
+    block: str,
+    train: str,
+    table: str = "table12",
+    dataset: str = "cifar10",
+) -> list[Section]:
+    """Table 12: accuracy on training and test images, and the gap."""
+    percent = frame.assign(**{name: 100 * frame[name] for name in ("train", "test")})
+    percent["gap"] = percent["train"] - percent["test"]
+    tables = [
+        value_table(
+            percent, name, f"{name} accuracy (%)" if name != "gap" else "gap (points)", error=study.error
+        )
+        for name in ("train", "test", "gap")
+    ]
+    text = "Accuracy without any attack, on training images as they are tested, and on test images."
+    return [Section("Table 12: clean accuracy", text, tables, {}), *_agreement(table, frame, study, dataset)]
+
+
+def seed_rows(study: Study, block: str) -> Iterator[Row]:
+    """A row per pair of surrogates of different seeds, each pair once."""
+    b = block_of(study, block, "surrogates")
+    ((call, images),) = [(call, images) for _, call, images in b.measures if call.name == "similarity"]
+    for place, one in enumerate(b.surrogates):
+        for other in b.surrogates[place:]:
+            if one.tags["seed"] != other.tags["seed"]:
+                spec = Measure(call=call, of=(one.specs[0], other.specs[0]), data=images)
+                tags = {"row": one.tags["mechanism"], "column": other.tags["mechanism"]}
+                yield Row(tags, {"similarity": spec}, lambda found: {"each": found["similarity"]["values"]})
+
+
+def seeds(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
+    """Figure 11: gradient similarity of mechanism and mechanism, means over pairs of different seeds."""
+    names = list(dict.fromkeys(m.tags["mechanism"] for m in known(study, block).surrogates))
+    names = [name for name in names if name in set(frame["row"]) | set(frame["column"])]
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for row in frame.itertuples():
+        for cell in {(row.row, row.column), (row.column, row.row)}:
+            found.setdefault(cell, []).append(row.each)
+    empty = np.full_like(frame["each"].iloc[0], np.nan)
+    values = np.stack(
+        [np.stack([np.mean(found[a, b], 0) if (a, b) in found else empty for b in names]) for a in names]
+    )
+    section = similarity_section(values, names, names)
+    figures = {f"seeds_{name}": figure for name, figure in section.figures.items()}
+    text = "Means over pairs of surrogates of different seeds, the same mechanism's too. " + section.text
+    return [section._replace(title="Figure 11: similarity between surrogates", text=text, figures=figures)]
+
+
+def seed_files(frame: pd.DataFrame, study: Study, block: str) -> Files:
+    """Mean and infimum of each pair."""
+    tags = frame[["row", "column"]]
+    return {"": tags.assign(mean=[v.mean() for v in frame["each"]], infimum=[v.min() for v in frame["each"]])}
+
+
+def bound_rows(study: Study, block: str) -> Iterator[Row]:
+    """A row per surrogate, budget and target with every term of Theorem 1."""
+    b = block_of(study, block, "attacks", "targets")
+    for surrogate, (attack, call), (goal_name, goal), (_, eps_255, eps) in product(
+        b.surrogates, b.attacks, b.goals, b.budgets
+    ):
+        if goal.targeted:
+            raise ValueError(f"block {block!r}: Theorem 1 is viewed untargeted; leave goal {goal_name!r} out")
+        images = adversarial(b, surrogate, call, goal, eps)
+        for target in b.targets:
+            spec = Measure(call=Call(name="bound"), of=(surrogate.specs[0], target.specs[0]), data=images)
+            tags = {**surrogate.tags, "attack": attack, "eps_255": eps_255, "target": target.label}
+            yield Row(tags, {"bound": spec}, _terms)
+
+
+def _terms(found: Mapping[str, Arrays]) -> dict[str, float]:
+    return {name: float(value[0]) for name, value in found["bound"].items()}
+
+
+TERMS = (
+    *("value", "transfer", "alpha", "risk_f", "risk_g", "c_f", "c_g", "similarity", "eps"),
+    *("sigma_f", "sigma_g", "proposition_1"),
+)
+
+
+def bound(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
+    """Theorem 1: each term by surrogate and target; how many bounds say anything."""
+    vacuous = (frame["value"] <= 0).mean()
+    text = (
+        "value is the lower bound of transfer, the share of images that both models know and that fool both; "
+        f"{100 * vacuous:.0f} % of these bounds are vacuous (0 or less). c_f and c_g are gains along the "
+        "gradients, σ the largest |λ| of these images, which bounds the true constant from below; "
+        "proposition_1 is the largest ‖∇ℓ‖ / (√2 ‖J‖), at most 1."
+    )
+    finite = frame.replace([-np.inf, np.inf], np.nan)
+    tables = [
+        value_table(finite, term, term.replace("_", " "), columns=("target",), error=study.error)
+        for term in TERMS
+        if finite[term].notna().any()
+    ]
+    return [Section("Theorem 1", text, tables, {})]
+
+
+def claim_rows(study: Study, block: str, lgv: str = "", pairs: str = "") -> Iterator[Row]:
+    """The rows of the blocks that claims look at, each with its `role`."""
+    roles = (("all", block, transfer_rows), ("lgv", lgv, transfer_rows), ("pairs", pairs, pair_rows))
+    for role, name, rows_of in roles:
+        if name:
+            known(study, name)
+            for row in rows_of(study, name):
+                yield row._replace(tags={**row.tags, "role": role})
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    return check_claims({str(role): rows for role, rows in frame.groupby("role")})
+
+
+def claims(frame: pd.DataFrame, study: Study, block: str, lgv: str = "", pairs: str = "") -> list[Section]:
+    """Every claim of the paper with its verdict."""
+    return [claims_section(_checked(frame))]
+
+
+def claim_files(frame: pd.DataFrame, study: Study, block: str, lgv: str = "", pairs: str = "") -> Files:
+    """The verdicts; the rows behind them are those of the tables."""
+    return {"": _checked(frame)}

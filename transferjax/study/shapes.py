@@ -1,0 +1,189 @@
+"""A plan's programs traced with abstract arrays: what would fail after hours of training fails now.
+
+    per device ≈ 4 bytes · (copies · parameters + 3 · batch · outputs of convolutions and products)
+
+Nothing is compiled and no array is made. Copies are weights, gradient, momentum and those that a mechanism
+keeps; 3 stands for an output before and after its normalization and its ReLU.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transferjax import models
+from transferjax.data import Examples, steps_per_epoch, to_float
+from transferjax.losses import one_hot
+from transferjax.predicts.snapshots import Snapshots
+from transferjax.study import registry
+from transferjax.study.binding import TABLES
+from transferjax.study.content import facts
+from transferjax.study.estimate import program
+from transferjax.study.make import attack_of
+from transferjax.study.mistakes import Mistakes, one_line
+from transferjax.study.nets import module_of
+from transferjax.study.networks import train_step
+from transferjax.study.plan import Plan, clean_of
+from transferjax.study.specs import Adversarial, Network, Spec, Verdicts
+from transferjax.typing import Array, Batch, PyTree
+
+IMAGES = 2  # a trace's batch
+PRODUCTS = ("conv_general_dilated", "conv_nhwc", "dot_general")  # on CPU, and elsewhere
+COPIES = {"sam": 1, "asam": 1, "gsam": 2, "agsam": 2, "look_sam": 2, "msam": 1, "er": 1, "swa": 1, "ema": 1}
+
+
+class Size(NamedTuple):
+    """Parameters of a network, and bytes that training or attacking it takes on each device."""
+
+    parameters: int
+    bytes: float
+
+
+def check_plan(plan: Plan) -> None:
+    """Traces each program of a plan once.
+
+    Raises:
+        Mistakes: one line for each that would fail.
+    """
+    wrong, seen = [], set[str]()
+    for spec in plan.missing.values():
+        name = program(spec)
+        if name in seen or not all(isinstance(net, Network) for net in _nets(spec)):
+            continue
+        seen.add(name)
+        try:
+            _trace(spec)
+        except (ValueError, TypeError) as error:
+            wrong.append(f"{type(spec).__name__} {spec.key[:12]}: {one_line(error)}")
+    if wrong:
+        raise Mistakes(wrong)
+
+
+def _nets(spec: Spec) -> tuple[Spec, ...]:
+    if isinstance(spec, Network):
+        return (spec,)
+    if isinstance(spec, Adversarial):
+        return spec.surrogates
+    return (spec.target,) if isinstance(spec, Verdicts) else ()
+
+
+def _trace(spec: Spec) -> None:
+    if isinstance(spec, Network):
+        jax.eval_shape(lambda key, batch: _trained(spec, key, batch), _key(), _batch(spec))
+    elif isinstance(spec, Adversarial) and spec.surrogates:
+        variables = [abstract(net) for net in spec.surrogates if isinstance(net, Network)]
+        jax.eval_shape(lambda v, key, e: _attacked(spec, v, key, e), variables, _key(), _examples(spec.data))
+    elif isinstance(spec, Verdicts) and isinstance(spec.target, Network):
+        images = clean_of(spec.images)
+        jax.eval_shape(lambda v, e: _says(spec.target, v, e), abstract(spec.target), _examples(images))
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _examples(images: Any) -> Examples:
+    """A batch of the data, as shapes."""
+    shape = facts(images).image_shape
+    integer = jax.ShapeDtypeStruct((IMAGES,), jnp.int32)
+    weights = jax.ShapeDtypeStruct((IMAGES,), jnp.float32)
+    return Examples(jax.ShapeDtypeStruct((IMAGES, *shape), jnp.uint8), integer, integer, weights)  # type: ignore[arg-type]
+
+
+def _batch(net: Network) -> Examples:
+    return _examples(net.data)
+
+
+def abstract(net: Network) -> PyTree:
+    """The variables of a network, as shapes."""
+    known = facts(net.data)
+    module = module_of(net, known.num_classes)
+    image = jax.ShapeDtypeStruct((1, *known.image_shape), jnp.float32)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
+
+
+def _predict(net: Any, variables: PyTree) -> Any:
+    module = module_of(net, facts(net.data).num_classes)
+    return models.predictor(module, variables, mean=net.mean, std=net.std)
+
+
+def _trained(net: Network, key: Array, examples: Examples) -> PyTree:
+    """One update from random weights."""
+    known = facts(net.data)
+    step = train_step(net, known.num_classes, steps_per_epoch(known.size, net.training.batch_size))
+    batch = Batch(to_float(examples.images), one_hot(examples.labels, known.num_classes))
+    variables = dict(module_of(net, known.num_classes).init(key, batch.images[:1]))
+    return step.update(step.init(variables, batch), key, batch)
+
+
+def _attacked(spec: Adversarial, variables: list[PyTree], key: Array, examples: Examples) -> Array:
+    several = [_predict(net, v) for net, v in zip(spec.surrogates, variables, strict=True)]
+    alike = len({str(jax.tree.map(lambda a: (a.shape, a.dtype), v)) for v in variables}) == 1
+    predict: Any = several[0] if len(several) == 1 else Snapshots.stack(several) if alike else tuple(several)
+    mixes = registry.accepts(TABLES[Adversarial]["attack"], spec.attack, "pool")
+    pool = np.zeros((IMAGES, *examples.images.shape[1:]), np.uint8) if mixes else None
+    attack = attack_of(spec.attack, spec.goal, spec.eps, spec.norm, pool)
+    return attack(key, predict, to_float(examples.images), examples.labels)
+
+
+def _says(net: Any, variables: PyTree, examples: Examples) -> Array:
+    return _predict(net, variables)(to_float(examples.images))
+
+
+def sizes(plan: Plan, batch_size: int, devices: int = 1) -> dict[str, Size]:
+    """Of each architecture that is trained: the largest of its mechanisms, a batch split over the devices.
+
+    Args:
+        plan: what is missing.
+        batch_size: of attacks.
+        devices: how many share a batch.
+    """
+    found: dict[str, Size] = {}
+    for net in plan.missing.values():
+        if not isinstance(net, Network):
+            continue
+        copies = 3 + sum(COPIES.get(part.name, 0) for part in net.parts)
+        batch = -(-max(batch_size, net.training.batch_size) // devices)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract(net)["params"]))
+        size = Size(parameters, 4.0 * (copies * parameters + 3 * batch * _outputs(net)))
+        name = " ".join([net.model.name, *(f"{k}={v}" for k, v in net.model.options)])
+        found[name] = max(size, found.get(name, size))
+    return found
+
+
+_OUTPUTS: dict[str, int] = {}
+
+
+def _outputs(net: Network) -> int:
+    """Numbers that convolutions and products give for one image."""
+    key = f"{net.model.key} {facts(net.data).image_shape}"
+    if key not in _OUTPUTS:
+        image = jax.ShapeDtypeStruct((1, *facts(net.data).image_shape), jnp.float32)
+        traced = jax.make_jaxpr(lambda v, x: _predict(net, v)(x))(abstract(net), image)
+        _OUTPUTS[key] = sum(
+            var.aval.size
+            for equation in _equations(traced.jaxpr)
+            if equation.primitive.name in PRODUCTS
+            for var in equation.outvars
+        )
+    return _OUTPUTS[key]
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """All of them, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        inner = [
+            p
+            for p in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns"))
+            if _is_program(p)
+        ]
+        for part in inner:
+            yield from _equations(getattr(part, "jaxpr", part))
+        if not inner:
+            yield equation
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")
