@@ -32,10 +32,11 @@ LEADING_CLASSES = 64
 """`auto` takes the method of the fewest passes through the net.
 
 `exact` takes K, one for each class, and `leading` about eight, whatever K: as much time at 8 classes (batch
-64) or 12 (one image, whose pullbacks `exact` makes all at once), 2.5 times less at 30. Below twice its passes,
-half the compile time and no tolerance are worth more: up to `EXACT_CLASSES`. But `leading` finds one eigenvalue,
-and decomposes K x K matrices at every step: for several, `exact` goes on up to `LEADING_CLASSES`. Beyond,
-Lanczos in class space takes two passes a step and 10 to 30 steps, and needs neither such matrices nor K image-sized rows.
+64) or 12 (one image, whose pullbacks `exact` makes all at once), 2.5 times less at 30. Below twice its
+passes, half the compile time and no tolerance are worth more: up to `EXACT_CLASSES`. But `leading` finds one
+eigenvalue, and decomposes K x K matrices at every step: for several, `exact` goes on up to `LEADING_CLASSES`.
+Beyond, Lanczos in class space takes two passes a step and 10 to 30 steps, and needs neither such matrices nor
+K image-sized rows.
 """
 
 
