@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -49,7 +50,7 @@ def _transpose_w(ct: Array, x: Array, w: ad.UndefinedPrimal, *, strides, pads, d
     low = [lo for lo, _ in pads]
     high = [g - i + k - lo - 1 for g, i, k, lo in zip(grown, image, kernel, low, strict=True)]
     out = conv_p.bind(
-        x.transpose(3, 1, 2, 0),
+        moved_p.bind(x, order=(3, 1, 2, 0)),
         ct.transpose(1, 2, 0, 3),
         strides=dilation,
         pads=tuple(zip(low, high, strict=True)),
@@ -58,6 +59,21 @@ def _transpose_w(ct: Array, x: Array, w: ad.UndefinedPrimal, *, strides, pads, d
         precision=precision,
     )
     return out.transpose(1, 2, 0, 3)
+
+
+def _moved(x: Array, *, order: tuple[int, ...]) -> Array:
+    """`x.transpose(order)`, read from memory.
+
+    What a net computes between two convolutions lies in memory for the next one. XLA's fusion does not read it
+    there for a transpose, but computes it again, all of a residual stage, in the order of the transpose: 5 %
+    of a ResNet-18's training step. It does not look into a branch.
+    """
+    return lax.cond(x.ravel()[0] == 0, *2 * [lambda x: x.transpose(order)], x)
+
+
+def _batch_moved(args: tuple[Array], dims: tuple[Any], *, order: tuple[int, ...]) -> tuple[Array, int]:
+    x = jnp.moveaxis(args[0], dims[0], 0)
+    return moved_p.bind(x, order=(0, *(axis + 1 for axis in order))), 0
 
 
 def _batch(args: tuple[Array, Array], dims: tuple[Any, Any], **params: Any) -> tuple[Array, int]:
@@ -85,3 +101,12 @@ conv_p.def_abstract_eval(_abstract)
 mlir.register_lowering(conv_p, mlir.lower_fun(convolve, multiple_results=False))
 ad.defbilinear(conv_p, _transpose_x, _transpose_w)
 batching.primitive_batchers[conv_p] = _batch
+
+moved_p = Primitive("moved")
+moved_p.def_impl(jax.jit(_moved, static_argnames="order"))
+moved_p.def_abstract_eval(
+    lambda x, *, order: jax.core.ShapedArray([x.shape[axis] for axis in order], x.dtype)
+)
+mlir.register_lowering(moved_p, mlir.lower_fun(_moved, multiple_results=False))
+ad.deflinear2(moved_p, lambda ct, x, *, order: [moved_p.bind(ct, order=tuple(np.argsort(order).tolist()))])
+batching.primitive_batchers[moved_p] = _batch_moved
