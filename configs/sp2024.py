@@ -39,6 +39,7 @@ TABLE_2 = (
     *("AT", "IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR"),
 )
 PAPER = ("IR[paper]", "JR[paper]", "MU_1[paper]", "MU_5[paper]", "CM_1[paper]", "CM_5[paper]")
+BEYOND = ("MSAM",)  # not in the paper: SAM along the momentum, for the price of ST
 SWEPT = ("MU", "CM", "CO", "LS", "AT", "IR", "JR", "ER", "SAM")  # every magnitude of Table 11
 OTHERS = {
     **{"AT_0.01": "AT_1", "AT_0.05": "AT_3", "AT": "AT"},
@@ -64,7 +65,7 @@ DEFAULTS = {
     "attack": {"steps": 20, "step_size": 2 / 255, "random_start": False},
     "autoattack": {},
     "collected": (10, 4),  # LGV: epochs and snapshots of each
-    "main": TABLE_2 + PAPER,
+    "main": TABLE_2 + PAPER + BEYOND,
     "swept": _every_magnitude("cifar10"),
     "every_seed": ("AT_1", "AT_7"),  # of those swept, what claims compare
     "others": OTHERS,

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from transferjax.models.conv import conv_general_dilated, orderings, winograd
+from transferjax.models.conv.primitive import moved_p
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = [
@@ -254,3 +255,20 @@ def test_an_unused_tangent_costs_nothing():
     conv = lambda x: conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)  # noqa: E731
     pullback = jax.make_jaxpr(lambda x, ct: jax.vjp(conv, x)[1](ct))(x, jnp.ones((1, 8, 8, 2)))
     assert str(pullback).count("conv_nhwc[") == 2  # the value and the pullback
+
+
+def test_moved_is_a_transpose_under_every_transformation():
+    order = (3, 1, 2, 0)
+    x = jnp.arange(2 * 3 * 4 * 5, dtype=jnp.float32).reshape(2, 3, 4, 5)
+    moved = lambda x: moved_p.bind(x, order=order)  # noqa: E731
+    ct = moved(x) ** 2
+    np.testing.assert_array_equal(moved(x), x.transpose(order))
+    np.testing.assert_array_equal(jax.vjp(moved, x)[1](ct)[0], ct.transpose(order))  # its own inverse
+    cyclic = lambda x: moved_p.bind(x, order=(1, 2, 3, 0))  # noqa: E731
+    back = jax.jit(lambda x, ct: jax.vjp(cyclic, x)[1](ct)[0])(x, cyclic(x))
+    np.testing.assert_array_equal(back, x)
+    np.testing.assert_array_equal(jax.jvp(moved, (x,), (x,))[1], moved(x))
+    many = jnp.stack([x, -x], axis=2)
+    out = jax.jit(jax.vmap(moved, 2))(many)
+    np.testing.assert_array_equal(out, np.stack([moved(x), -moved(x)]))
+    assert moved(x[:0]).shape == (5, 3, 4, 0)
