@@ -7,7 +7,6 @@ order that competes with it.
 """
 
 from collections.abc import Callable
-from typing import Any
 from unittest import mock
 
 import harness
@@ -16,11 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from harness import Contender
 from jax import lax
-from jax.interpreters import ad
 
-from transferjax.models.conv import orderings
-from transferjax.models.conv.orderings import NHWC
-from transferjax.models.conv.primitive import _transpose_w, _transpose_x, conv_p
+from transferjax.models.conv import conv_general_dilated, orderings
 
 SHAPES = [  # side, channels, features, kernel, stride, and what has an order of its own
     (32, 64, 64, 3, 1, "y x w"),
@@ -32,15 +28,6 @@ SHAPES = [  # side, channels, features, kernel, stride, and what has an order of
     (32, 64, 128, 1, 2, "w"),
 ]
 NAMES = {"y": "the convolution", "x": "cotangent of the image", "w": "cotangent of the kernel"}
-
-
-def xla(x, w, *, strides, pads, dilation, spread, precision):
-    return lax.conv_general_dilated(x, w, strides, pads, spread, dilation, NHWC, precision=precision)
-
-
-def own(x, w, **how):
-    with mock.patch.multiple(orderings, _WIDE=1, _TILES=1):
-        return orderings.convolve(x, w, **how)
 
 
 def make(
@@ -55,17 +42,18 @@ def make(
             (batch, side // stride, side // stride, features),
         )
     )
+    convolution = {"XLA": lax.conv_general_dilated, "own": conv_general_dilated}[order]
     pads = ((kernel // 2, kernel // 2),) * 2
-    how: dict[str, Any] = {"strides": (stride, stride), "pads": pads, "dilation": (1, 1), "spread": (1, 1)}
-    how["precision"] = None
-    convolve = {"XLA": xla, "own": own}[order]
-    image, weights = (ad.UndefinedPrimal(jax.typeof(a)) for a in (x, w))
+
+    def convolve(x, w):
+        return convolution(x, w, (stride, stride), pads, dimension_numbers=orderings.NHWC)
+
     run: Callable = {
-        "y": lambda x, w, ct: convolve(x, w, **how),
-        "x": lambda x, w, ct: _transpose_x(ct, image, w, **how),
-        "w": lambda x, w, ct: _transpose_w(ct, x, weights, **how),
+        "y": lambda x, w, ct: convolve(x, w),
+        "x": lambda x, w, ct: jax.vjp(lambda x: convolve(x, w), x)[1](ct)[0],
+        "w": lambda x, w, ct: jax.vjp(lambda w: convolve(x, w), w)[1](ct)[0],
     }[what]
-    with mock.patch.object(conv_p, "bind", convolve):
+    with mock.patch.multiple(orderings, _WIDE=1, _TILES=1):
         compiled = jax.jit(run).lower(x, w, ct).compile()
     return lambda: jax.block_until_ready(compiled(x, w, ct))
 

@@ -135,6 +135,18 @@ def test_the_weights_of_1_x_1_kernels_are_a_product(x64, stride):
     check_derivatives((7, 6), 1, stride, "VALID")
 
 
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_kernel_as_large_as_its_image_is_a_product(x64, size):
+    """No derivative flips such a kernel, which may be VGG's 100 million weights."""
+    x, w = jnp.ones((2, size, size, 3)), jnp.ones((size, size, 3, 4))
+    gradient = jax.jit(jax.grad(scalar(conv_general_dilated, 1, "VALID"), (0, 1)))
+    lowered = gradient.lower(x, w).as_text()
+    assert "dot_general" in lowered
+    assert "convolution" not in lowered
+    assert "reverse" not in lowered
+    check_derivatives((size, size), size, 1, "VALID")
+
+
 def test_second_derivatives_have_no_kernels_larger_than_their_images():
     """Such a kernel reads mostly padding: as much work as all of a feature map for each of its pixels."""
     x, w = jnp.ones((2, 16, 16, 3)), jnp.ones((3, 3, 3, 4))

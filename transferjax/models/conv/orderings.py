@@ -3,7 +3,7 @@
 XLA's own kernel is the fastest nearly everywhere, once YNNPACK leaves it convolutions (`transferjax.xla`).
 What wins over it, in milliseconds (float32, batch 32, two cores of an AMD EPYC; `benchmarks/orderings.py`):
 
-    cotangent of the weights of 1 x 1 kernels       XLA's kernel    one product
+    cotangent of the weights of 1 x 1 kernels       XLA's kernel    one product (`primitive.product`)
     64 -> 256 channels, 32 x 32 pixels                      46.1           18.0
     512 -> 128, 16 x 16                                     20.4           14.3
     64 -> 128, 32 x 32, stride 2                             7.6            2.9
@@ -80,8 +80,6 @@ def convolve(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, sp
             return gradient.transpose(2, 0, 1, 3)
     if math.prod(kernel) > math.prod(image) and padded[0] >= kernel[0] and padded[1] >= kernel[1]:
         return _swapped(x, w, strides, pads, dilation, spread, precision)
-    if places == spread == ONE and all(low == 0 for low, _ in pads):
-        return _product(x, w, dilation, precision)
     return direct(x, w)
 
 
@@ -93,17 +91,6 @@ def _pays(images: int, places: Pair, channels: Sequence[int]) -> bool:
 
 def _pad(x: Array, pads: Any) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
-
-
-def _product(x: Array, w: Array, dilation: Pair, precision: Any) -> Array:
-    """A convolution whose output is one place: a matrix product with the entries that the kernel meets there.
-
-    It is the cotangent of a 1 x 1 kernel. There the batch comes in the place of channels; back in its own,
-    the copies that put it there fall away.
-    """
-    rows, columns = (slice(0, extent(n, d), d) for n, d in zip(w.shape[:2], dilation, strict=True))
-    images, weights = x[:, rows, columns].transpose(3, 1, 2, 0), w.transpose(2, 0, 1, 3)
-    return jnp.tensordot(images, weights, ((0, 1, 2), (0, 1, 2)), precision=precision)[:, None, None]
 
 
 def _swapped(

@@ -22,7 +22,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from transferjax.models.conv.orderings import convolve, extent
+from transferjax.models.conv.orderings import Pair, convolve, extent
 from transferjax.typing import Array
 
 
@@ -44,6 +44,8 @@ def _transpose_x(ct: Array, x: ad.UndefinedPrimal, w: Array, *, strides, pads, d
 
 
 def _transpose_w(ct: Array, x: Array, w: ad.UndefinedPrimal, *, strides, pads, dilation, spread, precision):
+    if w.aval.shape[:2] == spread == (1, 1) and not np.any(pads):
+        return product(x, ct, strides, precision)
     kernel = [extent(n, d) for n, d in zip(w.aval.shape[:2], dilation, strict=True)]
     image = [extent(n, s) for n, s in zip(x.shape[1:3], spread, strict=True)]
     grown = [extent(n, s) for n, s in zip(ct.shape[1:3], strides, strict=True)]
@@ -59,6 +61,12 @@ def _transpose_w(ct: Array, x: Array, w: ad.UndefinedPrimal, *, strides, pads, d
         precision=precision,
     )
     return out.transpose(1, 2, 0, 3)
+
+
+def product(x: Array, ct: Array, strides: Pair, precision: Any) -> Array:
+    """The cotangent of a 1 x 1 kernel, `Σ_bp x[b, s p, i] ct[b, p, o]`: a matrix product."""
+    rows, columns = (slice(0, extent(n, s), s) for n, s in zip(ct.shape[1:3], strides, strict=True))
+    return jnp.tensordot(x[:, rows, columns], ct, ((0, 1, 2), (0, 1, 2)), precision=precision)[None, None]
 
 
 def _moved(x: Array, *, order: tuple[int, ...]) -> Array:
