@@ -65,7 +65,7 @@ def conv_general_dilated(
         padding = lax.padtype_to_pads(image, kernel, strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     if lhs.shape[1:3] == rhs.shape[:2] and spread == dilation == (1, 1) and not any(map(any, pads)):
-        # The kernel meets the image at one place, as in VGG's first linear layer: derivatives are products too.
+        # At one place, as in the first linear layer of a VGG: its derivatives are products too.
         return jnp.tensordot(lhs, rhs, ((1, 2, 3), (0, 1, 2)), precision=precision)[:, None, None]
     params = {"strides": strides, "pads": pads, "dilation": dilation, "spread": spread}
     return conv_p.bind(lhs, rhs, **params, precision=precision)
