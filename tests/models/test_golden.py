@@ -37,7 +37,6 @@ QUICK = [
     "cifar_resnet18",
     "cifar_resnet50",
     "cifar_vgg16",
-    "legacy_xception",
     "mobilenetv2_100",
     "regnetx_032",
     "shufflenet_v2_x1_0",
