@@ -66,7 +66,7 @@ def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
             low, high = (1e3 * seconds for seconds in found["quartiles_s"])
             lines.append(
                 f"| {'' if place else case} | {who} | {1e3 * found['median_s']:.1f} | {low:.1f}–{high:.1f} "
-                f"| {found['median_s'] / first:.2f} | {found['first_s']:.1f} | {found['peak_mib']} |"
+                f"| {found['median_s'] / first:.2f} | {found['first_s']:.1f} | {found.get('peak_mib', '')} |"
                 + (_figures(found) if figured else "")
             )
     return lines
