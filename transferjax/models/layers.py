@@ -16,7 +16,6 @@ from transferjax.models.conv import conv_general_dilated
 from transferjax.typing import Array
 
 Size = int | tuple[int, int]
-_HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def _he(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

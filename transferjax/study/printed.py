@@ -36,15 +36,8 @@ def _called(spec: Spec, labels: Mapping[str, str]) -> str:
 
 def spent(demand: Iterable[Spec], store: Store) -> str:
     """What the results behind a demand took to make, kind by kind, as their makers noted it."""
-    seen: dict[str, Spec] = {}
-    todo = list(demand)
-    while todo:
-        spec = todo.pop()
-        if spec.key not in seen:
-            seen[spec.key] = spec
-            todo += walk.needs(spec)
     seconds, numbers = defaultdict[str, float](float), Counter[str]()
-    for spec in seen.values():
+    for spec in walk.everything(demand).values():
         if store.has(spec):
             kind = type(spec).__name__
             numbers[kind] += 1

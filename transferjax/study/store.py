@@ -165,13 +165,7 @@ class Store:
 
     def write_study(self, name: str, demand: Iterable[Spec], labelled: Mapping[str, Spec]) -> None:
         """Notes what a study needs, inputs of inputs too, and what it calls its networks."""
-        needed: dict[str, Spec] = {}
-        todo = list(demand)
-        while todo:
-            spec = todo.pop()
-            if spec.key not in needed:
-                needed[spec.key] = spec
-                todo += walk.needs(spec)
+        needed = walk.everything(demand)
         trained = {key: spec for key, spec in needed.items() if isinstance(spec, Network)}
         note = {
             "name": name,

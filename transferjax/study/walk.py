@@ -1,7 +1,7 @@
 """Specs as trees: what they hold and need, and as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from transferjax.study.specs import KINDS, STORED, Network, Spec, said_fields
@@ -34,6 +34,18 @@ def needs(spec: Spec) -> Iterator[Spec]:
 
     visit(spec)
     return iter(seen.values())
+
+
+def everything(demand: Iterable[Spec]) -> dict[str, Spec]:
+    """By key, a demand and what it needs, inputs of inputs too."""
+    found: dict[str, Spec] = {}
+    todo = list(demand)
+    while todo:
+        spec = todo.pop()
+        if spec.key not in found:
+            found[spec.key] = spec
+            todo += needs(spec)
+    return found
 
 
 def training_of(network: Network) -> Network:
