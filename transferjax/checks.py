@@ -137,7 +137,11 @@ def _advice(name: str, shape: Shape, dtype: Any, batch: Shape) -> str:
 def check_outputs(logits: Array | np.ndarray, count: int) -> None:
     """Logits `[count, K]`, by their shape."""
     if logits.ndim != 2 or len(logits) != count:
-        raise ValueError(f"predict must return logits [B, K] for {count} images; got shape {logits.shape}")
+        classes = logits.ndim == 1 and jnp.issubdtype(logits.dtype, jnp.integer)
+        advice = " (classes? as one-hot rows, which a service's num_classes=K makes)" if classes else ""
+        raise ValueError(
+            f"predict must return logits [B, K] for {count} images; got shape {logits.shape}{advice}"
+        )
 
 
 def check_loss(outputs: Shape, targets: Array | np.ndarray, name: str = "targets") -> None:

@@ -6,7 +6,8 @@ modules           a Flax net's layers, looked at and changed
 surrogates        other gradients from the same net: skip gradient, ghosts
 backprop          the same, through ReLUs as if they were linear
 foreign           any JAX function, PyTorch modules
-http              prediction services
+http              prediction services, asked within limits and once
+formats           how they are asked, what they answer; rankings of names, platforms by name
 """
 
 from typing import TYPE_CHECKING
@@ -16,25 +17,52 @@ from transferjax import lazy
 if TYPE_CHECKING:
     from transferjax.predicts.backprop import linear_backprop
     from transferjax.predicts.foreign import from_callable, torch_target
+    from transferjax.predicts.formats import (
+        Format,
+        as_tensor,
+        gradio,
+        gzipped,
+        instances,
+        multipart,
+        open_inference,
+        raw_bytes,
+        scores,
+    )
     from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
     from transferjax.predicts.modules import layers, with_features
+    from transferjax.predicts.platforms import aws, azure, baidu, google
+    from transferjax.predicts.rankings import ranked
     from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities
     from transferjax.predicts.stochastic import Stochastic, with_keys
     from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient
 
 __all__ = [
     "BudgetExceeded",
+    "Format",
     "HttpTarget",
     "ServiceError",
     "Snapshots",
     "Stochastic",
+    "as_tensor",
+    "aws",
+    "azure",
+    "baidu",
     "from_callable",
     "ghost_dropout",
     "ghost_skips",
+    "google",
+    "gradio",
+    "gzipped",
+    "instances",
     "layers",
     "linear_backprop",
     "mean_logits",
     "mean_probabilities",
+    "multipart",
+    "open_inference",
+    "ranked",
+    "raw_bytes",
+    "scores",
     "skip_gradient",
     "torch_target",
     "with_features",
@@ -46,8 +74,11 @@ __getattr__ = lazy.names(
     {
         "backprop": "linear_backprop",
         "foreign": "from_callable torch_target",
+        "formats": "Format as_tensor gradio gzipped instances multipart open_inference raw_bytes scores",
         "http": "BudgetExceeded HttpTarget ServiceError",
         "modules": "layers with_features",
+        "platforms": "aws azure baidu google",
+        "rankings": "ranked",
         "snapshots": "Snapshots mean_logits mean_probabilities",
         "stochastic": "Stochastic with_keys",
         "surrogates": "ghost_dropout ghost_skips skip_gradient",

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from transferjax.host import host_call
+from transferjax.host import RowsFn, host_call
 from transferjax.typing import Array, Predict, PyTree
 
 
@@ -54,15 +54,31 @@ def torch_target(module: Any, num_classes: int, device: str = "cpu") -> Predict:
             output = module(x.to(device, dtype))
         return _logits(output, (len(images), num_classes)).float().cpu().numpy()
 
+    return without_gradient(on_host, num_classes, "a torch_target", on_host)
+
+
+def without_gradient(
+    function: RowsFn, num_classes: int, name: str, rehearse: Callable[[np.ndarray], object] | None = None
+) -> Predict:
+    """A `Predict` that calls the host, inside `jit` too; a TypeError where a gradient is asked for.
+
+    Args:
+        function: images `[B, H, W, C]`, NumPy -> logits `[B, num_classes]`, float32; see `host_call`.
+        num_classes: K.
+        name: what the error calls it.
+        rehearse: called with a few black images when a program is traced, so that a mistake shows there, and
+            not as the trace of a running program.
+    """
+
     @jax.custom_jvp
     def predict(images: Array) -> Array:
-        if isinstance(images, jax.core.Tracer):  # a mistake shows here, not as the trace of a running program
-            on_host(np.zeros((min(2, images.shape[0]), *images.shape[1:]), np.float32))
-        return host_call(on_host, images, num_classes)
+        if rehearse is not None and isinstance(images, jax.core.Tracer):
+            rehearse(np.zeros((min(2, images.shape[0]), *images.shape[1:]), np.float32))
+        return host_call(function, images, num_classes)
 
     @predict.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
-        raise TypeError("a torch_target has no gradient: attack a surrogate, and evaluate here")
+        raise TypeError(f"{name} has no gradient: attack a surrogate, and evaluate here")
 
     return jax.tree_util.Partial(predict)
 

@@ -1,183 +1,307 @@
-"""Models from elsewhere: any JAX function, a PyTorch module, a prediction service.
+"""Prediction services as targets: asked once for each image, within limits, and answering like any predict.
 
-The first is a full `Predict`. The other two have no gradient: they are targets, for evaluation.
+    service = HttpTarget(url, *open_inference(), num_classes=10, cache="answers", budget=2000)
+    service.check(images[:20], labels[:20])                  the clean accuracy, before anything is bought
+    transfer_success(service, adversarial, labels)           inside jit: service.as_predict(10)
+
+A service has no gradient: it is a target, for evaluation.
 """
 
-import base64
 import hashlib
-import json
+import re
+import ssl
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import cv2
+import jax
 import numpy as np
 
-from transferjax.checks import check_images
-from transferjax.files import write_bytes
-from transferjax.typing import Array
+from transferjax.checks import check_images, check_labels
+from transferjax.connections import TransportError, connections
+from transferjax.predicts.answers import (
+    Answers,
+    Rejected,
+    ServiceError,
+    UnknownNames,
+    check_no_error,
+    checked,
+)
+from transferjax.predicts.foreign import without_gradient
+from transferjax.predicts.formats import Encode, Parse, Then, as_json
+from transferjax.transport import answer, check_address, check_headers, shown
+from transferjax.typing import Array, Predict
 
 
 class BudgetExceeded(RuntimeError):
     """The next request would go beyond the budget of queries."""
 
 
-class ServiceError(RuntimeError):
-    """A service that kept failing, or answered what makes no sense to try again."""
-
-
-def png(image: np.ndarray) -> bytes:
-    """One uint8 image `[H, W, C]` as a PNG."""
-    return cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)[1].tobytes()
-
-
-def as_json(images: Sequence[np.ndarray]) -> tuple[bytes, dict[str, str]]:
-    """The body `{"images": [base64 PNG, …]}`: a plain default for services of one's own."""
-    encoded = [base64.b64encode(png(image)).decode() for image in images]
-    return json.dumps({"images": encoded}).encode(), {"Content-Type": "application/json"}
-
-
-Encode = Callable[[Sequence[np.ndarray]], tuple[bytes, dict[str, str]]]
-"""uint8 images -> the request's body and headers."""
-
-Parse = Callable[[bytes, int], Sequence[Any]]
-"""(the answer's body, number of images) -> one result per image: logits, a label, what the caller wants."""
-
-RETRY = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that are worth another try."""
-
-
-CREDENTIALS = ("authorization", "key", "token", "cookie", "secret")
-"""Words in the names of headers that say who asks, and not what is asked."""
+CREDENTIALS = re.compile(
+    r"(auth|authorization|key|token|cookie|secret|signature)($|[-_])|(^|[-_])(date|nonce|sig)($|[-_])"
+)
+"""Names of headers and of an address's fields that say who asks and when, and not what is asked."""
 
 
 @dataclass
 class HttpTarget:
-    """A prediction service as a target: `target(images)` gives one parsed answer per image.
+    """A prediction service as a target: `target(images)` gives logits `[B, K]`, or classes `[B]`.
 
-    Every answer is kept on disk under the hash of its request, so nothing is ever asked (or paid for) twice.
+    Every answer is kept as it came, under the hash of what was asked: nothing is asked (or paid for) twice,
+    and a parser can be mended. Only what is a prediction counts as an answer.
 
     Args:
-        url: to POST to.
-        parse: `(body, number of images) -> answers`, written by the user for that service.
+        url: http or https, to POST to. Redirects are not followed.
+        parse: `(body, number of images) -> answers`: for each image a class, or a row of scores.
         encode: `(uint8 images) -> (body, headers)`; JSON with base64 PNGs by default.
-        headers: sent with every request, such as a key.
         batch_size: images per request.
+        then: `(url, first answer) -> url` of the answer itself, for services that take two steps.
+        headers: sent with every request, such as a key.
+        num_classes: K; classes become one-hot rows then, so that the target answers like any predict.
         per_second: requests per second at most; None for no limit.
+        concurrency: requests on their way at the same time.
         attempts: tries per request, with waits that double from `backoff` seconds (or as `Retry-After` says).
         backoff: the first wait, in seconds.
-        timeout: of one try, in seconds.
-        budget: images that may be sent in the lifetime of this object, cached ones aside; None for no limit.
-        cache: a directory for answers; None keeps none.
+        timeout: of one try, in seconds, from the connection to the last byte.
+        deadline: of all tries of a request with their waits, in seconds.
+        max_bytes: of an answer; a larger one is an error.
+        budget: images that may be sent in the lifetime of this object, once for each try, cached ones aside;
+            None for no limit.
+        cache: a directory for answers; None keeps them in memory.
+        tls: an SSLContext, for authorities and client certificates of one's own.
     """
 
     url: str
     parse: Parse
     encode: Encode = as_json
-    headers: dict[str, str] = field(default_factory=dict)
     batch_size: int = 1
+    then: Then | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    num_classes: int | None = None
     per_second: float | None = None
+    concurrency: int = 1
     attempts: int = 5
     backoff: float = 1.0
     timeout: float = 30.0
+    deadline: float = 300.0
+    max_bytes: int = 1 << 26
     budget: int | None = None
     cache: str | Path | None = None
+    tls: ssl.SSLContext | None = None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     spent: int = field(default=0, init=False)
-    _last: float = field(default=float("-inf"), init=False)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "attempts"):
+        check_address(self.url)
+        check_headers(self.headers)
+        for name in ("batch_size", "attempts", "concurrency", "max_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.per_second is not None and self.per_second <= 0:
+        for name in ("timeout", "deadline"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive seconds; got {getattr(self, name)}")
+        if not 0 <= self.backoff < float("inf"):
+            raise ValueError(f"backoff must be seconds, 0 or more; got {self.backoff}")
+        if self.per_second is not None and not 0 < self.per_second < float("inf"):
             raise ValueError(f"per_second must be positive, or None for no limit; got {self.per_second}")
+        if self.num_classes is not None and self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, or None if unknown; got {self.num_classes}")
+        self._answers = Answers(self.cache)
+        self._pool = connections(self.tls, self.concurrency)
+        self._lock, self._next = Lock(), float("-inf")
 
-    def __call__(self, images: Array | np.ndarray) -> list[Any]:
+    def __call__(self, images: Array | np.ndarray) -> np.ndarray:
         """Answers for images `[B, H, W, C]`: uint8, or floats in [0, 1] that are rounded to 8 bits.
 
+        Returns:
+            Logits `[B, K]`, float32; classes `[B]`, int32, if the service names classes and nobody K.
+
         Raises:
-            BudgetExceeded: before the request that would go beyond it; answers so far are in the cache.
-            ServiceError: the service kept failing, refused, or `parse` gave another number of answers.
+            BudgetExceeded: before the request that would go beyond it; answers so far are kept.
+            ServiceError: the service kept failing, refused, or answered what is no prediction.
+            ValueError: images that are none, NaN among their pixels.
         """
+        return self._ask(images, self.num_classes)
+
+    def as_predict(self, num_classes: int) -> Predict:
+        """A `Predict` without gradient, which works inside `jit` too (as a call of the host).
+
+        Args:
+            num_classes: K, the width of the logits; classes become one-hot rows.
+        """
+        if num_classes < 2 or self.num_classes not in (None, num_classes):
+            raise ValueError(f"num_classes must be {self.num_classes or '2 or more'}; got {num_classes}")
+        return without_gradient(lambda images: self._ask(images, num_classes), num_classes, "a service")
+
+    def check(self, images: Array | np.ndarray, labels: Array | np.ndarray) -> float:
+        """The share of images `[B, H, W, C]` that the service gives their labels `[B]`.
+
+        To be asked with a few clean images before many are bought: a wrong order of channels or classes, or
+        pixels in another range, show here. What was asked is kept.
+        """
+        check_labels(labels, len(images))
+        said = self(images)
+        if said.ndim == 2:
+            check_labels(labels, len(images), said.shape[1])
+            said = said.argmax(-1)
+        return float((said == np.asarray(labels)).mean())
+
+    def _ask(self, images: Array | np.ndarray, num_classes: int | None) -> np.ndarray:
+        if isinstance(images, jax.core.Tracer):
+            raise TypeError("a service cannot be traced: inside jit, use service.as_predict(num_classes)")
         pixels = _to_uint8(np.asarray(images))
-        answers: list[Any] = []
-        for start in range(0, len(pixels), self.batch_size):
-            answers += self._ask(pixels[start : start + self.batch_size])
-        return answers
+        size = self.batch_size
+        batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        apart = {batch.tobytes(): batch for batch in batches}  # equal ones are asked for once
+        said = dict(zip(apart, self._each(lambda b: self._said(b, num_classes), apart.values()), strict=True))
+        rows = [said[batch.tobytes()] for batch in batches]
+        if len({row.shape[1:] for row in rows}) > 1:
+            raise ServiceError(f"the answers are not alike: {sorted({row.shape[1:] for row in rows})}")
+        found = np.concatenate(rows)
+        if num_classes is None or found.ndim == 2:
+            return found
+        return np.eye(num_classes, dtype=np.float32)[found]
 
-    def _ask(self, pixels: np.ndarray) -> list[Any]:
+    def _each(
+        self, ask: Callable[[np.ndarray], np.ndarray], batches: Iterable[np.ndarray]
+    ) -> list[np.ndarray]:
+        """`ask` of each batch, several at a time; after an error no new ones begin, and the others end."""
+        if self.concurrency == 1:
+            return [ask(batch) for batch in batches]
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            asked = [pool.submit(ask, batch) for batch in batches]
+            try:
+                return [one.result() for one in asked]
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _said(self, pixels: np.ndarray, num_classes: int | None) -> np.ndarray:
+        """The kept answer, if it is one; else a new one, which is kept before it is read."""
         body, headers = self.encode(list(pixels))
-        path = self._path(body)
-        known = path is not None and path.exists()
-        answer = (
-            path.read_bytes() if path is not None and known else self._request(body, headers, len(pixels))
-        )
-        parsed = list(self.parse(answer, len(pixels)))
-        if len(parsed) != len(pixels):
-            raise ServiceError(
-                f"parse gave {len(parsed)} answers for {len(pixels)} images; body: {answer[:200]!r}"
-            )
-        if path is not None and not known:  # kept once it could be parsed
-            write_bytes(path, answer)
-        return parsed
+        name = self._name(pixels, body, headers)
+        if (kept := self._answers.get(name)) is not None:
+            try:
+                rows = self._understood(kept.body, name, len(pixels), num_classes)
+            except Rejected:
+                if kept.accepted:
+                    raise
+            else:
+                self._answers.accept(name)
+                return rows
+        came = self._request(body, headers, len(pixels))
+        self._answers.put(name, came)
+        rows = self._understood(came, name, len(pixels), num_classes)
+        self._answers.accept(name)
+        return rows
 
-    def _path(self, body: bytes) -> Path | None:
-        if self.cache is None:
-            return None
-        request = hashlib.sha256(self.url.encode() + b"\0" + body)
-        for name, value in sorted(self.headers.items()):
-            if not any(word in name.lower() for word in CREDENTIALS):  # such as the version of a model
-                request.update(f"\0{name.lower()}: {value}".encode())
-        return Path(self.cache) / f"{request.hexdigest()}.answer"
+    def _understood(self, body: bytes, name: str, count: int, num_classes: int | None) -> np.ndarray:
+        """What an answer says: `Rejected` if it is no prediction, ServiceError if `parse` has a bug."""
+        kept = f"the answer is kept in {self._answers.place(name)}"
+        try:
+            check_no_error(body)
+            return checked(list(self.parse(body, count)), count, num_classes)
+        except UnknownNames as error:
+            raise ServiceError(
+                f"{shown(self.url)}: {error} ({kept}, and read again without asking)"
+            ) from error
+        except (ServiceError, ValueError, RecursionError) as error:
+            begins = "" if repr(body[:40])[2:-1] in str(error) else f"; body: {body[:200]!r}"
+            raise Rejected(f"{shown(self.url)}: {error}{begins} ({kept})") from error
+        except Exception as error:
+            raise ServiceError(
+                f"parse failed with {type(error).__name__}: {error}; body: {body[:200]!r}. {kept}, and read "
+                "again without a new request: mend parse, or delete it to ask anew"
+            ) from error
+
+    def _name(self, pixels: np.ndarray, body: bytes, headers: Mapping[str, str]) -> str:
+        """The hash of what is asked, whoever asks: address, headers, pixels, body."""
+        parts = urlsplit(self.url)
+        query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if _says_what(pair[0])]
+        address = parts._replace(query=urlencode(query)).geturl()
+        sent = {k.lower(): v for k, v in {**headers, **self.headers}.items() if _says_what(k)}
+        asked = hashlib.sha256(repr((address, sorted(sent.items()), pixels.shape, len(body))).encode())
+        asked.update(body + pixels.tobytes())
+        return asked.hexdigest()
 
     def _request(self, body: bytes, headers: dict[str, str], count: int) -> bytes:
-        if self.budget is not None and self.spent + count > self.budget:
-            raise BudgetExceeded(
-                f"{self.spent} of {self.budget} images were sent, and the next request has {count}; raise "
-                "the budget to go on (answers so far are in the cache, if there is one)"
-            )
-        self.spent += count
-        request = urllib.request.Request(self.url, body, {**headers, **self.headers})
-        reason: object = None
+        """One request and its tries: again where no whole answer came or the status is one of `RETRY`."""
+        where, end = shown(self.url), None
+        failed: TransportError | None = None
         for attempt in range(self.attempts):
+            wait = 0.0
+            if failed is not None:
+                wait = self.backoff * 2 ** min(attempt - 1, 60) if failed.after is None else failed.after
+            if end is not None and self.clock() + wait >= end:
+                raise ServiceError(
+                    f"{where} failed: {failed}; the next try, {wait:g} s later, would be beyond the deadline "
+                    f"of {self.deadline:g} s"
+                ) from failed
+            if wait:
+                self.sleep(wait)
             self._keep_the_rate()
+            self._spend(count, failed)
+            end = end or self.clock() + self.deadline
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return response.read()
-            except urllib.error.HTTPError as error:
-                reason, wait = f"HTTP {error.code} {error.reason}", error.headers.get("Retry-After")
-                if error.code not in RETRY:
-                    raise ServiceError(f"{self.url} refused: {reason}: {error.read()[:200]!r}") from error
-            except (urllib.error.URLError, OSError) as error:  # no connection, a broken one, a timeout
-                reason, wait = getattr(error, "reason", error), None
-            if attempt + 1 < self.attempts:
-                self.sleep(_seconds(wait, self.backoff * 2**attempt))
-        raise ServiceError(f"{self.url} failed {self.attempts} times; the last time: {reason}")
+                return self._exchange(body, headers, min(self.timeout, max(end - self.clock(), 0.1)))
+            except TransportError as error:
+                failed = error
+            if not failed.again:
+                raise ServiceError(f"{where} refused: {failed}") from failed
+        raise ServiceError(f"{where} failed {self.attempts} times; the last time: {failed}") from failed
+
+    def _exchange(self, body: bytes, headers: dict[str, str], timeout: float) -> bytes:
+        limits: Any = {"max_bytes": self.max_bytes}
+        start = self.clock()
+        came = answer(
+            self._pool,
+            "POST",
+            self.url,
+            body=body,
+            headers={**headers, **self.headers},
+            timeout=timeout,
+            **limits,
+        )
+        if self.then is None:
+            return came
+        there = self.then(self.url, came)
+        if urlsplit(there)[:2] != urlsplit(self.url)[:2]:
+            raise ServiceError(f"{shown(there)} is on another host than {shown(self.url)}: not asked")
+        left = max(timeout - (self.clock() - start), 0.001)
+        return answer(self._pool, "GET", there, headers=dict(self.headers), timeout=left, **limits)
+
+    def _spend(self, count: int, failed: Exception | None) -> None:
+        with self._lock:
+            if self.budget is not None and self.spent + count > self.budget:
+                after = f" (the last try failed: {failed})" if failed else ""
+                raise BudgetExceeded(
+                    f"{self.spent} of {self.budget} images were sent, and the next request has {count}{after};"
+                    " raise the budget to go on: answers so far are kept"
+                )
+            self.spent += count
 
     def _keep_the_rate(self) -> None:
         if self.per_second is not None:
-            wait = self._last + 1 / self.per_second - self.clock()
-            if wait > 0:
+            with self._lock:
+                now = self.clock()
+                wait = max(self._next - now, 0.0)
+                self._next = now + wait + 1 / self.per_second
+            if wait:
                 self.sleep(wait)
-        self._last = self.clock()
 
 
-def _seconds(header: str | None, default: float) -> float:
-    """`Retry-After` in seconds; its other form, a date, is left to the default."""
-    try:
-        return max(float(header), 0.0) if header is not None else default
-    except ValueError:
-        return default
+def _says_what(name: str) -> bool:
+    return not CREDENTIALS.search(name.lower())
 
 
 def _to_uint8(images: np.ndarray) -> np.ndarray:
-    if images.ndim == 4 and images.dtype == np.uint8:
+    if images.ndim == 4 and images.dtype == np.uint8 and images.size:
         return images
     try:
         check_images(images)

@@ -1,0 +1,158 @@
+"""Connections to web servers, a watch that ends what takes too long, and one error for all that goes wrong.
+
+urllib3 bounds each read and not the whole: here a request's socket is known to a watch, which closes it.
+"""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class TransportError(ConnectionError):
+    """A request without a usable answer.
+
+    Args:
+        reason: in words.
+        again: whether another try may help.
+        status: of the answer, if one came.
+        after: seconds that the server asks to wait (`Retry-After`), if it does.
+    """
+
+    def __init__(
+        self, reason: str, *, again: bool = True, status: int | None = None, after: float | None = None
+    ):
+        super().__init__(reason)
+        self.again, self.status, self.after = again, status, after
+
+
+def connections(tls: ssl.SSLContext | None = None, size: int = 1) -> Any:
+    """Connections kept for the next request, `url -> urllib3.PoolManager`; the environment's proxies hold.
+
+    Args:
+        tls: who is trusted, and as whom to appear; the system's authorities by default.
+        size: connections to one host that are kept.
+
+    Raises:
+        ModuleNotFoundError: urllib3 is not installed.
+    """
+    try:
+        import urllib3
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("HTTP needs urllib3: pip install 'transferjax[http]'") from error
+    from urllib.request import getproxies, proxy_bypass
+
+    kinds = _watched(urllib3)
+
+    @cache
+    def manager(proxy: str | None) -> Any:
+        options = {"num_pools": 4, "maxsize": size, "ssl_context": tls or ssl.create_default_context()}
+        made: Any
+        if proxy is None:
+            made = urllib3.PoolManager(**options)
+        else:
+            login = urlsplit(proxy)
+            name = f"{login.username}:{login.password or ''}" if login.username else None
+            made = urllib3.ProxyManager(
+                proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=name), **options
+            )
+        made.pool_classes_by_scheme = kinds
+        return made
+
+    def pool(url: str) -> Any:
+        parts = urlsplit(url)
+        proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+        return manager(proxy)
+
+    return pool
+
+
+_running = threading.local()
+
+
+class Watch:
+    """Closes the socket of a request whose time is up: a byte a second never lets a read time out."""
+
+    def __init__(self, timeout: float):
+        self.timeout, self.over = timeout, False
+        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(timeout, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "Watch":
+        _running.watch = self
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        _running.watch = None
+        with self._lock:
+            self._socket = None
+
+    def see(self, connected: socket.socket) -> None:
+        with self._lock:
+            self._socket = connected
+        if self.over:
+            raise TimeoutError
+
+    def _end(self) -> None:
+        with self._lock:
+            self.over = True
+            if self._socket is not None:
+                with suppress(OSError):  # the method of the plain socket: TLS would first say goodbye
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+@cache
+def _watched(urllib3: Any) -> dict[str, type]:
+    """urllib3's pools, whose connections show their socket to the watch of the running request."""
+
+    class Watched:
+        sock: Any
+
+        def send(self, data: Any) -> None:
+            if self.sock is None:
+                self.connect()  # type: ignore[attr-defined]
+            if watch := getattr(_running, "watch", None):
+                watch.see(self.sock)
+            super().send(data)  # type: ignore[misc]
+
+    def pool(base: type) -> type:
+        kind = type("Connection", (Watched, base.ConnectionCls), {})  # type: ignore[attr-defined]
+        return type(base.__name__, (base,), {"ConnectionCls": kind})
+
+    return {"http": pool(urllib3.HTTPConnectionPool), "https": pool(urllib3.HTTPSConnectionPool)}
+
+
+@contextmanager
+def one_error(watch: Watch) -> Iterator[None]:
+    """Whatever the layers below raise (theirs, http.client's, the socket's, a ValueError of a bad length)."""
+    try:
+        yield
+    except TransportError:
+        raise
+    except Exception as error:
+        if watch.over:
+            raise TransportError(f"no whole answer within {watch.timeout:g} s") from error
+        cause = _deepest(error)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            advice = "pass an SSLContext that trusts it, if you do"
+            raise TransportError(f"its certificate: {cause.verify_message}: {advice}", again=False) from error
+        said = getattr(cause, "strerror", None) or str(cause)
+        kind = "" if isinstance(cause, OSError) and said else f"{type(cause).__name__}: "
+        raise TransportError(f"{kind}{said}".removesuffix(": ")) from error
+
+
+def _deepest(error: BaseException) -> BaseException:
+    """urllib3 wraps errors in its own, as an argument or as a cause."""
+    ours = type(error).__module__.startswith("urllib3")
+    inside = [arg for arg in error.args if isinstance(arg, BaseException)]
+    below = [*inside, error.__cause__, error.__context__ if ours else None]
+    found = next((e for e in below if e is not None), None)
+    return error if found is None else _deepest(found)

@@ -1,0 +1,137 @@
+"""Services that name what they see: names with scores, or in their order, become a row of scores.
+
+A map says which name is which class. Names that are not in it are left out, as Zhang et al. do (S&P 2024,
+Table 10); classes that were not named lie below all that were, so that top-k success counts them as missed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from transferjax.predicts.answers import ServiceError, UnknownNames
+from transferjax.predicts.formats import Parse, at
+
+NAMES = ("label", "name", "classname", "displayname", "tagname", "keyword", "description", "word", "class",
+         "tag", "category")  # fmt: skip
+"""What services call a name, in lower case and without underscores; the first of them counts."""
+SCORES = ("score", "confidence", "probability", "prob")
+
+Words = Sequence[tuple[str, float]]
+
+
+def ranked(
+    names: Mapping[str, int] | Sequence[str],
+    *path: str | int,
+    other: int | None = None,
+    num_classes: int | None = None,
+) -> Parse:
+    """A parser of answers that name classes: `[{"label": …, "score": …}, …]`, `{name: score}`, or names.
+
+    Args:
+        names: name -> class, whatever its case, or the names in the order of the classes.
+        path: the keys in the answer's body under which its names lie: of one image, or of each of several.
+        other: the class of answers without any of these names; None makes them an error.
+        num_classes: K, the width of the rows; by default what `names` and `other` need.
+
+    Returns:
+        A parser whose answers are rows `[K]`; `argmax` is the surest known name.
+
+    Raises:
+        ValueError: no names, or classes beyond `num_classes`.
+    """
+    if not names:
+        raise ValueError("the vocabulary is empty: say which words of the service are which class")
+    pairs = names.items() if isinstance(names, Mapping) else ((name, k) for k, name in enumerate(names))
+    classes = {_plain(name): k for name, k in pairs}
+    known = [*classes.values(), *([] if other is None else [other])]
+    width = num_classes or max(2, max(known) + 1)
+    if min(known) < 0 or max(known) >= width:
+        raise ValueError(f"classes must lie in 0 … {width - 1}; got {min(known)} … {max(known)}")
+
+    def parse(body: bytes, count: int) -> list[np.ndarray]:
+        found = at(body, *path)
+        try:
+            words = [words_of(found)] if _is_ranking(found) else [words_of(one) for one in found]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ServiceError(f"the service answered something else: {body[:200]!r}") from error
+        return [row_of(one, classes, other, width) for one in words]
+
+    return parse
+
+
+def row_of(words: Words, classes: Mapping[str, int], other: int | None, width: int) -> np.ndarray:
+    """Scores `[width]`: those of the known words, and less than any of them elsewhere.
+
+    Args:
+        words: names and their scores.
+        classes: name -> class, in lower case; of several names of one class the surest counts.
+        other: the class where none is known.
+        width: K.
+
+    Raises:
+        UnknownNames: no known name, and no `other`.
+        ServiceError: scores that are not finite.
+    """
+    if not all(math.isfinite(score) for _, score in words):
+        raise ServiceError(f"the scores are not finite: {words[:5]}")
+    known = [(classes[_plain(word)], score) for word, score in words if _plain(word) in classes]
+    if not known and other is None:
+        seen = ", ".join(repr(word) for word, _ in words[:5]) or "nothing"
+        raise UnknownNames(f"the service names {seen}, and the map has none of it: add it, or give other=")
+    known = known or [(other or 0, 0.0)]
+    row = np.full(width, min(score for _, score in known) - 1.0)
+    for k, score in known:
+        row[k] = max(row[k], score)
+    return row
+
+
+def words_of(found: Any) -> Words:
+    """Names with scores, from what services say of one image; names without scores count in their order."""
+    if isinstance(found, Mapping):
+        fields = _fields(found)
+        if "displaynames" in fields:  # Vertex
+            return list(zip(fields["displaynames"], map(float, fields["confidences"]), strict=True))
+        if "confidences" in fields:  # Gradio's Label
+            return words_of(fields["confidences"])
+        if not _named(found):
+            return [(name, float(score)) for name, score in found.items()]
+        found = [found]
+    return [_word(one, -float(place)) for place, one in enumerate(found)]
+
+
+def _word(one: Any, place: float) -> tuple[str, float]:
+    if isinstance(one, str):
+        return one, place
+    if not isinstance(one, Mapping):
+        name, score = one
+        return name, float(score)
+    fields = _fields(one)
+    score = next((fields[name] for name in SCORES if name in fields), place)
+    return fields[next(name for name in NAMES if name in fields)], float(score)
+
+
+def _is_ranking(found: Any) -> bool:
+    """Whether this is said of one image, and not of each of several."""
+    if isinstance(found, Mapping | str) or not found:
+        return True
+    first = found[0]
+    if isinstance(first, Mapping):
+        return _named(first)
+    return isinstance(first, str) or (
+        len(first) == 2 and isinstance(first[0], str) and not isinstance(first[1], str)
+    )
+
+
+def _named(entry: Mapping[str, Any]) -> bool:
+    fields = _fields(entry)
+    return any(isinstance(fields.get(name), str) for name in NAMES) and "confidences" not in fields
+
+
+def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.lower().replace("_", ""): value for name, value in entry.items()}
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()
