@@ -1,182 +1,228 @@
-"""Prediction services, with a local server that fails in all the ways that services do."""
+"""A service as a target: every image gets its answer, once, and what was asked and by whom is kept apart."""
 
-import base64
+import gzip
 import json
 import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile import http
 
-from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
+from transferjax.metrics import transfer_success
+from transferjax.predicts import formats
+from transferjax.predicts.http import BudgetExceeded, ServiceError
+from transferjax.transport import seconds
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+FLOATS = jnp.asarray(IMAGES / 255, jnp.float32)
+COLOURS = IMAGES.reshape(5, -1, 3).mean(1)
 
 
-@pytest.fixture
-def server():
-    """A service that gives the mean colour of every image; `faults` are answered first."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.server.requests.append((time.monotonic(), dict(self.headers), body))
-            if self.server.faults:
-                fault = self.server.faults.pop(0)
-                if fault == "drop":
-                    return self.connection.close()
-                if fault == "slow":
-                    time.sleep(1.0)
-                    return None
-                status, headers = fault
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                return None
-            encoded = [base64.b64decode(text) for text in json.loads(body)["images"]]
-            pixels = [cv2.imdecode(np.frombuffer(e, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for e in encoded]
-            answer = json.dumps([p.mean((0, 1)).tolist() for p in pixels]).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
-            return None
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.faults = [], []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def target(server):
-    def make(**options):
-        waits = []
-        settings = {"sleep": waits.append, "timeout": 0.4} | options
-        http = HttpTarget(
-            f"http://127.0.0.1:{server.server_port}/predict", lambda body, n: json.loads(body), **settings
-        )
-        return http, waits
-
-    return make
+def one_class(body, n):
+    """A service that names a class: the strongest colour."""
+    return [int(np.argmax(row)) for row in json.loads(body)]
 
 
 def test_every_image_gets_its_answer(server, target):
     """In order, whatever the batch; floats are the same images as bytes."""
-    expected = IMAGES.reshape(5, -1, 3).mean(1)
     for batch_size in (1, 2, 5):
-        http, _ = target(batch_size=batch_size)
-        np.testing.assert_allclose(http(IMAGES), expected)
-        np.testing.assert_allclose(http(jnp.asarray(IMAGES / 255, jnp.float32)), expected)
-    assert len(server.requests) == 2 * (5 + 3 + 1)
+        service, _ = target(batch_size=batch_size)
+        np.testing.assert_allclose(service(IMAGES), COLOURS, rtol=1e-6)
+        np.testing.assert_allclose(service(FLOATS), COLOURS, rtol=1e-6)
+    assert len(server.requests) == 5 + 3 + 1
 
 
-def test_faults_are_tried_again(server, target):
-    server.faults += [(503, {}), (429, {"Retry-After": "7"}), "drop", (500, {})]
-    http, waits = target(attempts=5, backoff=0.5)
-    np.testing.assert_allclose(http(IMAGES[:1])[0], IMAGES[0].reshape(-1, 3).mean(0))
-    assert waits == [0.5, 7.0, 2.0, 4.0]
-    assert http.spent == 1
+def test_it_answers_like_any_predict(target):
+    labels = jnp.asarray(COLOURS.argmax(-1))
+    logits, _ = target()
+    classes, _ = target(parse=one_class, num_classes=3)
+    for service in (logits, classes, logits.as_predict(3), classes.as_predict(3)):
+        assert transfer_success(service, FLOATS, labels) == 0
+        assert transfer_success(service, FLOATS, (labels + 1) % 3) == 1
+    np.testing.assert_array_equal(classes(IMAGES), np.eye(3)[labels])
+    nameless, _ = target(parse=one_class)
+    np.testing.assert_array_equal(nameless(IMAGES), labels)
+    np.testing.assert_array_equal(nameless.as_predict(3)(FLOATS), np.eye(3)[labels])
+    with pytest.raises(ValueError, match=r"logits \[B, K\].*num_classes=K"):
+        transfer_success(nameless, FLOATS, labels)
 
 
-def test_timeouts_are_tried_again(server, target):
-    server.faults += ["slow"]
-    http, waits = target(attempts=2)
-    assert len(http(IMAGES[:1])) == 1
-    assert waits == [1.0]
+def test_it_works_inside_jit_and_has_no_gradient(server, target):
+    service, _ = target(batch_size=5)
+    predict = service.as_predict(3)
+    inside = jax.jit(lambda predict, x: 2 * predict(x))(predict, FLOATS)
+    np.testing.assert_allclose(inside, 2 * COLOURS, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(predict)(FLOATS[:, None])[:, 0], COLOURS, rtol=1e-6)
+    assert len(server.requests) == 1
+    with pytest.raises(TypeError, match="a service has no gradient: attack a surrogate"):
+        jax.grad(lambda x: predict(x).sum())(FLOATS)
+    with pytest.raises(TypeError, match=r"inside jit, use service.as_predict"):
+        jax.jit(service)(FLOATS)
+    with pytest.raises(ServiceError, match="a row of 4 finite scores"):
+        service.as_predict(4)(FLOATS)
 
 
-def test_a_dead_service(target):
-    http, waits = target(attempts=3)
-    http.url = "http://127.0.0.1:1/"
-    with pytest.raises(ServiceError, match="failed 3 times; the last time"):
-        http(IMAGES[:1])
-    assert waits == [1.0, 2.0]
+def test_check_says_how_often_it_is_right(server, target):
+    service, _ = target()
+    labels = COLOURS.argmax(-1)
+    assert service.check(IMAGES, labels) == 1
+    labels[:2] = (labels[:2] + 1) % 3
+    assert service.check(IMAGES, labels) == 0.6
+    assert len(server.requests) == 5
+    with pytest.raises(ValueError, match="lie in 7 … 7"):
+        service.check(IMAGES, np.full(5, 7))
 
 
-def test_refusals_are_not_tried_again(server, target):
-    server.faults += [(403, {})]
-    http, waits = target()
-    with pytest.raises(ServiceError, match="refused: HTTP 403"):
-        http(IMAGES[:1])
-    assert not waits
+def test_several_requests_at_a_time(server, target):
+    """As many as were asked for, and no more; the answers are in order."""
+    together, most, lock, plain = [0], [0], threading.Lock(), server.good
+    all_there = threading.Barrier(3)
+
+    def good(request):
+        with lock:
+            together[0] += 1
+            most[0] = max(most[0], together[0])
+        all_there.wait(5)  # broken unless three are on their way
+        with lock:
+            together[0] -= 1
+        return plain(request)
+
+    server.good = good
+    images = np.concatenate([IMAGES, 255 - IMAGES[:1]])
+    service, _ = target(concurrency=3, timeout=10)
+    np.testing.assert_allclose(service(images), images.reshape(6, -1, 3).mean(1), rtol=1e-6)
+    assert most[0] == 3
+
+
+def test_the_same_image_twice_is_asked_for_once(server, target):
+    service, _ = target(concurrency=2)
+    np.testing.assert_allclose(service(IMAGES[[0, 1, 0, 0]]), COLOURS[[0, 1, 0, 0]], rtol=1e-6)
+    assert len(server.requests) == 2
 
 
 def test_the_cache_spares_requests(server, target, tmp_path):
-    http, _ = target(cache=tmp_path)
-    first = http(IMAGES)
+    first = target(cache=tmp_path)[0](IMAGES)
     asked = len(server.requests)
     other, _ = target(cache=tmp_path, budget=0)
-    assert other(IMAGES) == first
+    np.testing.assert_array_equal(other(IMAGES), first)
     assert len(server.requests) == asked
     with pytest.raises(BudgetExceeded):
         other(255 - IMAGES)
 
 
 def test_the_cache_tells_models_apart_and_not_who_asks(server, target, tmp_path):
-    for headers, asked in (
-        ({"X-Model": "a", "Authorization": "Key 1"}, 5),
-        ({"X-Model": "a", "Authorization": "Key 2", "X-Api-Key": "3"}, 5),
-        ({"X-Model": "b"}, 10),
+    for headers, query, asked in (
+        ({"X-Model": "a", "Authorization": "Key 1"}, "?v=1&key=one", 5),
+        (
+            {"X-Model": "a", "Authorization": "Key 2", "X-Api-Key": "3", "X-Amz-Date": "today"},
+            "?v=1&key=two",
+            5,
+        ),
+        ({"X-Model": "b"}, "?v=1&access_token=three", 10),
+        ({"X-Model": "b"}, "?v=2", 15),
     ):
-        http, _ = target(cache=tmp_path, headers=headers)
-        http(IMAGES)
+        service, _ = target(cache=tmp_path, headers=headers, url=server.url + query)
+        service(IMAGES)
         assert len(server.requests) == asked
 
 
-def test_answers_that_cannot_be_parsed_are_not_kept(server, target, tmp_path):
-    http, _ = target(cache=tmp_path)
-    http.parse = lambda body, n: []
-    with pytest.raises(ServiceError, match="parse gave 0 answers for 1 images"):
-        http(IMAGES[:1])
-    http.parse = lambda body, n: json.loads(body)
-    assert len(http(IMAGES[:1])) == 1
-    assert len(server.requests) == 2
+def test_the_cache_tells_pixels_apart_that_the_body_does_not(server, target, tmp_path):
+    """As where an image was uploaded before and the body only names it."""
+    server.good = lambda request: json.dumps([[len(server.requests), 0]]).encode()
+    service, _ = target(cache=tmp_path, encode=lambda images: (b"the uploaded one", {}))
+    assert service(IMAGES)[:, 0].tolist() == [1, 2, 3, 4, 5]
+    assert service(IMAGES)[:, 0].tolist() == [1, 2, 3, 4, 5]
 
 
-def test_the_budget_stops_before_it_is_exceeded(server, target, tmp_path):
-    http, _ = target(budget=3, batch_size=2, cache=tmp_path)
-    with pytest.raises(BudgetExceeded, match="2 of 3 images were sent, and the next request has 2"):
-        http(IMAGES)
-    assert len(server.requests) == 1
-    http.budget = 5
-    assert len(http(IMAGES)) == 5
-    assert len(server.requests) == 3
+def test_headers_of_the_format_choose_a_model_too(server, target, tmp_path):
+    for model in "ab":
+        encode = lambda images, model=model: (formats.as_json(images)[0], {"X-Amz-Target": model})  # noqa: E731
+        target(cache=tmp_path, encode=encode)[0](IMAGES[:1])
+    assert [request.headers["x-amz-target"] for request in server.requests] == ["a", "b"]
 
 
-def test_the_rate_is_kept(server, target):
+def test_the_rate_is_kept(target):
     now = [0.0]
 
     def sleep(seconds):
         now[0] += seconds
 
-    http, _ = target(per_second=4, sleep=sleep, clock=lambda: now[0])
-    http(IMAGES)
+    service, _ = target(per_second=4, sleep=sleep, clock=lambda: now[0])
+    service(IMAGES)
     assert now[0] == pytest.approx(1.0)
 
 
-def test_headers_are_sent(server, target):
-    http, _ = target(headers={"Authorization": "Key 1"})
-    http(IMAGES[:1])
-    assert server.requests[0][1]["Authorization"] == "Key 1"
+def test_headers_are_sent_and_connections_kept(server, target):
+    service, _ = target(headers={"Authorization": "Key 1"})
+    service(IMAGES)
+    assert server.requests[0].headers["authorization"] == "Key 1"
+    assert len(server._open) == 1
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"attempts": 0}, {"per_second": 0.0}])
+def test_zipped_answers_and_bodies(server, target):
+    server.plan = [http(gzip.compress(b"[[1, 2, 3]]"), Content_Encoding="gzip")]
+    service, _ = target(encode=formats.gzipped(formats.as_json))
+    assert service(IMAGES[:1]).tolist() == [[1, 2, 3]]
+    (request,) = server.requests
+    assert request.headers["content-encoding"] == "gzip"
+    assert request.headers["accept-encoding"] == "gzip"
+    assert gzip.decompress(request.body) == formats.as_json(IMAGES[:1])[0]
+
+
+def test_chunked_answers(server, target):
+    chunks = b"3\r\n[[1\r\n8\r\n, 2, 3]]\r\n0\r\n\r\n"
+    server.plan = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks]
+    assert target()[0](IMAGES[:1]).tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("7", 7, 7),
+        ("0.5", 0.5, 0.5),
+        ("-3", 0, 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        ("Fri, 31 Dec 2100 23:59:59 GMT", 1e9, 1e10),
+    ],
+)
+def test_retry_after_in_both_forms(header, least, most):
+    assert least <= seconds(header) <= most
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "nan", "inf", "-inf", "1e999", "soon", "Wed, 99 Oct 2015", "7 s"]
+)
+def test_what_is_no_retry_after(header):
+    assert seconds(header) is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"batch_size": 0},
+        {"attempts": 0},
+        {"concurrency": 0},
+        {"max_bytes": 0},
+        {"per_second": 0.0},
+        {"per_second": float("nan")},
+        {"timeout": 0.0},
+        {"timeout": float("inf")},
+        {"deadline": float("nan")},
+        {"backoff": -1.0},
+        {"num_classes": 1},
+    ],
+)
 def test_bad_settings(bad, target):
     with pytest.raises(ValueError, match=next(iter(bad))):
         target(**bad)
 
 
 def test_bad_images(target):
-    http, _ = target()
-    for bad in (IMAGES[0], IMAGES.astype(np.float32), IMAGES.astype(int)):
+    service, _ = target()
+    for bad in (IMAGES[0], IMAGES.astype(np.float32), IMAGES.astype(int), IMAGES[:0]):
         with pytest.raises(ValueError, match="images must be"):
-            http(bad)
+            service(bad)
+    with pytest.raises(ValueError, match="num_classes must be 3; got 4"):
+        target(num_classes=3)[0].as_predict(4)

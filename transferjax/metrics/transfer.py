@@ -20,17 +20,17 @@ def correct(predict: Predict, images: Array, labels: Array, *, num_classes: int 
         predict, images, labels: the model, `[B, H, W, C]` in [0, 1], and true classes `[B]`.
         num_classes: see `fooled`.
     """
-    return _classes(predict, images, labels, num_classes=num_classes) == labels
+    return _among(_logits(predict, images, labels, num_classes=num_classes), labels, 1)
 
 
-def _classes(
+def _logits(
     predict: Predict,
     images: Array,
     labels: Array,
     targets: Array | None = None,
     num_classes: int | None = None,
 ) -> Array:
-    """What the model says, `[B]`; labels and targets must be classes of it."""
+    """What the model says, `[B, K]`; labels and targets must be classes of it."""
     check_images(images)
     logits = predict(images)
     check_outputs(logits, len(images))
@@ -39,7 +39,15 @@ def _classes(
     check_labels(labels, len(images), logits.shape[-1])
     if targets is not None:
         check_labels(targets, len(images), logits.shape[-1], "targets")
-    return logits.argmax(-1)
+    return logits
+
+
+def _among(logits: Array, classes: Array, k: int) -> Array:
+    """Whether a class `[B]` is among the k greatest logits, bool; of equal ones the others come first."""
+    if k == 1:
+        return logits.argmax(-1) == classes
+    own = jnp.take_along_axis(jnp.asarray(logits), classes[:, None], -1)
+    return (logits >= own).sum(-1) <= k
 
 
 def fooled(
@@ -50,6 +58,7 @@ def fooled(
     *,
     round_8_bits: bool = False,
     num_classes: int | None = None,
+    top_k: int = 1,
 ) -> Array:
     """Which adversarial images succeed, bool `[B]`: `f(x') ≠ y`, or with targets `f(x') = t`.
 
@@ -61,13 +70,16 @@ def fooled(
         round_8_bits: round the images to what a file can hold first, as the official code does.
         num_classes: how many classes the labels' data set has, so that a model of other classes is an error;
             None if nobody knows: then labels that lie among the first few of many logits get a warning.
+        top_k: an attack succeeds where the label is not among the k greatest logits, or the target is.
 
     Raises:
         ValueError: labels or targets that are not one class per image, or of other classes than the model's.
     """
     images = round_to_8_bits(adversarial) if round_8_bits else adversarial
-    predictions = _classes(predict, images, labels, targets, num_classes)
-    return predictions != labels if targets is None else predictions == targets
+    logits = _logits(predict, images, labels, targets, num_classes)
+    if not 1 <= top_k < logits.shape[-1]:
+        raise ValueError(f"top_k must lie in 1 … {logits.shape[-1] - 1}, fewer than the classes; got {top_k}")
+    return ~_among(logits, labels, top_k) if targets is None else _among(logits, targets, top_k)
 
 
 def transfer_success(
@@ -79,13 +91,14 @@ def transfer_success(
     mask: Array | None = None,
     round_8_bits: bool = False,
     num_classes: int | None = None,
+    top_k: int = 1,
 ) -> Array:
     """Attack success rate in [0, 1], a scalar: the mean of `fooled` over all images, or over those in a mask.
 
     `ASR = Σ_i m_i [f(x'_i) ≠ y_i] / Σ_i m_i`; targeted: `[f(x'_i) = t_i]`.
 
     Args:
-        predict, adversarial, labels, targets, round_8_bits, num_classes: see `fooled`.
+        predict, adversarial, labels, targets, round_8_bits, num_classes, top_k: see `fooled`.
         mask: bool `[B]`, which images count. None counts every image, as the paper's tables do; with
             `correct(surrogate, x, y) & correct(target, x, y)` those that both models know beforehand.
 
@@ -96,7 +109,7 @@ def transfer_success(
     code counts every image. `transferability` is its Definition 3.
     """
     success = fooled(
-        predict, adversarial, labels, targets, round_8_bits=round_8_bits, num_classes=num_classes
+        predict, adversarial, labels, targets, round_8_bits=round_8_bits, num_classes=num_classes, top_k=top_k
     )
     if mask is None:
         return success.mean()

@@ -26,7 +26,7 @@ class Rejected(ServiceError):
 
 
 class UnknownNames(ServiceError):
-    """An answer that names nothing the parser knows: it is the parser that has to learn, and no one to ask."""
+    """An answer that names nothing the parser knows: the parser has to learn, and there is no one to ask."""
 
 
 class Kept(NamedTuple):

@@ -22,7 +22,7 @@ import numpy as np
 from transferjax.predicts.answers import ServiceError
 
 Encode = Callable[[Sequence[np.ndarray]], tuple[bytes, dict[str, str]]]
-"""uint8 images -> the request's body and headers, the same for the same images: so answers are found again."""
+"""uint8 images -> the request's body and headers; the same for the same images, so that answers are found."""
 
 Parse = Callable[[bytes, int], Sequence[Any]]
 """(the answer's body, number of images) -> for each image a class, or a row of scores."""

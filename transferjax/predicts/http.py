@@ -279,10 +279,10 @@ class HttpTarget:
     def _spend(self, count: int, failed: Exception | None) -> None:
         with self._lock:
             if self.budget is not None and self.spent + count > self.budget:
-                after = f" (the last try failed: {failed})" if failed else ""
+                after = f" (the last failed: {failed})" if failed else ""
                 raise BudgetExceeded(
-                    f"{self.spent} of {self.budget} images were sent, and the next request has {count}{after};"
-                    " raise the budget to go on: answers so far are kept"
+                    f"{self.spent} of {self.budget} images were sent, and the next request has {count}"
+                    f"{after}; raise the budget to go on (answers so far are kept)"
                 )
             self.spent += count
 
