@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
+from hostile import Server
 from small import TEST, attacked, failure, make, network, verdicts
 
 from transferjax import data
@@ -64,6 +63,8 @@ def test_logits_are_answers_too_and_nonsense_is_not(tmp_path):
     for answers in (["cat", "dog"], [0.5, 0.5], [1]):
         with pytest.raises(ValueError, match="a class or a row of logits for each of 2 images"):
             record_answers(lambda images, answers=answers: answers, IMAGES[4:6], path)
+    with pytest.raises(ValueError, match="finite logits for each of 2 images; got nan"):
+        record_answers(lambda images: [[1.0, np.nan]] * 2, IMAGES[4:6], path)
     assert len(read_record(path)) == 4
 
 
@@ -82,33 +83,11 @@ def test_one_clear_line_where_a_record_cannot_be_read(tmp_path):
 
 
 def test_a_service_over_http_is_asked_once_for_each_image(tmp_path):
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            images = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["images"]
-            asked.extend(images)
-            body = json.dumps([len(asked) % 10 for _ in images]).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    target = HttpTarget(f"http://127.0.0.1:{server.server_port}", parse=lambda body, count: json.loads(body))
-    try:
+    with Server(lambda request: json.dumps([len(server.requests)]).encode()) as server:
+        target = HttpTarget(server.url, parse=lambda body, count: json.loads(body))
         for _ in range(2):
             record = record_answers(target, IMAGES[:3], tmp_path / "answers.safetensors")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert len(asked) == 3
+    assert len(server.requests) == 3
     assert record.classes(IMAGES[:3]).tolist() == [1, 2, 3]
 
 

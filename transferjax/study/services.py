@@ -92,7 +92,7 @@ def record_answers(target: Target, images: np.ndarray, path: str | Path, batch_s
         the record with answers for all of them.
 
     Raises:
-        ValueError: answers that are not one class, or one row of logits, for each image.
+        ValueError: answers that are not one class, or one row of finite logits, for each image.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +117,10 @@ def _write(record: Record) -> None:
 def _classes(answers: Any, count: int) -> Sequence[int]:
     """One class for each image, from classes or logits."""
     found = np.asarray(answers)
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ValueError(
+            f"expected finite logits for each of {count} images; got {found[~np.isfinite(found)][0]}"
+        )
     found = found.argmax(-1) if found.ndim == 2 else found
     if found.shape != (count,) or found.dtype.kind not in "iu":
         raise ValueError(
