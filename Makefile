@@ -22,7 +22,7 @@ help:
 quickstart: .venv/.installed-base
 	$(BIN)/python -m experiments.study --config=configs/digits.py --store=$(STORE)
 
-test: .venv/.installed-test
+test: .venv/.installed-test .venv/.installed-servers
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/.installed-dev

@@ -6,6 +6,7 @@ urllib3 bounds each read and not the whole: here a request's socket is known to 
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -21,13 +22,20 @@ class TransportError(ConnectionError):
         again: whether another try may help.
         status: of the answer, if one came.
         after: seconds that the server asks to wait (`Retry-After`), if it does.
+        reached: whether there was a connection.
     """
 
     def __init__(
-        self, reason: str, *, again: bool = True, status: int | None = None, after: float | None = None
+        self,
+        reason: str,
+        *,
+        again: bool = True,
+        status: int | None = None,
+        after: float | None = None,
+        reached: bool = True,
     ):
         super().__init__(reason)
-        self.again, self.status, self.after = again, status, after
+        self.again, self.status, self.after, self.reached = again, status, after, reached
 
 
 def connections(tls: ssl.SSLContext | None = None, size: int = 1) -> Any:
@@ -78,30 +86,37 @@ class Watch:
     """Closes the socket of a request whose time is up: a byte a second never lets a read time out."""
 
     def __init__(self, timeout: float):
-        self.timeout, self.over = timeout, False
+        self.timeout, self.over, self.reached = timeout, False, False
         self._socket: socket.socket | None = None
-        self._lock = threading.Lock()
-        self._timer = threading.Timer(timeout, self._end)
-        self._timer.daemon = True
+        self._lock, self._done = threading.Lock(), threading.Event()
 
     def __enter__(self) -> "Watch":
         _running.watch = self
-        self._timer.start()
+        self.extend()
+        threading.Thread(target=self._wait, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        self._done.set()
         _running.watch = None
         with self._lock:
             self._socket = None
 
+    def extend(self) -> None:
+        """Time begins anew."""
+        self._end = time.monotonic() + self.timeout
+
     def see(self, connected: socket.socket) -> None:
+        """The socket that the request uses."""
         with self._lock:
-            self._socket = connected
+            self._socket, self.reached = connected, True
         if self.over:
             raise TimeoutError
 
-    def _end(self) -> None:
+    def _wait(self) -> None:
+        while (left := self._end - time.monotonic()) > 0:
+            if self._done.wait(left):
+                return
         with self._lock:
             self.over = True
             if self._socket is not None:
@@ -138,15 +153,16 @@ def one_error(watch: Watch) -> Iterator[None]:
     except TransportError:
         raise
     except Exception as error:
-        if watch.over:
-            raise TransportError(f"no whole answer within {watch.timeout:g} s") from error
         cause = _deepest(error)
+        if watch.over or isinstance(cause, TimeoutError):
+            reason = f"no whole answer within {watch.timeout:g} s"
+            raise TransportError(reason, reached=watch.reached) from error
         if isinstance(cause, ssl.SSLCertVerificationError):
             advice = "pass an SSLContext that trusts it, if you do"
             raise TransportError(f"its certificate: {cause.verify_message}: {advice}", again=False) from error
         said = getattr(cause, "strerror", None) or str(cause)
         kind = "" if isinstance(cause, OSError) and said else f"{type(cause).__name__}: "
-        raise TransportError(f"{kind}{said}".removesuffix(": ")) from error
+        raise TransportError(f"{kind}{said}".removesuffix(": "), reached=watch.reached) from error
 
 
 def _deepest(error: BaseException) -> BaseException:

@@ -64,9 +64,9 @@ class Response:
         whole: whether the body has been read to its end.
     """
 
-    def __init__(self, raw: Any, watch: Watch, url: str):
+    def __init__(self, raw: Any, watch: Watch, url: str, each_piece: bool):
         self.status, self.reason, self.headers, self.url = raw.status, raw.reason or "", raw.headers, url
-        self._raw, self._watch, self.whole = raw, watch, False
+        self._raw, self._watch, self._each, self.whole = raw, watch, each_piece, False
         self.length = _length(self.headers)
 
     def pieces(self) -> Iterator[bytes]:
@@ -79,6 +79,8 @@ class Response:
         read = getattr(self._raw, "read1", None) or self._raw._fp.read1
         seen = 0
         while True:
+            if self._each:
+                self._watch.extend()
             with one_error(self._watch):
                 piece = read(PIECE)
                 if not piece and self._watch.over:
@@ -122,7 +124,7 @@ def opened(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float,
-    silence: float | None = None,
+    each_piece: bool = False,
     redirects: int = 0,
 ) -> Iterator[Response]:
     """Sends one request and waits for the head of its answer.
@@ -131,7 +133,7 @@ def opened(
         pool: see `connections`.
         method, url, body, headers: what to send.
         timeout: seconds for all of it, from the first connection to the last byte of the body.
-        silence: seconds without a byte after which the connection counts as dropped; `timeout` by default.
+        each_piece: the time is that to the head, and then again to each piece of the body.
         redirects: how many may be followed; 0 for requests that carry what another host must not see. Then
             an answer that redirects is returned as it is.
 
@@ -146,14 +148,13 @@ def opened(
     check_headers(headers)
     with Watch(timeout) as watch:
         for left in range(redirects, -1, -1):
-            each = min(timeout, silence or timeout)
             with one_error(watch):
                 raw = pool(url).request(
                     method,
                     url,
                     body=body,
                     headers=headers,
-                    timeout=urllib3.Timeout(connect=each, read=each),
+                    timeout=urllib3.Timeout(connect=timeout, read=timeout),
                     retries=False,
                     redirect=False,
                     preload_content=False,
@@ -166,7 +167,7 @@ def opened(
             url = _redirected(url, place)
         try:
             with one_error(watch):
-                response = Response(raw, watch, url)
+                response = Response(raw, watch, url, each_piece)
             yield response
         except BaseException:
             raw.close()  # what is left of the body would be taken for the next answer

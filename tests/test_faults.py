@@ -1,0 +1,97 @@
+"""The table of faults, `docs/faults.md`, is what the tests of faults say; it is written anew by
+
+    python -m tests.test_faults
+
+A test takes part if its docstring has two fields, in this order:
+
+    def test_the_disk_is_full(…):
+        \"\"\"You see: one line with the file.
+        Do: make room; the same command continues.
+        \"\"\"
+
+Its name says what happens, and its module's docstring the heading (modules of one heading are one table).
+Tests without these fields are not in the table. No marker, no import; a field may run over several lines.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/faults.md"
+COMMAND = "python -m tests.test_faults"
+FIELDS = re.compile(r"\s*You see:(?P<see>.*?)\n\s*Do:(?P<do>.*)", re.DOTALL)
+HEAD = f"""# What goes wrong, what you see, what to do
+
+Each line is a test that makes it happen. Written by `{COMMAND}` from the tests' names and docstrings.
+"""
+
+
+def faults(tests):
+    """`(heading, what happens, what you see, what to do)` of each test that takes part, in their order."""
+    for path in sorted(tests.rglob("test_*.py")):
+        module = ast.parse(path.read_text())
+        heading = (ast.get_docstring(module) or path.stem).splitlines()[0].rstrip(".")
+        for node in ast.walk(module):
+            text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            if node_takes_part(node, text):
+                found = FIELDS.fullmatch(text)
+                happens = node.name.removeprefix("test_").replace("_", " ")
+                yield heading, cell(happens), cell(found["see"]), cell(found["do"])
+
+
+def node_takes_part(node, text):
+    return text is not None and node.name.startswith("test_") and FIELDS.fullmatch(text) is not None
+
+
+def cell(text):
+    """One line that a table of Markdown can hold, and shows as it is."""
+    line = " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
+    return line[:1].upper() + line[1:]
+
+
+def page(tests):
+    tables = {}
+    for heading, *row in faults(tests):
+        tables.setdefault(heading, []).append(f"| {' | '.join(row)} |")
+    head = ["| what happens | what you see | what to do |", "|---|---|---|"]
+    return "\n".join(
+        [HEAD, *("\n".join([f"## {name}", "", *head, *rows, ""]) for name, rows in tables.items())]
+    )
+
+
+def test_the_page_is_what_the_tests_say():
+    assert PAGE.read_text() == page(ROOT / "tests"), f"run {COMMAND}"
+
+
+def test_fields_are_whole():
+    """Who writes one field means the other; a name and both fields say something."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = (ast.get_docstring(node) or "") if isinstance(node, ast.FunctionDef) else ""
+            if re.search(r"^(You see|Do):", text, re.MULTILINE):
+                assert node_takes_part(node, text), f"{path.name}, {node.name}: You see: …, then Do: …"
+    for row in faults(ROOT / "tests"):
+        assert all(row), row
+    names = [(heading, happens) for heading, happens, *_ in faults(ROOT / "tests")]
+    assert len(names) == len(set(names))
+
+
+def test_what_takes_part(tmp_path):
+    (tmp_path / "test_a.py").write_text(
+        '"""Disks."""\n\n'
+        'def test_the_disk_is_full(x):\n    """You see: a <line> | with\n    it.\n    Do: make room.\n    """\n\n'
+        'def test_other():\n    """You see nothing."""\n\n'
+        'def helper():\n    """You see: a\n    Do: b"""\n'
+    )
+    assert list(faults(tmp_path)) == [("Disks", "The disk is full", r"A &lt;line> \| with it.", "Make room.")]
+    assert (
+        "## Disks\n\n| what happens | what you see | what to do |\n|---|---|---|\n| The disk is full |"
+        in page(tmp_path)
+    )
+
+
+if __name__ == "__main__":
+    from transferjax.files import write_text
+
+    write_text(PAGE, page(ROOT / "tests"))
