@@ -80,7 +80,7 @@ def test_fields_are_whole():
 def test_what_takes_part(tmp_path):
     (tmp_path / "test_a.py").write_text(
         '"""Disks."""\n\n'
-        'def test_the_disk_is_full(x):\n    """You see: a <line> | with\n    it.\n    Do: make room.\n    """\n\n'
+        'def test_the_disk_is_full(x):\n    """You see: a <line> | with\n    it.\n    Do: make room.\n"""\n\n'
         'def test_other():\n    """You see nothing."""\n\n'
         'def helper():\n    """You see: a\n    Do: b"""\n'
     )

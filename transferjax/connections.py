@@ -57,8 +57,10 @@ def connections(tls: ssl.SSLContext | None = None, size: int = 1) -> Any:
     kinds = _watched(urllib3)
 
     @cache
-    def manager(proxy: str | None) -> Any:
-        options = {"num_pools": 4, "maxsize": size, "ssl_context": tls or ssl.create_default_context()}
+    def manager(proxy: str | None, secure: bool) -> Any:
+        options: dict[str, Any] = {"num_pools": 4, "maxsize": size}
+        if secure:
+            options["ssl_context"] = tls or ssl.create_default_context()
         made: Any
         if proxy is None:
             made = urllib3.PoolManager(**options)
@@ -74,7 +76,7 @@ def connections(tls: ssl.SSLContext | None = None, size: int = 1) -> Any:
     def pool(url: str) -> Any:
         parts = urlsplit(url)
         proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-        return manager(proxy)
+        return manager(proxy, parts.scheme == "https")
 
     return pool
 

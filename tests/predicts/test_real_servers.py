@@ -66,7 +66,8 @@ from mlserver.types import InferenceResponse
 class Colours(MLModel):
     async def predict(self, payload):
         y = NumpyCodec.decode_input(payload.inputs[0]).mean((1, 2))
-        outputs = [NumpyCodec.encode_output("scores", y), NumpyCodec.encode_output("class", y.argmax(-1)[:, None])]
+        said = {"scores": y, "class": y.argmax(-1)[:, None]}
+        outputs = [NumpyCodec.encode_output(name, array) for name, array in said.items()]
         return InferenceResponse(model_name=self.name, outputs=outputs)
 """
 
