@@ -69,6 +69,7 @@ def fit(
 
     Raises:
         Diverged: a loss is not finite; the last checkpoint stays.
+        files.Taken: another run trains in that directory.
     """
     due, last = sorted(set(stops)), max(stops)
     keeps = checkpoint.open_checkpoints(directory) if directory and save_epochs else nullcontext()
