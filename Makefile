@@ -40,7 +40,7 @@ lowest:
 	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
 
 browser: .venv/.installed-test
-	$(BIN)/python -m pytest -k in_a_browser
+	$(BIN)/python -m pytest tests/report/test_page_in_a_browser.py
 
 audit: .venv/.installed-audit
 	$(BIN)/pip-audit --skip-editable

@@ -152,8 +152,8 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, adversarial uint8 images) of all examples from `start` on, in order."""
     devices = jax.local_device_count()
-    if batch_size % devices:
-        raise ValueError(f"batch_size {batch_size} does not divide over {devices} devices")
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(f"batch_size {batch_size}: expected a positive multiple of the {devices} devices")
     # A function that is no pytree becomes a constant of the program.
     predict = jax.tree.map(lambda leaf: jax.tree_util.Partial(leaf) if callable(leaf) else leaf, predict)
     batch, shared = mapped(crafting(attack, eps, norm)), (predict, jax.random.key(seed), jnp.asarray(classes))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from transferjax.study import content, registry, specs, walk
+from transferjax.study import content, ranges, registry, specs, walk
 from transferjax.study.mistakes import Mistakes, near, nearest, one_line
 from transferjax.study.registry import PIECES, Table
 from transferjax.study.specs import (
@@ -45,6 +45,11 @@ def bind(table: Table, call: Call) -> Call:
         if not _fits(value, known[name].annotation):
             kind = _words(known[name].annotation)
             wrong.append(f"{table.what} {call.name!r}: {name} must be {kind}; got {value!r}")
+        elif value != known[name].default:  # a default may mean more than a number: 0, for all
+            try:
+                ranges.check(table.ranges, call.name, name, value)
+            except ValueError as error:
+                wrong.append(f"{table.what} {call.name!r}: {error}")
         if name in row.free:
             free[name] = value
         elif type(value) is not type(known[name].default) or value != known[name].default:
@@ -224,6 +229,13 @@ def _try(spec: Spec, stored: Stored) -> None:
 
         recipe_of(spec)
     if isinstance(spec, Apply):
+        from transferjax.study.shapes import check_apply
+
         registry.check_predicts(registry.APPLY, spec.call, len(spec.of))
+        check_apply(spec)
+    if isinstance(spec, Pretrained):
+        from transferjax.study.networks import check_pretrained
+
+        check_pretrained(spec)
     for child in walk.children(spec):
         _try(child, stored)

@@ -11,6 +11,7 @@ import optax
 
 from transferjax import data, models, training
 from transferjax.losses import one_hot
+from transferjax.models.weights.torch import input_channels
 from transferjax.study import registry
 from transferjax.study.content import facts
 from transferjax.study.nets import module_of
@@ -269,6 +270,30 @@ def check(spec: Network) -> None:
         models.pretrained(net, models.read_tensors(spec.start.file), fresh)
 
 
+@cache
+def check_pretrained(spec: Pretrained) -> None:
+    """Reads a file of weights by the names of its net, and computes nothing.
+
+    Raises:
+        ValueError: weights that do not fit, a `label_map` beyond the logits, a mean or std that is not one
+            number or one for each channel.
+    """
+    if not spec.file:
+        return  # weights that another machine has: whoever makes something of them says so
+    tensors = models.read_tensors(spec.file)
+    net = models.build_for(spec.model.name, tensors, **spec.model.arguments)
+    channels = input_channels(net, models.from_torch(net, tensors))
+    if spec.label_map and max(spec.label_map) >= net.num_classes:
+        raise ValueError(f"label_map: {max(spec.label_map)} is beyond the {net.num_classes} logits")
+    for name in ("mean", "std"):
+        _check_channels(name, spec.preprocessing.arguments.get(name, (0.0,)), channels)
+
+
+def _check_channels(name: str, values: Any, channels: int) -> None:
+    if len(values) not in (1, channels):
+        raise ValueError(f"{name} {values}: expected one value, or one for each of {channels} channels")
+
+
 def _program(spec: Network) -> Network:
     """What networks that differ in seed, start and end have in common."""
     return spec.replace(seed=0, start=None, epoch=None)
@@ -280,11 +305,14 @@ def _abstract(spec: Network) -> PyTree:
     known = facts(spec.data)
     channels = known.image_shape[-1]
     for name in ("mean", "std"):
-        if len(values := getattr(spec, name)) not in (1, channels):
-            raise ValueError(f"{name} {values}: expected one value, or one for each of {channels} channels")
+        _check_channels(name, getattr(spec, name), channels)
     if min(spec.std) <= 0:
         raise ValueError(f"std {spec.std}: expected positive values")
-    train_step(spec, known.num_classes, data.steps_per_epoch(known.size, spec.training.batch_size))
+    steps_per_epoch = data.steps_per_epoch(known.size, spec.training.batch_size)
+    steps, batches = max(1, round(spec.training.epochs * steps_per_epoch)), spec.training.accumulate
+    if batches > steps:
+        raise ValueError(f"accumulate {batches}: expected at most the {steps} batches of the whole training")
+    train_step(spec, known.num_classes, steps_per_epoch)
     if (
         spec.training.augment is not None
         and isinstance(spec.data, Data)

@@ -23,10 +23,10 @@ from transferjax.study.content import facts
 from transferjax.study.estimate import program
 from transferjax.study.make import attack_of
 from transferjax.study.mistakes import Mistakes, one_line
-from transferjax.study.nets import module_of
+from transferjax.study.nets import module_of, net_of
 from transferjax.study.networks import train_step
 from transferjax.study.plan import Plan, clean_of
-from transferjax.study.specs import Adversarial, Network, Spec, Verdicts
+from transferjax.study.specs import Adversarial, Apply, Network, Pretrained, Purifier, Spec, Verdicts
 from transferjax.typing import Array, Batch, PyTree
 
 IMAGES = 2  # a trace's batch
@@ -96,17 +96,48 @@ def _batch(net: Network) -> Examples:
     return _examples(net.data)
 
 
-def abstract(net: Network) -> PyTree:
-    """The variables of a network, as shapes."""
-    known = facts(net.data)
-    module = module_of(net, known.num_classes)
-    image = jax.ShapeDtypeStruct((1, *known.image_shape), jnp.float32)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
+def abstract(net: Any) -> PyTree:
+    """The variables of a network, as shapes; of what stands around several, a list."""
+    if isinstance(net, Apply):
+        return [abstract(inner) for inner in net.of]
+    module = _module(net)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), _image(net))
+
+
+def _module(net: Network | Purifier) -> Any:
+    return net_of(net) if isinstance(net, Purifier) else module_of(net, facts(net.data).num_classes)
+
+
+def _image(net: Any) -> Any:
+    """One image of the data of the first network inside, as a shape."""
+    while isinstance(net, Apply):
+        net = net.of[0]
+    return jax.ShapeDtypeStruct((1, *facts(net.data).image_shape), jnp.float32)
 
 
 def _predict(net: Any, variables: PyTree) -> Any:
-    module = module_of(net, facts(net.data).num_classes)
-    return models.predictor(module, variables, mean=net.mean, std=net.std)
+    if isinstance(net, Apply):
+        inner = [_predict(one, v) for one, v in zip(net.of, variables, strict=True)]
+        return registry.make(registry.APPLY, net.call, *inner, key=jax.random.key(0))
+    if isinstance(net, Purifier):
+        return models.predictor(_module(net), variables)
+    return models.predictor(_module(net), variables, mean=net.mean, std=net.std)
+
+
+def check_apply(spec: Apply) -> None:
+    """Traces a factory around networks of the study on one image; those from files are not looked into.
+
+    Raises:
+        ValueError, TypeError: it does not stand around such networks, or images.
+    """
+    if not any(isinstance(inner, Pretrained) for inner in _inside(spec)):
+        jax.eval_shape(lambda v, x: _predict(spec, v)(x), abstract(spec), _image(spec))
+
+
+def _inside(spec: Spec) -> Iterator[Spec]:
+    for child in spec.of if isinstance(spec, Apply) else ():
+        yield child
+        yield from _inside(child)
 
 
 def _trained(net: Network, key: Array, examples: Examples) -> PyTree:

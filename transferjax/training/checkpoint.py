@@ -33,8 +33,11 @@ def open_checkpoints(
         read_only: looks at a directory, in which another run may write.
 
     Raises:
+        ValueError: nothing to keep.
         Taken: another run writes there; it keeps the directory until its block, or its process, ends.
     """
+    if newest < 1:
+        raise ValueError(f"newest={newest}: expected at least 1 checkpoint to keep")
     policy = None if read_only else policies.LatestN(newest)
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, read_only=read_only)
     with ExitStack() as stack:
