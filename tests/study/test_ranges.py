@@ -1,4 +1,4 @@
-"""Every number that a config can say, out of its range: one line with the name, the value, what was expected."""
+"""Whatever a config can say, out of its range: one line with the name, the value and what was expected."""
 
 import inspect
 from types import UnionType
@@ -62,7 +62,7 @@ def test_a_negative_number_in_any_option_of_any_row_is_refused_in_one_line(table
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_none_is_refused(value):
     """NaN and infinities, wherever an option stands."""
-    with pytest.raises(Mistakes, match="expected a finite number; got (nan|inf|-inf)"):
+    with pytest.raises(Mistakes, match=r"expected a finite number; got (nan|inf|-inf)"):
         build(Call, {"name": "pgd", "options": {"eps": value}}, "attack")
 
 
