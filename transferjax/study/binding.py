@@ -201,8 +201,10 @@ def bound(spec: Spec, stored: Stored = lambda spec: False) -> Any:
         wrong += error.lines
     if wrong:
         raise Mistakes(wrong)
+    from transferjax.study.trial import try_out  # with Flax and optax, for those who build
+
     try:
-        _try(found, stored)
+        try_out(found, stored)
     except (ValueError, TypeError, OSError) as error:
         raise Mistakes([one_line(error)]) from error
     return found
@@ -214,28 +216,3 @@ def _noted(wrong: list[str], table: registry.Table, call: Call) -> Call:
     except Mistakes as error:
         wrong += error.lines
         return call
-
-
-def _try(spec: Spec, stored: Stored) -> None:
-    """Builds what costs nothing to build, so that a mistake shows before hours of training."""
-    if isinstance(spec, specs.STORED) and stored(spec):
-        return
-    if isinstance(spec, Network):
-        from transferjax.study.networks import check
-
-        check(spec)
-    if isinstance(spec, Purifier):
-        from transferjax.study.nets import recipe_of
-
-        recipe_of(spec)
-    if isinstance(spec, Apply):
-        from transferjax.study.shapes import check_apply
-
-        registry.check_predicts(registry.APPLY, spec.call, len(spec.of))
-        check_apply(spec)
-    if isinstance(spec, Pretrained):
-        from transferjax.study.networks import check_pretrained
-
-        check_pretrained(spec)
-    for child in walk.children(spec):
-        _try(child, stored)
