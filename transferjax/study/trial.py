@@ -1,4 +1,4 @@
-"""What costs nothing to build is built before anything is computed: mistakes show before hours of training."""
+"""What costs nothing to build is built before anything is computed: a mistake shows before hours of work."""
 
 from collections.abc import Callable
 from functools import cache
