@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/store
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint lowest browser audit soak bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  install, then a whole study of handwritten digits: $(STORE)/studies/digits/report.html"
 	@echo "make test        install the test extra, then run the tests"
 	@echo "make lint        ruff and mypy"
+	@echo "make lowest      the tests, with the lowest versions that pyproject.toml allows, in .venv-lowest"
+	@echo "make browser     the tests that look at reports in a browser"
+	@echo "make audit       known vulnerabilities of what is installed"
+	@echo "make soak        half an hour of killed processes, full disks and flipped bytes"
 	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch)"
 
 # One stamp per extra: pip is asked again only when pyproject.toml changed.
@@ -29,6 +33,20 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints/lowest.txt --editable '.[test]'
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+
+browser: .venv/.installed-test
+	$(BIN)/python -m pytest tests/report/test_page_in_a_browser.py
+
+audit: .venv/.installed-audit
+	$(BIN)/pip-audit --skip-editable
+
+soak: .venv/.installed-test
+	$(BIN)/python -m tests.soak
 
 bench: .venv/.installed-bench
 	for file in $$(grep -l __main__ benchmarks/*.py | grep -v 'harness\|page'); do PYTHONPATH=. $(BIN)/python $$file || exit 1; done

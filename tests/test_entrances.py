@@ -293,7 +293,6 @@ SHAPED = {  # refused by shape and dtype: traced or not
     "one_image": (IMAGES[0], r"\[B, H, W, C\]; got shape \(8, 8, 3\) \(one image"),
     "flat": (IMAGES.reshape(B, -1), r"\[B, H, W, C\]; got shape \(4, 192\)"),
     "channels_first": (IMAGES.transpose(0, 3, 1, 2), r"channels first: x.transpose\(0, 2, 3, 1\)"),
-    "no_images": (IMAGES[:0], r"\(0, 8, 8, 3\): empty"),
     "no_pixels": (IMAGES[:, :0], r"\(4, 0, 8, 3\): empty"),
     "no_channels": (IMAGES[..., :0], r"\(4, 8, 8, 0\): empty"),
 }
@@ -305,6 +304,12 @@ VALUED = {  # refused where there are values
     "half_of_255": ((IMAGES * 255).astype(jnp.float16), r"must lie in \[0, 1\].*divide by 255"),
     "numpy": (np.asarray(IMAGES * 255), "divide by 255"),
 }
+NONE = (IMAGES[:0], r"\(0, 8, 8, 3\): empty")
+EACH_ALONE = (  # an answer for each image, and so none for none
+    *ATTACKS,
+    *("correct", "fooled", "round_to_8_bits", "input_gradient", "gradient_norm", "expected_gradient_norm"),
+    *("gradient_similarity", "similarity_matrix", "jacobian_norm", "input_hessian_eigenvalues"),
+)
 ENTRANCES = STRICT | SOFT | {name: lambda x, y, f=f: f(x) for name, f in UNLABELLED.items()}
 
 
@@ -325,6 +330,51 @@ def test_images_in_other_units(name):
             refused(ENTRANCES[name], images, LABELS[: len(images)], True, message)
     if name not in (*ON_HOST, "admix_pool"):
         jax.eval_shape(ENTRANCES[name], IMAGES * 255, LABELS)
+
+
+@pytest.mark.parametrize("name", ENTRANCES)
+def test_no_images_have_no_answers(name):
+    """An attack of an empty batch returns it; a rate or a mean of nothing is refused."""
+    images, message = NONE
+    if name not in EACH_ALONE:
+        with pytest.raises(ValueError, match=message):
+            ENTRANCES[name](images, LABELS[:0])
+        return
+    found = ENTRANCES[name](images, LABELS[:0])
+    assert found.size == 0
+    assert found.dtype == (bool if name in ("correct", "fooled") else images.dtype)
+    if name in ATTACKS:
+        assert found.shape == images.shape
+        half = ENTRANCES[name](images.astype(jnp.bfloat16), LABELS[:0])
+        assert half.dtype == jnp.bfloat16
+
+
+SAYS_NOTHING = ("noise",)  # looks at no predict
+WRONG_PREDICTS = {
+    "classes": (
+        lambda x: PREDICT(x).argmax(-1),
+        r"predict must return logits \[B, K\] for 4 images; got .*\(4,\)",
+    ),
+    "one row": (
+        lambda x: PREDICT(x).mean(0),
+        r"predict must return logits \[B, K\] for 4 images; got .*\(4,\)",
+    ),
+    "fewer": (lambda x: PREDICT(x)[:2], r"predict must return logits \[B, K\] for 4 images; got .*\(2, 4\)"),
+    "nan": (lambda x: PREDICT(x).at[1].set(jnp.nan), "NaN for 1 of 4 images"),
+    "nan weights": (lambda x: PREDICT(x) * jnp.nan, "NaN for 4 of 4 images"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "self_universality"])
+def test_a_predict_that_says_no_logits_is_refused(name):
+    """Classes `[B]`, one row `[K]`, another number of rows; NaN, for any image, where there are values."""
+    for predict, message in WRONG_PREDICTS.values():
+        several = (predict, predict) if name in SEVERAL else predict
+        if name in SAYS_NOTHING:
+            assert np.isfinite(ATTACKS[name](KEY, several, IMAGES, LABELS)).all()
+            continue
+        with pytest.raises(ValueError, match=message):
+            ATTACKS[name](KEY, several, IMAGES, LABELS)
 
 
 @pytest.mark.parametrize("kind", VALUED)

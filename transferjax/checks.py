@@ -54,13 +54,16 @@ def _check_unit_range(name: str, images: Array | np.ndarray, slack: float) -> No
         )
 
 
-def check_images(images: Array | np.ndarray, name: str = "images", slack: float = 0) -> None:
+def check_images(
+    images: Array | np.ndarray, name: str = "images", slack: float = 0, *, empty: bool = False
+) -> None:
     """Float images `[B, H, W, C]` in [0, 1], give or take the rounding of their dtype.
 
     Args:
         images: the array.
         name: what the error calls it.
         slack: how far beyond [0, 1] they may lie.
+        empty: whether there may be none of them, as where each image has an answer of its own.
 
     Raises:
         ValueError: another rank, nothing in it, channels first, no floats; NaN, infinities, or values outside
@@ -70,7 +73,7 @@ def check_images(images: Array | np.ndarray, name: str = "images", slack: float 
     if len(shape) != 4:
         advice = "one image? add an axis: x[None]" if len(shape) == 3 else "height, width and channels apart"
         raise ValueError(f"{name} must be [B, H, W, C]; got shape {shape} ({advice})")
-    if 0 in shape:
+    if 0 in (shape[1:] if empty else shape):
         raise ValueError(f"{name} must be [B, H, W, C] with at least one of each; got shape {shape}: empty")
     if shape[1] in (1, 3) and shape[3] not in (1, 3) and min(shape[2:]) > 3:
         raise ValueError(
@@ -78,7 +81,7 @@ def check_images(images: Array | np.ndarray, name: str = "images", slack: float 
         )
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} must be floats in [0, 1]; got {dtype}: divide by 255")
-    if has_values(images):
+    if has_values(images) and 0 not in shape:
         _check_unit_range(name, images, slack)
 
 
@@ -135,13 +138,34 @@ def _advice(name: str, shape: Shape, dtype: Any, batch: Shape) -> str:
 
 
 def check_outputs(logits: Array | np.ndarray, count: int) -> None:
-    """Logits `[count, K]`, by their shape."""
+    """Logits `[count, K]`, by their shape; none of them NaN, where there are values."""
+    _described("logits", logits)
     if logits.ndim != 2 or len(logits) != count:
         classes = logits.ndim == 1 and jnp.issubdtype(logits.dtype, jnp.integer)
         advice = " (classes? as one-hot rows, which a service's num_classes=K makes)" if classes else ""
         raise ValueError(
             f"predict must return logits [B, K] for {count} images; got shape {logits.shape}{advice}"
         )
+    check_no_nan(logits, "predict returned NaN", "the weights and the normalization")
+
+
+def check_no_nan(array: Array | np.ndarray, what: str, advice: str) -> None:
+    """No NaN in `[B, …]`, where there are values.
+
+    Args:
+        array: the first axis counts images.
+        what: happened, if there is one.
+        advice: where to look.
+
+    Raises:
+        ValueError: with the number of images.
+    """
+    if has_values(array):
+        bad = int(
+            np.isnan(np.asarray(array, np.float32)).reshape(len(array), -1).any(-1).sum() if len(array) else 0
+        )
+        if bad:
+            raise ValueError(f"{what} for {bad} of {len(array)} images: look at {advice}")
 
 
 def check_loss(outputs: Shape, targets: Array | np.ndarray, name: str = "targets") -> None:
@@ -170,14 +194,17 @@ def check_loss(outputs: Shape, targets: Array | np.ndarray, name: str = "targets
     )
 
 
-def check_examples(images: Array | np.ndarray, labels: Array | np.ndarray, *, soft: bool = False) -> None:
+def check_examples(
+    images: Array | np.ndarray, labels: Array | np.ndarray, *, soft: bool = False, empty: bool = False
+) -> None:
     """The entrance of attacks and metrics: images, and one label for each.
 
     Args:
         images, labels: see `check_images` and `check_labels`.
         soft: vectors `[B, K]` of floats may stand for the labels, if the loss takes them.
+        empty: there may be none of them.
     """
-    check_images(images)
+    check_images(images, empty=empty)
     if soft and len(getattr(labels, "shape", ())) == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
         check_loss((len(images), labels.shape[1]), labels, "labels")
     else:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 DROPPINGS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir",
                        "system volume information", "lost+found"})  # fmt: skip
 """What operating systems leave in folders, in lower case."""
@@ -46,3 +48,34 @@ def write_bytes(path: Path, content: bytes) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Writes a UTF-8 text file atomically."""
     return write_bytes(path, text.encode())
+
+
+class Taken(OSError):
+    """Another run writes to that directory."""
+
+
+@contextmanager
+def alone(directory: Path, what: str) -> Iterator[None]:
+    """The right to write to a directory, which is made if absent; the kernel frees it when its holder dies.
+
+    Args:
+        directory: no other process may have it.
+        what: is written there; for the error.
+
+    Raises:
+        Taken: another one has it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):  # who only reads what is finished disturbs nobody
+        yield
+        return
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        advice = "let it end, or name another directory"
+        raise Taken(f"another run writes its {what} to {directory}: {advice}") from None
+    try:
+        yield
+    finally:
+        lock.release()

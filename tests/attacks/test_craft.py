@@ -142,7 +142,7 @@ def test_lossy_formats_are_refused(format, dataset, predict):
 
 
 def test_errors_come_before_the_work(dataset, predict):
-    with pytest.raises(ValueError, match="batch_size 12 does not divide over 8 devices"):
+    with pytest.raises(ValueError, match="batch_size 12: expected a positive multiple of the 8 devices"):
         craft(ATTACK, predict, dataset, batch_size=12)
     with pytest.raises(ValueError, match="give eps and norm"):
         craft(lambda key, predict, x, y: x, predict, dataset, batch_size=8)

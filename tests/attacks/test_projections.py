@@ -130,3 +130,24 @@ def test_a_random_start_in_half_precision_has_a_length():
     noise = projections.uniform("l2", 2.0)(jax.random.split(jax.random.key(0), 1), zero)
     assert noise.dtype == jnp.float16
     assert 1.9 < np.linalg.norm(np.asarray(noise, float)) < 2.1
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.sampled_from([1 / 255, 8 / 255, 0.5]), st.sampled_from(["bfloat16", "float16"]))
+def test_rounding_to_half_precision_goes_inwards(seed, eps, dtype):
+    """No pixel ends farther from its clean one than it was, nor farther than one step of its dtype from x."""
+    x, clean = draw(seed, eps)
+    clean = clean.astype(dtype)
+    x = jnp.clip(x, 0, 1)
+    rounded = projections.inwards(x, clean)
+    assert rounded.dtype == clean.dtype
+    wide = [np.asarray(a, np.float64) for a in (rounded, x, clean)]
+    assert np.all(np.abs(wide[0] - wide[2]) <= np.abs(wide[1] - wide[2]))
+    step = float(jnp.finfo(dtype).eps) * np.maximum(wide[1], float(jnp.finfo(dtype).tiny))
+    assert np.all(np.abs(wide[0] - wide[1]) <= step)
+
+
+def test_what_has_the_dtype_already_stays_as_it_is():
+    """Not a bit of a float32 image changes."""
+    x, clean = draw(0, 0.1)
+    assert projections.inwards(x, clean) is x

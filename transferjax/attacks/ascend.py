@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from transferjax.attacks.ensembles import Ensemble, mean_losses, members
+from transferjax.attacks.entrance import enter
 from transferjax.attacks.projections import Start
 from transferjax.chain import chain, initial_memory
-from transferjax.checks import check_examples
+from transferjax.checks import check_no_nan, check_outputs
 from transferjax.losses import cross_entropy
 from transferjax.predicts.snapshots import Snapshots, check_members, nets_of
 from transferjax.predicts.stochastic import with_keys
@@ -22,6 +23,7 @@ from transferjax.typing import Array, Attack, GradFn, Key, Loss, Memory, Predict
 def logits_of(predict: Predict, keys: Key, x: Array) -> Array:
     """Logits `[B, K]`, in float32 at least; a random predict draws from `keys`."""
     logits = with_keys(predict, keys)(x)
+    check_outputs(logits, len(x))
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
@@ -106,8 +108,7 @@ def ascend(
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
 
-    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
-        check_examples(images, labels, soft=True)
+    def run(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
         check_members(predict, images)
         keys = per_example(key, images.shape[0])
         plain = partial(gradient_of, loss=loss, targeted=targeted)
@@ -115,18 +116,22 @@ def ascend(
         look = _looking(predict, loss, targeted) if info else lambda x, keys, labels: None
         x = images if start is None else project(start(fold_in(keys, 0), images), images)
 
-        def step(carry: tuple, number: Array) -> tuple[tuple, Info | None]:
+        def step(carry: tuple, number: Array) -> tuple[tuple, tuple[Array, Info | None]]:
             x, state, memory = carry
-            (_, memory), grads = grad_fn(x, memory | {"clean": images}, fold_in(keys, number), labels)
+            (values, memory), grads = grad_fn(x, memory | {"clean": images}, fold_in(keys, number), labels)
             ups, state = update.update(grads, state, x)
             x = project(x + ups, images)
-            return (x, state, memory), look(x, fold_in(keys, number), labels)
+            return (x, state, memory), (jnp.isnan(values), look(x, fold_in(keys, number), labels))
 
         memory = initial_memory(grad_fn, x, {"clean": images}, keys, labels)
         begin = look(x, fold_in(keys, 0), labels)
-        (x, _, _), seen = jax.lax.scan(step, (x, update.init(x), memory), jnp.arange(1, steps + 1))
+        (x, _, _), (lost, seen) = jax.lax.scan(step, (x, update.init(x), memory), jnp.arange(1, steps + 1))
+        check_no_nan(jnp.where(lost.any(0), jnp.nan, 0.0), "the loss is NaN", "the weights of predict")
         x = x if finish is None else finish(x, images)
         return (x, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begin, seen)) if info else x
+
+    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
+        return enter(run, key, predict, images, labels, soft=True, info=info)
 
     attack.targeted = targeted  # type: ignore[attr-defined]  # for whoever checks that labels and goal fit
     return attack

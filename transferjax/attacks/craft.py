@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from transferjax.attacks.projections import eight_bit
 from transferjax.attacks.recipe import Recipe
 from transferjax.checks import check_labels
 from transferjax.devices import mapped
-from transferjax.files import write_bytes, write_text
+from transferjax.files import alone, write_bytes, write_text
 from transferjax.naming import stable_name
 from transferjax.random import fold_in
 from transferjax.typing import Array, Attack, Key, Predict
@@ -101,6 +102,7 @@ def craft(
     Raises:
         ValueError: inputs that do not fit together (see `checks`), a lossy format, a directory that holds the
             images of something else, or an attack that no directory could tell from others.
+        files.Taken: another run writes to that directory.
     """
     _check_format(format)
     eps, norm = _budget(attack, eps, norm)
@@ -117,21 +119,24 @@ def craft(
     manifest = manifest_of(attack, predict, dataset, targets, seed, eps, norm, format)
     if directory is not None:
         manifest |= {"pixels": stable_name(few), "outputs": outputs_of(predict, few, is_unseen(manifest))}
-    place = None if directory is None else _Place(Path(directory), manifest, dataset, classes, targets)
-    start = 0 if place is None else place.done
-    images = np.empty((len(dataset), *dataset.image_shape), np.uint8) if place is None else place.images
-    bar = tqdm(total=len(dataset), initial=start, unit=" images", disable=None if progress else True)
-    with bar:
+    with ExitStack() as stack:
+        place, start = None, 0
+        if directory is not None:
+            stack.enter_context(alone(Path(directory), "adversarial images"))
+            place = _Place(Path(directory), manifest, dataset, classes, targets)
+            start = place.done
+        images = np.empty((len(dataset), *dataset.image_shape), np.uint8) if place is None else place.images
+        disable = None if progress else True
+        bar = stack.enter_context(tqdm(total=len(dataset), initial=start, unit=" images", disable=disable))
         for rows, x in _batches(attack, predict, dataset, classes, seed, batch_size, eps, norm, start):
             if place is None:
                 images[rows] = x
             else:
                 place.write(rows, x)
             bar.update(len(rows))
-    labels = np.asarray(dataset.labels)
-    if place is not None:
-        return place.finish()
-    return Crafted(images, labels, targets, manifest)
+        if place is not None:
+            return place.finish()
+    return Crafted(images, np.asarray(dataset.labels), targets, manifest)
 
 
 def _batches(
@@ -147,8 +152,8 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, adversarial uint8 images) of all examples from `start` on, in order."""
     devices = jax.local_device_count()
-    if batch_size % devices:
-        raise ValueError(f"batch_size {batch_size} does not divide over {devices} devices")
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(f"batch_size {batch_size}: expected a positive multiple of the {devices} devices")
     # A function that is no pytree becomes a constant of the program.
     predict = jax.tree.map(lambda leaf: jax.tree_util.Partial(leaf) if callable(leaf) else leaf, predict)
     batch, shared = mapped(crafting(attack, eps, norm)), (predict, jax.random.key(seed), jnp.asarray(classes))

@@ -91,6 +91,18 @@ def l2_nearest(eps: float) -> Projection:
     return project
 
 
+def inwards(x: Array, x0: Array) -> Array:
+    """`x` in the dtype of `x0`; a pixel that this would round away from x0 is rounded towards it.
+
+    So no image leaves a ball around x0 by its rounding, whatever the norm.
+    """
+    if x.dtype == x0.dtype:
+        return x
+    clean, near = x0.astype(x.dtype), x.astype(x0.dtype)
+    away = jnp.abs(near.astype(x.dtype) - clean) > jnp.abs(x - clean)
+    return jnp.where(away, jnp.nextafter(near, x0), near)
+
+
 def ball(norm: str, eps: float) -> Projection:
     """The projection of that norm: `linf(eps)` or `l2(eps)`."""
     return _of_norm(norm, linf=linf, l2=l2)(eps)

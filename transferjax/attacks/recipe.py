@@ -18,8 +18,8 @@ import numpy as np
 
 from transferjax import losses
 from transferjax.attacks.ensembles import Ensemble, mean_losses
+from transferjax.attacks.entrance import enter
 from transferjax.attacks.vocabulary import LOSSES, check_budget, check_option, explain
-from transferjax.checks import check_examples
 from transferjax.naming import described
 from transferjax.typing import Array, Attack, Key, Loss, Predict, Projection, Rule
 
@@ -105,12 +105,9 @@ class Recipe:
         Raises:
             TypeError: `info` of an attack that keeps no account of its steps.
         """
-        check_examples(images, labels)
-        if not info:
-            return self.run(key, predict, images, labels)
-        if "info" not in inspect.signature(self.run).parameters:
+        if info and "info" not in inspect.signature(self.run).parameters:
             raise TypeError(f"{self.name} gives no info: it is not made of `ascend`")
-        return cast(Any, self.run)(key, predict, images, labels, info=True)
+        return enter(self.run, key, predict, images, labels, info=info)
 
     def __repr__(self) -> str:
         usual = dict(self.usual)

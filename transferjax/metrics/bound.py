@@ -106,7 +106,7 @@ def jacobian_norm(predict: Predict, images: Array) -> Array:
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Proposition 1.
     """
-    check_images(images)
+    check_images(images, empty=True)
     logits, pullback = jax.vjp(predict, images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
     rows = jax.vmap(lambda c: pullback(c)[0])(cotangents)

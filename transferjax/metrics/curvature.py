@@ -7,6 +7,7 @@ pullbacks of one forward pass and no iteration at all; for the largest alone a f
 (`leading_eigenvalue`). Other nets add a residual `Σ_k (p - y)_k ∇²f_k`, and need Lanczos.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -147,8 +148,8 @@ def input_hessian_eigenvalues(
     runs SciPy's `eigsh(k=1, which="LA")` on double-backpropagation products, one image at a time, each
     product with a forward pass of its own.
     """
-    check_examples(images, labels)
-    count, size = len(images), images[0].size
+    check_examples(images, labels, empty=True)
+    count, size = len(images), math.prod(images.shape[1:])
     if not 1 <= k <= size:
         raise ValueError(f"k must be from 1 to {size} (the pixels of an image); got {k}")
     if chunk is not None and chunk < 1:
@@ -156,6 +157,8 @@ def input_hessian_eigenvalues(
             f"chunk must be at least 1 pullback at a time, or None for what is fastest; got {chunk}"
         )
     check_effort(steps, tol)
+    if not count:
+        return jnp.zeros((0, k), images.dtype)
     method = _choose(predict, images, k, method, part)
     if method in ("leading", "power") and k != 1:
         raise ValueError(f"method={method!r} finds one eigenvalue; got k={k}: use method='auto' or 'lanczos'")

@@ -9,7 +9,7 @@ from transferjax.typing import Array, Loss, Predict
 
 def input_gradient(predict: Predict, images: Array, labels: Array, loss: Loss = cross_entropy) -> Array:
     """Gradient of each image's loss w.r.t. the image, `∇_x ℓ(f(x_i), y_i)`, `[B, H, W, C]`."""
-    check_examples(images, labels, soft=True)
+    check_examples(images, labels, soft=True, empty=True)
     return gradient_at(predict, images, labels, loss)
 
 

@@ -1,5 +1,6 @@
 """Gradient similarity: do two models agree on which way an image's loss grows?"""
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from transferjax.typing import Array, Loss, Predict
 
 def _unit(gradients: Array) -> Array:
     """Each example's gradient at unit length, flat `[B, N]`; zero stays zero."""
-    return unit(gradients.reshape(gradients.shape[0], -1), -1)
+    return unit(gradients.reshape(len(gradients), math.prod(gradients.shape[1:])), -1)
 
 
 def cosine_similarity(gradients_a: Array, gradients_b: Array) -> Array:

@@ -9,7 +9,7 @@ from transferjax.typing import Array, Predict
 
 def round_to_8_bits(images: Array) -> Array:
     """The nearest image a PNG file can hold: `round(255 x) / 255`."""
-    check_images(images)
+    check_images(images, empty=True)
     return jnp.round(images * 255) / 255
 
 
@@ -31,7 +31,7 @@ def _logits(
     num_classes: int | None = None,
 ) -> Array:
     """What the model says, `[B, K]`; labels and targets must be classes of it."""
-    check_images(images)
+    check_images(images, empty=True)
     logits = predict(images)
     check_outputs(logits, len(images))
     check_labels(labels, len(images))
@@ -108,6 +108,7 @@ def transfer_success(
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 5: its official
     code counts every image. `transferability` is its Definition 3.
     """
+    check_images(adversarial)  # a rate of none is no number
     success = fooled(
         predict, adversarial, labels, targets, round_8_bits=round_8_bits, num_classes=num_classes, top_k=top_k
     )

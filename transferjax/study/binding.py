@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from transferjax.study import content, registry, specs, walk
+from transferjax.study import content, ranges, registry, specs, walk
 from transferjax.study.mistakes import Mistakes, near, nearest, one_line
 from transferjax.study.registry import PIECES, Table
 from transferjax.study.specs import (
@@ -45,6 +45,11 @@ def bind(table: Table, call: Call) -> Call:
         if not _fits(value, known[name].annotation):
             kind = _words(known[name].annotation)
             wrong.append(f"{table.what} {call.name!r}: {name} must be {kind}; got {value!r}")
+        elif value != known[name].default:  # a default may mean more than a number: 0, for all
+            try:
+                ranges.check(table.ranges, call.name, name, value)
+            except ValueError as error:
+                wrong.append(f"{table.what} {call.name!r}: {error}")
         if name in row.free:
             free[name] = value
         elif type(value) is not type(known[name].default) or value != known[name].default:
@@ -196,8 +201,10 @@ def bound(spec: Spec, stored: Stored = lambda spec: False) -> Any:
         wrong += error.lines
     if wrong:
         raise Mistakes(wrong)
+    from transferjax.study.trial import try_out  # with Flax and optax, for those who build
+
     try:
-        _try(found, stored)
+        try_out(found, stored)
     except (ValueError, TypeError, OSError) as error:
         raise Mistakes([one_line(error)]) from error
     return found
@@ -209,21 +216,3 @@ def _noted(wrong: list[str], table: registry.Table, call: Call) -> Call:
     except Mistakes as error:
         wrong += error.lines
         return call
-
-
-def _try(spec: Spec, stored: Stored) -> None:
-    """Builds what costs nothing to build, so that a mistake shows before hours of training."""
-    if isinstance(spec, specs.STORED) and stored(spec):
-        return
-    if isinstance(spec, Network):
-        from transferjax.study.networks import check
-
-        check(spec)
-    if isinstance(spec, Purifier):
-        from transferjax.study.nets import recipe_of
-
-        recipe_of(spec)
-    if isinstance(spec, Apply):
-        registry.check_predicts(registry.APPLY, spec.call, len(spec.of))
-    for child in walk.children(spec):
-        _try(child, stored)

@@ -1,7 +1,7 @@
 """Networks: from a spec to one compiled train step, and through the one host loop to weights."""
 
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +12,9 @@ import optax
 from transferjax import data, models, training
 from transferjax.losses import one_hot
 from transferjax.study import registry
-from transferjax.study.content import facts
 from transferjax.study.nets import module_of
 from transferjax.study.resolve import Context, flat
-from transferjax.study.specs import Data, Network, Pretrained, Training
+from transferjax.study.specs import Network, Pretrained, Training
 from transferjax.study.walk import training_of
 from transferjax.training import TrainState, TrainStep, parallel
 from transferjax.training.averaging import averaged_params, recompute_batch_stats
@@ -192,12 +191,12 @@ def started(context: Context, spec: Network, net: models.Net, fresh: PyTree) -> 
         params[net.head] = jax.tree.map(lambda a: a[..., chosen], params[net.head])
     if net.head in params and _shapes(params[net.head]) != _shapes(wanted[net.head]):
         params[net.head] = wanted[net.head]
-    _check_fit(spec, net, params, wanted)
+    check_fit(spec, net, params, wanted)
     # Copies: a train step reuses the memory of the state that it is given.
     return jax.tree.map(jnp.array, fresh | {**variables, "params": params})
 
 
-def _check_fit(spec: Network, net: models.Net, params: PyTree, wanted: PyTree) -> None:
+def check_fit(spec: Network, net: models.Net, params: PyTree, wanted: PyTree) -> None:
     assert spec.start is not None
     body = [{name: _shapes(tree[name]) for name in tree if name != net.head} for tree in (params, wanted)]
     if body[0] != body[1]:
@@ -211,7 +210,7 @@ def _shapes(tree: PyTree) -> PyTree:
 def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tuple[Network, dict[str, Any]]]:
     """Members are one training stopped at several epochs; each is yielded when its epoch is over."""
     spec = members[0]
-    program = _program(spec)
+    program = program_of(spec)
     trainer: Trainer = context.cached(
         ("trainer", program.key), lambda: Trainer(program, context.source(spec.data))
     )
@@ -253,46 +252,6 @@ def history_arrays(history: History) -> dict[str, np.ndarray]:
     return {f"history/{name}": np.array([row[name] for row in history], np.float32) for name in names}
 
 
-def check(spec: Network) -> None:
-    """Builds a network and its train step without computing anything.
-
-    Raises:
-        ValueError: options, sizes or weights that do not fit.
-    """
-    fresh = _abstract(_program(spec))
-    if spec.start is None:
-        return
-    net = module_of(spec, facts(spec.data).num_classes)
-    if isinstance(spec.start, Network):
-        _check_fit(spec, net, _abstract(_program(spec.start))["params"], fresh["params"])
-    else:
-        models.pretrained(net, models.read_tensors(spec.start.file), fresh)
-
-
-def _program(spec: Network) -> Network:
+def program_of(spec: Network) -> Network:
     """What networks that differ in seed, start and end have in common."""
     return spec.replace(seed=0, start=None, epoch=None)
-
-
-@cache
-def _abstract(spec: Network) -> PyTree:
-    """The shapes of a network's weights; its train step is built too."""
-    known = facts(spec.data)
-    channels = known.image_shape[-1]
-    for name in ("mean", "std"):
-        if len(values := getattr(spec, name)) not in (1, channels):
-            raise ValueError(f"{name} {values}: expected one value, or one for each of {channels} channels")
-    if min(spec.std) <= 0:
-        raise ValueError(f"std {spec.std}: expected positive values")
-    train_step(spec, known.num_classes, data.steps_per_epoch(known.size, spec.training.batch_size))
-    if (
-        spec.training.augment is not None
-        and isinstance(spec.data, Data)
-        and "scale" in dict(spec.data.options)
-    ):
-        raise ValueError("the data come as random crops, flipped half of the time already: no `augment` then")
-    net, images = (
-        module_of(spec, known.num_classes),
-        jax.ShapeDtypeStruct((1, *known.image_shape), jnp.float32),
-    )
-    return jax.eval_shape(lambda images: net.init(jax.random.key(0), images), images)

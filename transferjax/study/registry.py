@@ -7,11 +7,13 @@ line here, and one in the pins.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any, get_type_hints
 
+from transferjax.attacks import vocabulary
+from transferjax.study import ranges
 from transferjax.study.mistakes import Mistakes, nearest
 from transferjax.study.specs import Call
 
@@ -47,11 +49,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by name; `offered` parameters are filled by the engine from the spec around a call."""
+    """Rows by name; `offered` parameters are filled by the engine from the spec around a call.
+
+    `ranges` says what the others may be.
+    """
 
     what: str
     rows: Callable[[], Mapping[str, Row]]
     offered: frozenset[str] = frozenset()
+    ranges: ranges.Ranges = field(default_factory=dict)
 
     def row(self, name: str) -> Row:
         """The row of that name.
@@ -78,8 +84,8 @@ def _rows(module: str, names: str, **options: Any) -> dict[str, Row]:
     return {name: Row(f"{module}:{name}", **options) for name in names.split()}
 
 
-def _table(what: str, rows: Mapping[str, Row], offered: str = "") -> Table:
-    return Table(what, lambda: rows, frozenset(offered.split()))
+def _table(what: str, rows: Mapping[str, Row], offered: str, allowed: ranges.Ranges) -> Table:
+    return Table(what, lambda: rows, frozenset(offered.split()), allowed)
 
 
 @cache
@@ -106,6 +112,7 @@ ATTACKS = _table(
         ),
     },
     "eps norm targeted pool",
+    vocabulary.RANGES,
 )
 PARTS = _table(
     "mechanism part",
@@ -120,17 +127,25 @@ PARTS = _table(
         **_rows("transferjax.training.averaging", "swa ema", slot="averages"),
     },
     "axis_name total_steps steps_per_epoch",
+    ranges.PARTS,
 )
 SLOTS = ("transforms", "penalties", "rules", "averages")
-MODELS = Table("model", _models, frozenset(["num_classes", "axis_name", "dtype", "parent", "name"]))
-AUGMENTS = _table("augmentation", _rows("transferjax.training.augment", "crop_flip"))
+MODELS = Table(
+    "model", _models, frozenset(["num_classes", "axis_name", "dtype", "parent", "name"]), ranges.MODELS
+)
+AUGMENTS = _table("augmentation", _rows("transferjax.training.augment", "crop_flip"), "", ranges.AUGMENTS)
 SCHEDULES = _table(
     "schedule",
     _rows("transferjax.study.networks", "warmup_cosine triangular step_decay constant"),
     "updates_per_epoch epochs",
+    ranges.SCHEDULES,
 )
-OPTIMIZERS = _table("optimizer", _rows("transferjax.study.networks", "sgd adam"), "learning_rate")
-PREPROCESSING = _table("preprocessing", _rows("transferjax.study.resolve", "normalize"), "predict")
+OPTIMIZERS = _table(
+    "optimizer", _rows("transferjax.study.networks", "sgd adam"), "learning_rate", ranges.OPTIMIZERS
+)
+PREPROCESSING = _table(
+    "preprocessing", _rows("transferjax.study.resolve", "normalize"), "predict", ranges.PREPROCESSING
+)
 MEASURES = _table(
     "measure",
     {
@@ -143,6 +158,7 @@ MEASURES = _table(
         "weight_trace": Row("transferjax.study.measures:weight_trace", column="weight-Hessian trace"),
     },
     "context spec specs",
+    ranges.MEASURES,
 )
 APPLY = _table(
     "predict wrapper",
@@ -156,11 +172,15 @@ APPLY = _table(
         **_rows("transferjax.study.resolve", "resized"),
     },
     "predict purifier key",
+    ranges.APPLY,
 )
 DERIVED = _table(
-    "derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec"
+    "derived data",
+    _rows("transferjax.study.derived", "robust nonrobust rand det"),
+    "context spec",
+    ranges.DERIVED,
 )
-PURIFIERS = _table("purifier", _rows("transferjax.study.nets", "comdefend hgd nrp"))
+PURIFIERS = _table("purifier", _rows("transferjax.study.nets", "comdefend hgd nrp"), "", ranges.PURIFIERS)
 PIECES = _table(
     "piece",
     {
@@ -176,6 +196,7 @@ PIECES = _table(
         **_rows("transferjax.attacks.projections", "l2_nearest"),
     },
     "eps norm",
+    ranges.PIECES,
 )
 """What stands in an attack's options: rules, inputs, ensembles, projections."""
 

@@ -26,7 +26,7 @@ from transferjax.study.mistakes import one_line
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context
 from transferjax.study.specs import Spec
-from transferjax.study.store import Corrupt, Store, Unwritable
+from transferjax.study.store import Corrupt, Entry, Store, Unwritable
 from transferjax.study.walk import needs
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
@@ -136,8 +136,17 @@ def _again(store: Store, outcome: Outcome, damaged: Damage, say: Callable[[str],
         raise OSError(f"{why}, again after it was made anew: does the disk keep what is written?")
     say(f"{why}: it is made again")
     outcome.damaged.append(key)
-    store.discard(kind, key)
+    if not _sound(store, kind, key):  # else another run made it again meanwhile
+        store.discard(kind, key)
     outcome.found.pop(key, None)
+
+
+def _sound(store: Store, kind: str, key: str) -> bool:
+    spec = Entry(kind, key, store.root / "objects" / kind / key).readable
+    try:
+        return spec is not None and store.get(spec) is not None
+    except Corrupt:
+        return False
 
 
 def make_group(context: Context, group: Group) -> Done:

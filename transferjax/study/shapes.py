@@ -18,15 +18,14 @@ from transferjax.data import Examples, steps_per_epoch, to_float
 from transferjax.losses import one_hot
 from transferjax.predicts.snapshots import Snapshots
 from transferjax.study import registry
-from transferjax.study.binding import TABLES
 from transferjax.study.content import facts
 from transferjax.study.estimate import program
 from transferjax.study.make import attack_of
 from transferjax.study.mistakes import Mistakes, one_line
-from transferjax.study.nets import module_of
+from transferjax.study.nets import module_of, net_of
 from transferjax.study.networks import train_step
 from transferjax.study.plan import Plan, clean_of
-from transferjax.study.specs import Adversarial, Network, Spec, Verdicts
+from transferjax.study.specs import Adversarial, Apply, Network, Purifier, Spec, Verdicts
 from transferjax.typing import Array, Batch, PyTree
 
 IMAGES = 2  # a trace's batch
@@ -96,17 +95,33 @@ def _batch(net: Network) -> Examples:
     return _examples(net.data)
 
 
-def abstract(net: Network) -> PyTree:
-    """The variables of a network, as shapes."""
-    known = facts(net.data)
-    module = module_of(net, known.num_classes)
-    image = jax.ShapeDtypeStruct((1, *known.image_shape), jnp.float32)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
+def abstract(net: Any) -> PyTree:
+    """The variables of a network, as shapes; of what stands around several, a list."""
+    if isinstance(net, Apply):
+        return [abstract(inner) for inner in net.of]
+    module = _module(net)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image_of(net))
 
 
-def _predict(net: Any, variables: PyTree) -> Any:
-    module = module_of(net, facts(net.data).num_classes)
-    return models.predictor(module, variables, mean=net.mean, std=net.std)
+def _module(net: Network | Purifier) -> Any:
+    return net_of(net) if isinstance(net, Purifier) else module_of(net, facts(net.data).num_classes)
+
+
+def image_of(net: Any) -> Any:
+    """One image of the data of the first network inside, as a shape."""
+    while isinstance(net, Apply):
+        net = net.of[0]
+    return jax.ShapeDtypeStruct((1, *facts(net.data).image_shape), jnp.float32)
+
+
+def predict_of(net: Any, variables: PyTree) -> Any:
+    """A network with variables of `abstract`, inside of a trace."""
+    if isinstance(net, Apply):
+        inner = [predict_of(one, v) for one, v in zip(net.of, variables, strict=True)]
+        return registry.make(registry.APPLY, net.call, *inner, key=jax.random.key(0))
+    if isinstance(net, Purifier):
+        return models.predictor(_module(net), variables)
+    return models.predictor(_module(net), variables, mean=net.mean, std=net.std)
 
 
 def _trained(net: Network, key: Array, examples: Examples) -> PyTree:
@@ -119,17 +134,17 @@ def _trained(net: Network, key: Array, examples: Examples) -> PyTree:
 
 
 def _attacked(spec: Adversarial, variables: list[PyTree], key: Array, examples: Examples) -> Array:
-    several = [_predict(net, v) for net, v in zip(spec.surrogates, variables, strict=True)]
+    several = [predict_of(net, v) for net, v in zip(spec.surrogates, variables, strict=True)]
     alike = len({str(jax.tree.map(lambda a: (a.shape, a.dtype), v)) for v in variables}) == 1
     predict: Any = several[0] if len(several) == 1 else Snapshots.stack(several) if alike else tuple(several)
-    mixes = registry.accepts(TABLES[Adversarial]["attack"], spec.attack, "pool")
+    mixes = registry.accepts(registry.ATTACKS, spec.attack, "pool")
     pool = np.zeros((IMAGES, *examples.images.shape[1:]), np.uint8) if mixes else None
     attack = attack_of(spec.attack, spec.goal, spec.eps, spec.norm, pool)
     return attack(key, predict, to_float(examples.images), examples.labels)
 
 
 def _says(net: Any, variables: PyTree, examples: Examples) -> Array:
-    return _predict(net, variables)(to_float(examples.images))
+    return predict_of(net, variables)(to_float(examples.images))
 
 
 def sizes(plan: Plan, batch_size: int, devices: int = 1) -> dict[str, Size]:
@@ -161,7 +176,7 @@ def _outputs(net: Network) -> int:
     key = f"{net.model.key} {facts(net.data).image_shape}"
     if key not in _OUTPUTS:
         image = jax.ShapeDtypeStruct((1, *facts(net.data).image_shape), jnp.float32)
-        traced = jax.make_jaxpr(lambda v, x: _predict(net, v)(x))(abstract(net), image)
+        traced = jax.make_jaxpr(lambda v, x: predict_of(net, v)(x))(abstract(net), image)
         _OUTPUTS[key] = sum(
             var.aval.size
             for equation in _equations(traced.jaxpr)

@@ -197,6 +197,9 @@ class Pretrained(Spec):
     def _known(self) -> "Pretrained":
         if not self.file and not self.sha256:
             raise ValueError("give `file`, a file of weights")
+        chosen = self.label_map
+        if chosen and (min(chosen) < 0 or len(set(chosen)) < len(chosen)):
+            raise ValueError(f"label_map: expected different logits, from 0 on; got {short(chosen)}")
         return self
 
 
@@ -270,7 +273,7 @@ class Adversarial(Spec):
     """Images that an attack makes on one surrogate or several, 8 bits, inside the ball."""
 
     kind: Literal["Adversarial"] = "Adversarial"
-    surrogates: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)]
+    surrogates: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)] = Field(min_length=1)
     attack: Call
     goal: Goal = Field(default_factory=Goal)
     eps: Float = Field(ge=0)

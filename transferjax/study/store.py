@@ -45,6 +45,10 @@ class Corrupt(ValueError):
         self.kind, self.key = kind, key
 
 
+class Missing(Corrupt, FileNotFoundError):
+    """A result is not there (any more): another run may have found it damaged."""
+
+
 class Unwritable(OSError):
     """The store does not take what was made: there is no use in making more."""
 
@@ -122,12 +126,12 @@ class Store:
         """The arrays of a result.
 
         Raises:
-            FileNotFoundError: it is not there.
+            Missing: it is not there.
             Corrupt: its content is not what was stored. (A disk that does not answer is another error.)
         """
         path = self.path(spec)
         if not path.is_dir():
-            raise FileNotFoundError(f"{type(spec).__name__} {spec.key} is not in {self.root}")
+            raise Missing(type(spec).__name__, spec.key, f"it is not in {self.root}")
         try:
             content = (path / ARRAYS).read_bytes()
             expected = json.loads((path / PROVENANCE).read_text())["checksum"]

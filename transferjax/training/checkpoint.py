@@ -5,7 +5,7 @@ save leaves a temporary directory behind, which Orbax ignores; what `restore` re
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from transferjax.files import alone
 from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
 
@@ -21,16 +22,28 @@ __all__ = ["load_tree", "load_variables", "open_checkpoints", "restore", "save",
 
 
 @contextmanager
-def open_checkpoints(directory: str | Path, *, newest: int = 1) -> Iterator[ocp.CheckpointManager]:
+def open_checkpoints(
+    directory: str | Path, *, newest: int = 1, read_only: bool = False
+) -> Iterator[ocp.CheckpointManager]:
     """A checkpoint manager for one training run; leaving the block waits for pending saves.
 
     Args:
         directory: made if absent.
         newest: how many of the newest to keep.
+        read_only: looks at a directory, in which another run may write.
+
+    Raises:
+        ValueError: nothing to keep.
+        Taken: another run writes there; it keeps the directory until its block, or its process, ends.
     """
-    options = ocp.CheckpointManagerOptions(preservation_policy=policies.LatestN(newest))
-    with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
-        yield manager
+    if newest < 1:
+        raise ValueError(f"newest={newest}: expected at least 1 checkpoint to keep")
+    policy = None if read_only else policies.LatestN(newest)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, read_only=read_only)
+    with ExitStack() as stack:
+        if not read_only and jax.process_index() == 0:  # of several that train together the first one writes
+            stack.enter_context(alone(Path(directory), "checkpoints"))
+        yield stack.enter_context(ocp.CheckpointManager(Path(directory).absolute(), options=options))
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree) -> None:
@@ -75,7 +88,7 @@ def load_variables(directory: str | Path, step: int | None = None) -> dict[str, 
     hint = "train the network first"
     if not Path(directory).is_dir():
         raise FileNotFoundError(f"no checkpoints in {directory}: {hint}")
-    with open_checkpoints(directory) as manager:
+    with open_checkpoints(directory, read_only=True) as manager:
         steps = sorted(manager.all_steps())
         step = manager.latest_step() if step is None else step
         if step not in steps:

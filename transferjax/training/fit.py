@@ -68,8 +68,15 @@ def fit(
         to_host, to_device: a state from and to the devices (`parallel.Placement`).
 
     Raises:
+        ValueError: no stops, or numbers out of range.
         Diverged: a loss is not finite; the last checkpoint stays.
+        files.Taken: another run trains in that directory.
     """
+    if not stops or min(stops) < 1 or steps_per_epoch < 1 or save_epochs < 0:
+        raise ValueError(
+            f"expected stops of at least 1, steps_per_epoch of at least 1, save_epochs of at least 0; got "
+            f"stops={tuple(stops)}, {steps_per_epoch=}, {save_epochs=}"
+        )
     due, last = sorted(set(stops)), max(stops)
     keeps = checkpoint.open_checkpoints(directory) if directory and save_epochs else nullcontext()
     with keeps as manager:

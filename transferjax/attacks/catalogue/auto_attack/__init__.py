@@ -1,6 +1,7 @@
 """AutoAttack: parameter-free attacks, one after the other, each on what the ones before it did not fool."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ from transferjax.attacks.catalogue.auto_attack.apgd import apgd, apgd_t, dlr_or_
 from transferjax.attacks.catalogue.auto_attack.fab import fab
 from transferjax.attacks.catalogue.auto_attack.loop import is_fooled, pick
 from transferjax.attacks.catalogue.auto_attack.square import square
+from transferjax.attacks.entrance import enter
 from transferjax.attacks.goals import check_goal
 from transferjax.attacks.recipe import recipe
-from transferjax.checks import check_examples
 from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -30,8 +31,7 @@ def one_after_another(*attacks: Attack) -> Attack:
     for member in attacks:
         check_goal(member)
 
-    def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
-        check_examples(images, labels)
+    def run(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
         keys = per_example(key, len(images))
         x, fooled = images, is_fooled(predict, keys, images, labels)
         for number, single in enumerate(attacks, start=1):
@@ -45,7 +45,7 @@ def one_after_another(*attacks: Attack) -> Attack:
             fooled = fooled | is_fooled(predict, keys, x, labels)
         return x
 
-    return attack
+    return partial(enter, run)
 
 
 def _attacks(version: str, eps: float, norm: str, steps: int, queries: int, targets: int) -> Sequence[Attack]:

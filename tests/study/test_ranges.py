@@ -1,0 +1,209 @@
+"""Whatever a config can say, out of its range: one line with the name, the value and what was expected."""
+
+import inspect
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+import pytest
+
+from tests.study import small
+from transferjax.study import binding, registry, specs
+from transferjax.study.mistakes import Mistakes
+from transferjax.study.specs import Apply, Call, Pretrained, Spec, build
+
+TABLES = {t.what: t for t in vars(registry).values() if isinstance(t, registry.Table)}
+SIGNED = {  # -1 means something
+    ("preprocessing", "mean"),
+    ("piece", "here"),
+    ("piece", "there"),
+    ("piece", "radius"),  # of a probe, which may look back
+}
+
+
+def numbers(annotation):
+    """What -1 looks like where a number may stand; None where none may."""
+    kind, inside = get_origin(annotation) or annotation, get_args(annotation)
+    if kind in (Union, UnionType, Annotated):
+        return next((found for part in inside if (found := numbers(part)) is not None), None)
+    if kind in (int, float):
+        return kind(-1)
+    if inspect.isclass(kind) and issubclass(kind, tuple) and inside and kind is tuple:
+        one = numbers(inside[0])
+        return None if one is None else (one,) * (1 if inside[1:] in ((), (...,)) else len(inside))
+    return None
+
+
+OPTIONS = [
+    pytest.param(table, row, option, value, id=f"{what}-{row}-{option}")
+    for what, table in TABLES.items()
+    for row in table.rows()
+    for option, parameter in table.options(row).items()
+    if (value := numbers(parameter.annotation)) is not None and (what, option) not in SIGNED
+]
+
+
+def test_there_are_options_of_every_table():
+    """Nobody forgot to look."""
+    assert {param.values[0].what for param in OPTIONS} == TABLES.keys()
+    assert len(OPTIONS) > 300
+
+
+@pytest.mark.parametrize(("table", "row", "option", "value"), OPTIONS)
+def test_a_negative_number_in_any_option_of_any_row_is_refused_in_one_line(table, row, option, value):
+    """The line names the row, the option, what was expected and what came."""
+    with pytest.raises(Mistakes) as caught:
+        binding.bind(table, Call(name=row, options={option: value}))
+    (line,) = [line for line in caught.value.lines if "needs the option" not in line]
+    assert f"{row!r}: {option} m" in line  # must, or may
+    assert f"got {value!r}" in line
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_is_refused(value):
+    """NaN and infinities, wherever an option stands."""
+    with pytest.raises(Mistakes, match=r"expected a finite number; got (nan|inf|-inf)"):
+        build(Call, {"name": "pgd", "options": {"eps": value}}, "attack")
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "option", "value", "message"),
+    [
+        ("model", "cifar_resnet18", "width", 0, "width must be positive; got 0"),
+        ("model", "cifar_resnet18", "blocks", (2, 0), r"blocks must be at least 1; got \(2, 0\)"),
+        ("model", "cifar_wideresnet28_10", "dropout", 1.0, r"dropout must lie in \[0, 1\), below 1; got 1.0"),
+        ("schedule", "constant", "peak", 0.0, "peak must be positive; got 0.0"),
+        ("optimizer", "sgd", "momentum", 1.0, "momentum must lie in .*; got 1.0"),
+        ("mechanism part", "label_smoothing", "prob", 1.5, r"prob must lie in \[0, 1\]; got 1.5"),
+        (
+            "mechanism part",
+            "sam",
+            "batch_stats",
+            "none",
+            "batch_stats must be one of both, first; got 'none'",
+        ),
+        ("measure", "smoothness", "k", 0, "k must be at least 1; got 0"),
+        ("measure", "smoothness", "method", "exakt", "method must be one of auto, exact, .*; got 'exakt'"),
+        ("measure", "augmentation_shift", "variance", 1.0, "variance must lie between 0 and 1; got 1.0"),
+        ("predict wrapper", "jpeg", "quality", 101, "quality must lie in 1 … 100; got 101"),
+        ("predict wrapper", "resized", "method", "smooth", "method must be one of nearest, .*; got 'smooth'"),
+        ("derived data", "robust", "steps", 0, "steps must be at least 1; got 0"),
+        ("purifier", "hgd", "features", 0, "features must be at least 1; got 0"),
+        ("preprocessing", "normalize", "std", (0.2, 0.0), r"std must be positive; got \(0.2, 0.0\)"),
+        ("attack", "tim", "kernel_size", 4, "kernel_size must be odd and at least 1; got 4"),
+    ],
+)
+def test_what_is_said_of_an_option(table, row, option, value, message):
+    """In the words of the table."""
+    with pytest.raises(Mistakes, match=message):
+        binding.bind(TABLES[table], Call(name=row, options={option: value}))
+
+
+def spec_fields():
+    """Every numeric field of every kind of spec."""
+    for kind in specs.KINDS.values():
+        for name, field in kind.model_fields.items():
+            value = numbers(field.annotation)
+            if value is not None:
+                yield pytest.param(kind, name, value, id=f"{kind.__name__}-{name}")
+
+
+FREE = {("Call", "version"), ("Network", "mean"), ("Network", "std")}  # the engine's; asked with the data
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), spec_fields())
+def test_a_negative_number_in_any_field_of_any_spec_is_refused_in_one_line(kind, name, value):
+    """The line names the field."""
+    if (kind.__name__, name) in FREE:
+        pytest.skip("may be negative, or is asked where the data are known")
+    with pytest.raises(Mistakes) as caught:
+        build(kind, {name: value, "file": "x"} if kind is Pretrained else {name: value}, kind.__name__)
+    (line,) = [line for line in caught.value.lines if name in line and "missing" not in line]
+    assert "-1" in line
+
+
+def choices():
+    """Every field with a list of what it may be."""
+    for kind in specs.KINDS.values():
+        for name, field in kind.model_fields.items():
+            if get_origin(field.annotation) is Literal and name != "kind":
+                yield pytest.param(kind, name, get_args(field.annotation), id=f"{kind.__name__}-{name}")
+
+
+@pytest.mark.parametrize(("kind", "name", "known"), choices())
+def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(kind, name, known):
+    """`dtype=float31`, `norm=l3`, a goal that nobody has."""
+    with pytest.raises(Mistakes) as caught:
+        build(kind, {name: "float31"}, kind.__name__)
+    (line,) = [line for line in caught.value.lines if name in line]
+    assert all(repr(choice) in line for choice in known)
+    assert "'float31'" in line
+
+
+@pytest.mark.parametrize("kind", specs.KINDS.values(), ids=specs.KINDS)
+def test_an_unknown_field_of_any_spec_is_refused_by_name(kind):
+    """With the nearest, or all that there are."""
+    with pytest.raises(Mistakes, match=r"unknown field 'colour'; (did you mean|known: )"):
+        build(kind, {"colour": 1}, kind.__name__)
+
+
+EMPTY = [
+    (specs.Adversarial, "surrogates"),
+    (specs.Apply, "of"),
+    (specs.Measure, "of"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), EMPTY, ids=lambda value: getattr(value, "__name__", value))
+def test_an_empty_list_where_something_must_stand_is_refused(kind, name):
+    """An attack of no surrogate, a measure of no network."""
+    with pytest.raises(Mistakes) as caught:
+        build(kind, {name: ()}, kind.__name__)
+    (line,) = [line for line in caught.value.lines if name in line]
+    assert "at least 1 item" in line
+    assert "got ()" in line
+
+
+def bound(spec: Spec) -> Any:
+    return binding.bound(spec)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": (0.1, 0.2, 0.3)}, r"mean \(0.1, 0.2, 0.3\): expected one value, or one for each of 1 chan"),
+        ({"std": ()}, r"std \(\): expected one value"),
+        ({"std": (0.0,)}, r"std \(0.0,\): expected positive"),
+        ({"t": {"accumulate": 3}}, "accumulate 3: expected at most the 2 batches of the whole training"),
+        ({"t": {"batch_size": 65}}, "batch_size 65 does not fit a data set of 64 examples"),
+        ({"epoch": 1.5}, "epoch 1.5 of a training of 1 epochs"),
+    ],
+)
+def test_what_does_not_agree_with_the_data_or_the_training_is_refused(changes, message):
+    """Fields that are right each, and not together."""
+    if more := changes.pop("t", None):
+        changes["t"] = small.training(1.0, **{}).replace(**more)
+    with pytest.raises(Mistakes, match=message):
+        small.network(**changes)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (Call(name="jpeg"), "JPEG here is for RGB images; got 1 channels"),
+        (Call(name="skip_gradient"), "branch"),
+        (Call(name="select_classes", options={"indices": (0, 10)}), "index 10 is beyond the 10 logits"),
+        (Call(name="resized", options={"size": 1}), "too small for this net"),
+    ],
+)
+def test_a_wrapper_that_does_not_stand_around_its_network_is_refused_before_it_is_trained(call, message):
+    """A colour defence of grey images, skip connections of a VGG, classes beyond the logits."""
+    with pytest.raises(Mistakes, match=message):
+        bound(Apply(call=call, of=(small.network(),)))
+
+
+@pytest.mark.parametrize("chosen", [(-1, 2), (3, 3)])
+def test_a_label_map_of_no_or_equal_logits_is_refused(chosen):
+    """Whatever the file of weights holds."""
+    with pytest.raises(Mistakes, match=r"label_map: expected different logits, from 0 on; got \("):
+        build(Pretrained, {"model": {"name": "resnet18"}, "file": "x", "label_map": chosen}, "network")

@@ -1,0 +1,72 @@
+"""Two runs on one store, one of which finds damage: what the other one made again stays."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.study import small
+from transferjax.study import run as running
+from transferjax.study.run import Local, Outcome, run
+from transferjax.study.specs import Measure
+from transferjax.study.store import ARRAYS, Corrupt, Missing
+
+
+@pytest.fixture
+def measured(context):
+    """A stored result of a small network."""
+    spec = Measure(call={"name": "gradient_norm"}, of=(small.network(),), data=small.TEST)
+    small.make(context, spec)
+    return spec
+
+
+def flip(store, spec):
+    path = store.path(spec) / ARRAYS
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_another_run_made_again_meanwhile_is_not_thrown_away(context, measured):
+    """Both saw the damage; the second finds a sound result where it was about to discard one."""
+    flip(context.store, measured)
+    with pytest.raises(Corrupt) as seen:
+        context.store.get(measured)
+    context.store.discard("Measure", measured.key)
+    context.forget()
+    made = small.make(context, measured)  # the other run
+    damage = seen.value.kind, seen.value.key, str(seen.value)
+    said: list[str] = []
+    running._again(context.store, Outcome(), damage, said.append)
+    assert said == [f"Measure {measured.key} is damaged (its checksum differs): it is made again"]
+    np.testing.assert_array_equal(context.store.get(measured)["values"], made["values"])
+
+
+@pytest.mark.parametrize("lost", ["flipped", "gone"])
+def test_a_result_that_is_lost_while_its_readers_read_is_made_again(context, measured, lost):
+    """A flipped byte, or another run that threw the damaged result away."""
+    wanted, looks = context.store.get(measured)["values"], []
+
+    def read():
+        if not looks:
+            flip(context.store, measured) if lost == "flipped" else shutil.rmtree(
+                context.store.path(measured)
+            )
+        looks.append(lost)
+        context.forget()
+        context.arrays(measured)
+
+    outcome = run([measured], context.store, Local(context), read=read, say=lambda line: None)
+    assert outcome.damaged == [measured.key]
+    assert list(outcome.made) == [measured.key]
+    np.testing.assert_array_equal(context.store.get(measured)["values"], wanted)
+
+
+def test_a_result_that_is_not_there_is_named_with_its_store(context):
+    """It is a missing file, too, for whoever asks for those."""
+    spec = Measure(call={"name": "gradient_norm"}, of=(small.network(seed=7),), data=small.TEST)
+    with pytest.raises(
+        FileNotFoundError, match=f"Measure {spec.key} .*is not in {context.store.root}"
+    ) as error:
+        context.store.get(spec)
+    assert isinstance(error.value, Missing)
