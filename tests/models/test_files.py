@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from transferjax import models
+from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.convert import main
 from transferjax.models.weights.formats import load, read_tensors, save, unwrap
-from transferjax.models.weights.pickles import UnsafeFile, read_pickled_tensors
+from transferjax.models.weights.pickles import read_pickled_tensors
 
 NAME, OPTIONS = "cifar_resnet18", {"width": 2, "blocks": (1, 1)}
 FLAGS = [f"--model={NAME}", "--option=width=2", "--option=blocks=(1,1)"]
@@ -191,8 +192,8 @@ def test_a_tensor_without_torch(tmp_path):
         (Program(0, (-1,), (1,)), "a tensor of shape"),
         (Program(3, (2,), (-1,)), "a tensor of shape"),
         (Program(0, (2, 2), (1,)), "a tensor without"),
-        (Program(0, (2,), (1,), kind="Evil"), "a persistent id of storage torch.Evil"),
-        (Program(0, (2,), (1,), tag="module"), "a persistent id of module"),
+        (Program(0, (2,), (1,), kind="Evil"), "a persistent id of 'storage' torch.Evil"),
+        (Program(0, (2,), (1,), tag="module"), "a persistent id of 'module'"),
     ],
 )
 def test_tensors_out_of_bounds(tmp_path, program, message):

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from transferjax import models
+from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.convert import main
 from transferjax.models.weights.formats import load, read_tensors, save, unwrap
 from transferjax.models.weights.names import own_tensors
-from transferjax.models.weights.pickles import UnsafeFile, read_pickled_tensors
+from transferjax.models.weights.pickles import read_pickled_tensors
 
 NAME, OPTIONS = "cifar_resnet18", {"width": 2, "blocks": (1, 1)}
 FLAGS = [f"--model={NAME}", "--option=width=2", "--option=blocks=(1,1)"]
