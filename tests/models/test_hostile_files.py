@@ -41,7 +41,7 @@ DOUBLED = doubling(100)
 PROGRAMS = {
     "a dict that is its own state_dict": (SELF, "a dict inside of itself"),
     "a list in itself": (b"\x80\x02]q\x00h\x00a.", "a list inside of itself"),
-    "tuples that double": (b"\x80\x02}X\x05\x00\x00\x00model" + DOUBLED + b"s.", "values, written out in full"),
+    "tuples that double": (b"\x80\x02}X\x05\x00\x00\x00model" + DOUBLED + b"s.", "written out in full"),
     "as a key": (b"\x80\x02}" + DOUBLED + b"K\x01s.", "a dict with the key"),
     "as the name of a function": (b"\x80\x02" + DOUBLED + b"X\x01\x00\x00\x00f\x93.", "the name"),
     "as a shape": (
@@ -50,13 +50,15 @@ PROGRAMS = {
         "a tensor of shape",
     ),
     "as the name of a storage": (
-        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + DOUBLED + b"X\x03\x00\x00\x00cpuK\x04tQ.",
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + DOUBLED
+        + b"X\x03\x00\x00\x00cpuK\x04tQ.",
         "a storage called",
     ),
     "as arguments": (b"\x80\x02ctorch\nSize\n" + DOUBLED + b"R.", "values, written out|a call of torch.Size"),
     "lists a thousand deep": (b"\x80\x02" + b"]" * 1000 + b"a" * 999 + b".", "nested more than 100 deep"),
     "a hundred thousand arguments": (
-        b"\x80\x02ctorch\ndevice\n(" + b"K\x01" * 100_000 + b"tq\x00R0" + b"ctorch\ndevice\nh\x00R0" * 2000 + b"N.",
+        b"\x80\x02ctorch\ndevice\n(" + b"K\x01" * 100_000 + b"tq\x00R0"
+        + b"ctorch\ndevice\nh\x00R0" * 2000 + b"N.",
         "a call of torch.device",
     ),
     "an instruction longer than the file": (b"\x80\x02\x8d" + b"\xff" * 7 + b"\x3fabc", "truncated|corrupt"),
@@ -65,7 +67,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_pickle_that_unfolds_without_end_is_refused(tmp_path, name):
-    """A `.pth` of a few hundred bytes with self references, doubling tuples or deep nesting: refused at once."""
+    """A small `.pth` with self references, doubling tuples or deep nesting is refused at once."""
     program, match = PROGRAMS[name]
     path = torch_zip(tmp_path / "net.pth", program, [np.arange(4, dtype=np.float32)])
     refused(path, match, ValueError)
@@ -91,7 +93,7 @@ def test_a_tensor_that_repeats_one_value_a_billion_times_is_refused(tmp_path):
 
 
 def test_overlapping_views_of_one_storage_cost_what_they_take(tmp_path):
-    """Views of one storage that add up to many times the file are refused; one view named often is one array."""
+    """Views of one storage that add up to many times the file: refused. One view, named often, is one array."""
     values = np.arange(1 << 20, dtype=np.float32)
     same = {f"layer{i}": Tensor(Storage("0", values), 0, values.shape, (1,)) for i in range(200)}
     found = read_tensors(torch_save(same, tmp_path / "tied.pth"))
@@ -119,18 +121,23 @@ def test_entries_of_an_archive_that_overlap_are_refused(tmp_path):
     refused(path, "entries that overlap")
 
 
-def test_an_npz_that_unpacks_to_a_gigabyte_is_refused(tmp_path):
-    """A compressed `.npz` of a megabyte that holds a gigabyte of zeros: refused, before it is unpacked."""
-    with zipfile.ZipFile(tmp_path / "net.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("weight.npy", "w") as file:
-            header = io.BytesIO()
-            np.lib.format.write_array_header_1_0(
-                header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 25,)}
-            )
-            file.write(header.getvalue())
-            for _ in range(128):
-                file.write(bytes(1 << 20))
-    refused(tmp_path / "net.npz", "bytes of arrays in", ValueError)
+def npy_header(descr, shape):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def test_an_npz_that_unpacks_to_a_hundred_times_its_size_is_refused(tmp_path):
+    """A compressed `.npz` that holds nothing but zeros, a bomb, is refused before it is unpacked."""
+    path = tmp_path / "net.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("weight.npy", "w") as file,
+    ):
+        file.write(npy_header("<f4", (16 << 20,)))
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    refused(path, "bytes of arrays in", ValueError)
 
 
 def test_an_npz_that_compresses_well_is_read(tmp_path):
@@ -151,11 +158,9 @@ def test_an_npz_that_compresses_well_is_read(tmp_path):
     ],
 )
 def test_an_npz_whose_header_lies_is_refused(tmp_path, descr, shape, match):
-    """A header of an `.npz` that announces other bytes than follow, or no numbers: refused, nothing allocated."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    """A header of an `.npz` that announces other bytes than follow, or no numbers, is refused."""
     with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
-        archive.writestr("weight.npy", header.getvalue() + bytes(8))
+        archive.writestr("weight.npy", npy_header(descr, shape) + bytes(8))
     refused(tmp_path / "net.npz", match, ValueError)
 
 
