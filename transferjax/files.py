@@ -1,8 +1,9 @@
 """Files that are whole or absent: written beside their place, and moved there when they are complete.
 
-And which of those that lie about are nobody's data.
+What they hold has a checksum. And which of those that lie about are nobody's data.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -46,3 +47,22 @@ def write_bytes(path: Path, content: bytes) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Writes a UTF-8 text file atomically."""
     return write_bytes(path, text.encode())
+
+
+def reserve(path: Path) -> None:
+    """Takes the room that a file of holes needs: a mapped file on a full disk would end the process.
+
+    Raises:
+        OSError: there is not so much room.
+    """
+    if hasattr(os, "posix_fallocate") and (size := path.stat().st_size):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def checksum(content: bytes | Path) -> str:
+    """The hash of some bytes, or of a file's, by which what is read is known to be what was written."""
+    if isinstance(content, bytes):
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -85,8 +85,8 @@ class Stop(Exception):
 @pytest.mark.parametrize("format", ["npy", "png"])
 def test_an_interrupted_run_goes_on(format, dataset, predict, tmp_path, monkeypatch):
     """Stopped at the third batch, continued with another batch size: the same files, none crafted twice."""
-    module = sys.modules["transferjax.attacks.craft"]  # the function of that name hides it
-    write, calls = module._Place.write, []
+    module = sys.modules["transferjax.attacks.crafted"]
+    write, calls = module.Place.write, []
 
     def failing(self, rows, x):
         calls.append(rows)
@@ -95,14 +95,14 @@ def test_an_interrupted_run_goes_on(format, dataset, predict, tmp_path, monkeypa
         write(self, rows, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Place, "write", failing)
+        patch.setattr(module.Place, "write", failing)
         with pytest.raises(Stop):
             craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
     with pytest.raises(FileNotFoundError, match="run craft again"):
         Crafted.load(tmp_path)
     seen = []
     monkeypatch.setattr(
-        module._Place, "write", lambda self, rows, x: (seen.append(rows), write(self, rows, x))
+        module.Place, "write", lambda self, rows, x: (seen.append(rows), write(self, rows, x))
     )
     made = craft(ATTACK, predict, dataset, tmp_path, batch_size=24, format=format)
     assert np.concatenate(seen).tolist() == list(range(16, N))

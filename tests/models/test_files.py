@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models.torch_files import torch_zip
 from transferjax import models
 from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.convert import main
@@ -36,17 +37,6 @@ def variables(module):
 def assert_equal(found, expected):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
-def torch_zip(path, program: bytes, storages=(), compression=zipfile.ZIP_STORED, byteorder=b"little"):
-    """What `torch.save` writes, around any program."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("net/data.pkl", program)
-        archive.writestr("net/byteorder", byteorder)
-        for key, values in enumerate(storages):
-            archive.writestr(f"net/data/{key}", values.tobytes())
-        archive.writestr("net/version", b"3\n")
-    return path
 
 
 @pytest.mark.parametrize("name", ["net.safetensors", "net.npz", "net"])

@@ -11,8 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.models.test_files import torch_zip
-from tests.models.test_found_files import Storage, Tensor, legacy_save, torch_pickle, torch_save
+from tests.models.torch_files import Storage, Tensor, legacy_save, torch_pickle, torch_save, torch_zip
 from transferjax import models
 from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.formats import read_tensors
@@ -93,7 +92,7 @@ def test_a_tensor_that_repeats_one_value_a_billion_times_is_refused(tmp_path):
 
 
 def test_overlapping_views_of_one_storage_cost_what_they_take(tmp_path):
-    """Views of one storage that add up to many times the file: refused. One view, named often, is one array."""
+    """Views of one storage that add up to many times the file are refused; tied weights are one array."""
     values = np.arange(1 << 20, dtype=np.float32)
     same = {f"layer{i}": Tensor(Storage("0", values), 0, values.shape, (1,)) for i in range(200)}
     found = read_tensors(torch_save(same, tmp_path / "tied.pth"))

@@ -178,8 +178,10 @@ def in_memory(name: str, split: str, *, size: int, data_dir: str | os.PathLike[s
     cached = cache_dir() / "datasets" / f"{name.replace('/', '-')}-{mark}"
     try:
         return open_saved(cached, split)
-    except (FileNotFoundError, ValueError):
-        pass  # not there yet, or damaged
+    except FileNotFoundError:
+        pass  # not there yet
+    except ValueError as error:
+        warnings.warn(f"{name} is decoded again: {error}", stacklevel=2)
     crop = whole if name == "cifar10" else center_crop()
     dataset = stream(name, split, size=size, crop=crop, data_dir=data_dir).to_dataset()
     try:

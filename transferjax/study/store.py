@@ -11,7 +11,6 @@ An object's directory appears by one rename: it is whole or absent. Where two fi
 steps back.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from transferjax.data.storage import atomic_directory
-from transferjax.files import write_text
+from transferjax.files import checksum, write_text
 from transferjax.study import walk
 from transferjax.study.specs import Network, Service, Spec, Verdicts
 
@@ -69,8 +68,10 @@ class Entry(NamedTuple):
     def readable(self) -> Spec | None:
         """The spec; None where it is damaged, or was written by a version that knew other fields."""
         try:
-            return self.spec if self.provenance else None
-        except (OSError, ValueError, KeyError, TypeError):
+            written = self.provenance.get("spec")  # which older versions did not note
+            whole = written in (None, checksum((self.path / SPEC).read_bytes()))
+            return self.spec if whole else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     @property
@@ -107,11 +108,13 @@ class Store:
             Unwritable: no space, no permission, no disk.
         """
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        said = {**provenance, "checksum": _checksum(content), "when": now()}
+        text = walk.to_json(spec) + "\n"
+        marks = {"checksum": checksum(content), "spec": checksum(text.encode())}
+        said = {**provenance, **marks, "when": now()}
         try:
             with atomic_directory(self.path(spec)) as directory:
                 (directory / ARRAYS).write_bytes(content)
-                (directory / SPEC).write_text(walk.to_json(spec) + "\n")
+                (directory / SPEC).write_text(text)
                 (directory / PROVENANCE).write_text(json.dumps(said, indent=1) + "\n")
         except FileExistsError:
             pass
@@ -131,7 +134,7 @@ class Store:
         try:
             content = (path / ARRAYS).read_bytes()
             expected = json.loads((path / PROVENANCE).read_text())["checksum"]
-            if _checksum(content) != expected:
+            if checksum(content) != expected:
                 raise ValueError("its checksum differs")
             return load(content)
         except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -275,10 +278,6 @@ def _bought(entry: Entry) -> bool:
 def now() -> str:
     """The time, to the second, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _age(path: Path) -> float:
