@@ -22,6 +22,8 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.classes": 0,
     "transferjax.trees": 0,
     "transferjax.host": 0,
+    "transferjax.memory": 0,
+    "transferjax.stopping": 0,
     "transferjax.naming": 0,
     "transferjax.norms": 0,
     "transferjax.losses": 0,

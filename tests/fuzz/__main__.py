@@ -61,7 +61,15 @@ def one(name: str, seconds: float, out: Path) -> dict[str, Any]:
         left = seconds - (time.monotonic() - begin)
         if left < 1 or row["crashes"] + row["hangs"] + row["failures"] >= MOST_FAILURES:
             break
-        command = [sys.executable, "-m", "tests.fuzz", f"--only={name}", f"--seconds={left}", "--child", str(start)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.fuzz",
+            f"--only={name}",
+            f"--seconds={left}",
+            "--child",
+            str(start),
+        ]
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=errors, text=True)
             for line in process.stdout or ():

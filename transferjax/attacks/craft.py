@@ -24,6 +24,7 @@ from transferjax.attacks.projections import eight_bit
 from transferjax.attacks.recipe import Recipe
 from transferjax.checks import check_labels
 from transferjax.devices import mapped
+from transferjax.memory import memory_advice
 from transferjax.naming import stable_name
 from transferjax.random import fold_in
 from transferjax.typing import Array, Attack, Key, Predict
@@ -121,11 +122,15 @@ def _batches(
     # A function that is no pytree becomes a constant of the program.
     predict = jax.tree.map(lambda leaf: jax.tree_util.Partial(leaf) if callable(leaf) else leaf, predict)
     batch, shared = mapped(crafting(attack, eps, norm)), (predict, jax.random.key(seed), jnp.asarray(classes))
+    advice = (
+        f"a smaller batch_size than {batch_size} changes no image, nor does a smaller `chunk` of the attack"
+    )
     for examples in data.eval_batches(dataset, batch_size, put=lambda examples: examples):
         rows = np.asarray(examples.indices)[np.asarray(examples.weights) > 0]
         if rows[-1] < start:
             continue
-        x = np.asarray(batch(examples, shared))[: len(rows)]
+        with memory_advice(advice):
+            x = np.asarray(batch(examples, shared))[: len(rows)]
         yield rows[rows >= start], x[rows >= start]
 
 

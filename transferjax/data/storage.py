@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from transferjax.data.dataset import Dataset
-from transferjax.files import checksum, hidden
+from transferjax.files import checksum, directory_at, hidden, writing
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -31,20 +31,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `path` is there by then; it stays as it is.
+        Unwritable: no room, no right; says the way out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
+    with writing(path):
+        directory_at(path.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
-            temporary.rename(path)
-        except OSError as error:
-            if path.exists():
-                raise FileExistsError(f"{path} exists already") from error
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            temporary.chmod(0o755)
+            try:
+                temporary.rename(path)
+            except OSError as error:
+                if path.exists():
+                    raise FileExistsError(f"{path} exists already") from error
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save(dataset: Dataset, path: str | os.PathLike[str], split: str) -> None:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from transferjax.data.storage import atomic_directory
-from transferjax.files import checksum, write_text
+from transferjax.files import checksum, directory_at, write_text, writing
 from transferjax.study import walk
 from transferjax.study.specs import Network, Service, Spec, Verdicts
 
@@ -42,10 +42,6 @@ class Corrupt(ValueError):
     def __init__(self, kind: str, key: str, why: str):
         super().__init__(f"{kind} {key} is damaged ({why})")
         self.kind, self.key = kind, key
-
-
-class Unwritable(OSError):
-    """The store does not take what was made: there is no use in making more."""
 
 
 class Entry(NamedTuple):
@@ -118,8 +114,6 @@ class Store:
                 (directory / PROVENANCE).write_text(json.dumps(said, indent=1) + "\n")
         except FileExistsError:
             pass
-        except OSError as error:
-            raise Unwritable(f"cannot keep what is made in {self.root}: {error.strerror or error}") from error
 
     def get(self, spec: Spec) -> dict[str, np.ndarray]:
         """The arrays of a result.
@@ -137,7 +131,7 @@ class Store:
             if checksum(content) != expected:
                 raise ValueError("its checksum differs")
             return load(content)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise Corrupt(type(spec).__name__, spec.key, str(error)) from error
 
     def discard(self, kind: str, key: str) -> None:
@@ -162,9 +156,8 @@ class Store:
 
     def lock(self, key: str) -> FileLock:
         """The right to make a group; whoever dies with it, loses it."""
-        directory = self.root / "locks"
-        directory.mkdir(parents=True, exist_ok=True)
-        return FileLock(directory / key)
+        with writing(self.root):
+            return FileLock(directory_at(self.root / "locks") / key)
 
     def write_study(self, name: str, demand: Iterable[Spec], labelled: Mapping[str, Spec]) -> None:
         """Notes what a study needs, inputs of inputs too, and what it calls its networks."""
