@@ -3,10 +3,10 @@
     with Stopping(grace=30) as stopping:
         … stopping.asked() …                    whoever works looks, keeps what there is, and raises Stopped
 
-Where a Stopped leaves the block, the process ends at once: threads that still write would complain at length.
+Where a Stopped leaves the block, the process ends at once: threads that still write would complain.
 
-Python runs the handler of a signal between two instructions of its main thread, which may be minutes away in a
-compiler. So a thread of its own hears the signal, and ends the process when the grace is over.
+Python runs the handler of a signal between two instructions of its main thread, which may be minutes away in
+a compiler. So a thread of its own hears the signal, and ends the process when the grace is over.
 """
 
 import os

@@ -2,8 +2,8 @@
 
     python -m tests.fuzz --seconds=3600 --out=runs/fuzz
 
-Each property runs in processes of its own: one that crashes, hangs or fills the memory is found, and another one
-goes on with other cases. What fails is written to `<out>/<property>.txt`, the numbers to `<out>/numbers.json`.
+Each property runs in processes of its own: one that crashes, hangs or fills the memory is found, and another
+one goes on with other cases. What fails is in `<out>/<property>.txt`, the numbers in `<out>/numbers.json`.
 """
 
 import argparse
@@ -34,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="of all properties together")
     parser.add_argument("--only", action="append", default=[], metavar="PROPERTY")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)  # of the one property that a child tries
     flags = parser.parse_args(arguments)
-    if flags.child:
-        return child(flags.only[0], flags.seconds, *map(int, flags.child))
+    if flags.seed is not None:
+        return child(flags.only[0], flags.seconds, flags.seed)
     from tests.fuzz.readers import PROPERTIES
 
     if unknown := set(flags.only) - PROPERTIES.keys():
@@ -71,7 +71,7 @@ def one(name: str, seconds: float, out: Path) -> dict[str, Any]:
             str(start),
         ]
         with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=errors, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
             for line in process.stdout or ():
                 found = json.loads(line)
                 said += found.pop("said")
@@ -87,11 +87,11 @@ def one(name: str, seconds: float, out: Path) -> dict[str, Any]:
     return row
 
 
-def child(name: str, seconds: float, start: int, _: int) -> int:
+def child(name: str, seconds: float, start: int) -> int:
     """Runs batches until the time is over; prints what came of each."""
-    from tests.fuzz.readers import PROPERTIES
+    from tests.fuzz.readers import PROPERTIES, check
 
-    values, check, _examples = PROPERTIES[name]
+    values = PROPERTIES[name].values
     end, different, base = time.monotonic() + seconds, set[str](), None
     with tempfile.TemporaryDirectory() as directory:
         for number in itertools.count(start):
@@ -107,7 +107,7 @@ def child(name: str, seconds: float, start: int, _: int) -> int:
                 began = time.monotonic()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    check(value, Path(directory))
+                    check(name, value, Path(directory))
                 faulthandler.cancel_dump_traceback_later()
                 cases, slowest = cases + 1, max(slowest, time.monotonic() - began)
 

@@ -50,13 +50,9 @@ def _smaller(context: Context, spec: Spec) -> str:
     """What to change where memory does not suffice."""
     if isinstance(spec, Network | Purifier):
         smaller = f"a smaller training.batch_size than {spec.training.batch_size}, with `accumulate`"
-        return (
-            f"training.remat=True takes less and changes nothing; so does {smaller}, but for batch statistics"
-        )
-    return (
-        f"a smaller batch_size than {context.batch_size} (--config.batch_size={max(1, context.batch_size // 2)}) "
-        "changes no result, nor does a smaller `chunk` of the attack or the measure"
-    )
+        return f"training.remat=True takes less and changes nothing; {smaller} takes less too"
+    half = f"--config.batch_size={max(1, context.batch_size // 2)}"
+    return f"{half} changes no result, nor does a smaller `chunk` of the attack or the measure"
 
 
 def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tuple[Spec, Made]]:
