@@ -24,6 +24,8 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.host": 0,
     "transferjax.connections": 0,
     "transferjax.transport": 0,
+    "transferjax.memory": 0,
+    "transferjax.stopping": 0,
     "transferjax.naming": 0,
     "transferjax.norms": 0,
     "transferjax.losses": 0,

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -85,8 +86,8 @@ class Stop(Exception):
 @pytest.mark.parametrize("format", ["npy", "png"])
 def test_an_interrupted_run_goes_on(format, dataset, predict, tmp_path, monkeypatch):
     """Stopped at the third batch, continued with another batch size: the same files, none crafted twice."""
-    module = sys.modules["transferjax.attacks.craft"]  # the function of that name hides it
-    write, calls = module._Place.write, []
+    module = sys.modules["transferjax.attacks.crafted"]
+    write, calls = module.Place.write, []
 
     def failing(self, rows, x):
         calls.append(rows)
@@ -95,14 +96,14 @@ def test_an_interrupted_run_goes_on(format, dataset, predict, tmp_path, monkeypa
         write(self, rows, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Place, "write", failing)
+        patch.setattr(module.Place, "write", failing)
         with pytest.raises(Stop):
             craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
     with pytest.raises(FileNotFoundError, match="run craft again"):
         Crafted.load(tmp_path)
     seen = []
     monkeypatch.setattr(
-        module._Place, "write", lambda self, rows, x: (seen.append(rows), write(self, rows, x))
+        module.Place, "write", lambda self, rows, x: (seen.append(rows), write(self, rows, x))
     )
     made = craft(ATTACK, predict, dataset, tmp_path, batch_size=24, format=format)
     assert np.concatenate(seen).tolist() == list(range(16, N))
@@ -261,3 +262,92 @@ def test_options_without_a_name_are_refused_where_there_is_a_directory(option, d
         craft(attack, None, dataset, tmp_path / "run", batch_size=8)
     assert not (tmp_path / "run").exists()
     craft(attack, predict, dataset, batch_size=8)
+
+
+def damage(file, how):
+    if how == "cut to ten":
+        np.save(file, np.load(file)[:10])
+    elif how == "flipped":
+        content = bytearray(file.read_bytes())
+        content[-9] ^= 1
+        file.write_bytes(content)
+    else:
+        file.write_bytes(file.read_bytes()[:20])
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "how"),
+    [
+        ("npy", "images.npy", "cut to ten"),
+        ("npy", "images.npy", "flipped"),
+        ("npy", "labels.npz", "truncated"),
+        ("npy", "checksum.json", "truncated"),
+        ("png", "images/000007.png", "truncated"),
+    ],
+)
+def test_adversarial_images_that_are_damaged_are_made_again(format, name, how, dataset, predict, tmp_path):
+    """Adversarial images cut to 10 of 20, or with a flipped byte: loading refuses, crafting makes them again."""
+    made = craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
+    expected = np.array(made.images)
+    damage(tmp_path / name, how)
+    with pytest.raises(ValueError, match="is damaged .*run craft again"):
+        Crafted.load(tmp_path)
+    with pytest.warns(UserWarning, match="is made again: .*is damaged"):
+        again = craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
+    np.testing.assert_array_equal(again.images, expected)
+    np.testing.assert_array_equal(Crafted.load(tmp_path).images, expected)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_a_run_that_is_copied_elsewhere_goes_on_there(format, dataset, predict, tmp_path, monkeypatch):
+    """A directory of adversarial images copied to another place goes on there; a damaged one from the start."""
+    place, seen = sys.modules["transferjax.attacks.crafted"].Place, []
+    write = place.write
+
+    def twice(self, rows, x):
+        if rows[0] >= 16:
+            raise Interrupted
+        write(self, rows, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "write", twice)
+        with pytest.raises(Interrupted):
+            craft(ATTACK, predict, dataset, tmp_path / "here", batch_size=8, format=format)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    monkeypatch.setattr(place, "write", lambda self, rows, x: (seen.append(rows), write(self, rows, x)))
+    there = craft(ATTACK, predict, dataset, tmp_path / "there", batch_size=8, format=format)
+    assert np.concatenate(seen).tolist() == [16, 17, 18, 19]
+    file = tmp_path / "here" / ("images.npy.partial" if format == "npy" else "images/000003.png")
+    if format == "npy":
+        partial = np.load(file, mmap_mode="r+")
+        partial[3, 0, 0, 0] ^= 1
+        partial.flush()
+    else:
+        damage(file, "truncated")
+    seen.clear()
+    with pytest.warns(UserWarning, match="is made again: "):
+        here = craft(ATTACK, predict, dataset, tmp_path / "here", batch_size=8, format=format)
+    assert np.concatenate(seen).tolist() == list(range(N))
+    np.testing.assert_array_equal(here.images, there.images)
+
+
+def test_a_manifest_that_is_damaged_is_named(dataset, predict, tmp_path):
+    """A manifest that cannot be read does not tell whose images these are: refused by name."""
+    craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
+    damage(tmp_path / "manifest.json", "truncated")
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged .*delete"):
+        craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
+
+
+def test_out_of_memory_names_what_to_change(dataset, predict):
+    """No memory for a batch of adversarial images: the batch size and `chunk` are named."""
+
+    def greedy(keys, predict, images, labels):
+        return images + jnp.zeros((1 << 45,)).sum()
+
+    with pytest.raises(MemoryError, match=r"out of memory \(.*a smaller batch_size than 8 .*`chunk`"):
+        craft(greedy, predict, dataset, eps=EPS, batch_size=8)

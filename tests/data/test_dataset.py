@@ -165,6 +165,10 @@ class TestSaved:
         images, manifest = tmp_path / "train" / "images.npy", tmp_path / "train" / "manifest.json"
         if damage == "cut":
             images.write_bytes(images.read_bytes()[:-100])
+        elif damage == "flipped":
+            content = bytearray(images.read_bytes())
+            content[-5] ^= 1
+            images.write_bytes(content)
         elif damage == "swap":
             np.save(images, small(9).images)
         elif damage == "garbage":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import subprocess
 import sys
 import tarfile
@@ -203,3 +204,26 @@ def test_a_killed_run_is_continued_by_the_same_command(server, tiny_cifar, home,
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     assert server.requests == [None, f"bytes={have}-"]
     np.testing.assert_array_equal(load("cifar10", "test", data_dir=home).images, tiny_cifar.images["test"])
+
+
+def test_a_label_of_no_class_is_refused(tiny_cifar, home, tmp_path, write_tar):
+    """`prepare --archive` with a label of 200: refused by name, nothing is written."""
+    name = "cifar-10-batches-bin/data_batch_2.bin"
+    content = bytearray(tiny_cifar.contents[name])
+    content[0] = 200
+    archive = write_tar(tmp_path / "wrong.tar.gz", tiny_cifar.contents | {name: bytes(content)})
+    with pytest.raises(ValueError, match=r"image 4 of cifar10 train has the label 200, expected 0 … 9"):
+        prepare("cifar10", archive=archive, data_dir=home)
+    assert not list(home.rglob("*array_record*"))
+
+
+@pytest.mark.parametrize("again", ["", "./"])
+def test_a_member_twice_is_refused(tiny_cifar, home, tmp_path, again):
+    """`prepare --archive` with two files of one name: nobody knows which counts, so it is refused."""
+    with tarfile.open(tmp_path / "twice.tar.gz", "w:gz") as tar:
+        for name, content in [*tiny_cifar.contents.items(), *list(tiny_cifar.contents.items())[:1]]:
+            info = tarfile.TarInfo(again + name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(ValueError, match=r"refused: '.*data_batch_1\.bin' is in it twice"):
+        prepare("cifar10", archive=tmp_path / "twice.tar.gz", data_dir=home)

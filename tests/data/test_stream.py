@@ -189,6 +189,16 @@ class TestFolder:
         same((after.labels, after.to_dataset().images), (before.labels, before.to_dataset().images))
         assert (after.class_names, after.fingerprint) == (CLASSES, before.fingerprint)
 
+    @pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
+    def test_one_byte_of_one_image_is_another_data_set(self, folder, place):
+        """The fingerprint of a folder is that of every byte, not of names and sizes."""
+        before = data.image_folder(folder, "train", size=8).fingerprint
+        file = next((folder / "train").rglob("*.png"))
+        content = bytearray(file.read_bytes())
+        content[int(place * len(content))] ^= 1
+        file.write_bytes(content)
+        assert data.image_folder(folder, "train", size=8).fingerprint != before
+
     def test_a_hidden_folder_above_is_the_users_choice(self, folder, tmp_path):
         folder.rename(tmp_path / ".pets")
         assert len(data.load(str(tmp_path / ".pets"), "train", size=8)) == 11

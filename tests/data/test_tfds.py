@@ -73,6 +73,15 @@ class TestChecks:
         with pytest.raises(FileNotFoundError, match="format 'tfrecord', expected array_record"):
             load("cifar10", "train", data_dir=home)
 
+    @pytest.mark.parametrize("name", ["*train*", "dataset_info.json", "features.json"])
+    @pytest.mark.parametrize("length", [0, 100])
+    def test_damaged_prepared_data_are_named(self, home, directory, name, length):
+        """A shard or a description of prepared data is cut: an error with its place and the command to repeat."""
+        (file,) = directory.glob(name)
+        file.write_bytes(file.read_bytes()[:length])
+        with pytest.raises(ValueError, match=r"3\.0\.2.* is damaged .*remove .*data\.prepare cifar10"):
+            load("cifar10", "train", data_dir=home)
+
     def test_an_unknown_split_is_named(self, home):
         with pytest.raises(ValueError, match=r"splits \['train', 'test'\], not 'validation'"):
             load("cifar10", "validation", data_dir=home)
@@ -116,13 +125,23 @@ class TestCache:
         load("cifar10", "train", data_dir=tmp_path / "elsewhere")
         assert len(cached(cache)) == 1
 
-    def test_a_damaged_entry_is_replaced(self, home, cache, tiny_cifar):
+    @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.json"])
+    @pytest.mark.parametrize("damage", ["cut", "flipped"])
+    def test_damaged_decoded_data_are_decoded_again(self, home, cache, tiny_cifar, name, damage):
+        """A byte of the decoded data's cache is flipped, or the file cut: a warning, and it is made again."""
         load("cifar10", "test", data_dir=home)
-        (images,) = cache.glob("datasets/*/test/images.npy")
-        images.write_bytes(b"damaged")
-        data = load("cifar10", "test", data_dir=home)
+        (file,) = cache.glob(f"datasets/*/test/{name}")
+        whole = file.read_bytes()
+        place = len(whole) // 2
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        file.write_bytes(whole[:place] if damage == "cut" else flipped)
+        with pytest.warns(
+            UserWarning, match=f"cifar10 is decoded again: .*test is damaged.*{name}|JSON|delim"
+        ):
+            data = load("cifar10", "test", data_dir=home)
         np.testing.assert_array_equal(data.images, tiny_cifar.images["test"])
-        assert images.stat().st_size > 6 * 3072
+        np.testing.assert_array_equal(data.labels, tiny_cifar.labels["test"])
+        assert file.read_bytes() == whole
 
     def test_works_without_a_place_to_write(self, home, cache, tiny_cifar):
         cache.write_text("a file where the directory should be")

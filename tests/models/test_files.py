@@ -11,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models.torch_files import torch_zip
 from transferjax import models
+from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.convert import main
 from transferjax.models.weights.formats import load, read_tensors, save, unwrap
-from transferjax.models.weights.pickles import UnsafeFile, read_pickled_tensors
+from transferjax.models.weights.pickles import read_pickled_tensors
 
 NAME, OPTIONS = "cifar_resnet18", {"width": 2, "blocks": (1, 1)}
 FLAGS = [f"--model={NAME}", "--option=width=2", "--option=blocks=(1,1)"]
@@ -35,17 +37,6 @@ def variables(module):
 def assert_equal(found, expected):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
-def torch_zip(path, program: bytes, storages=(), compression=zipfile.ZIP_STORED, byteorder=b"little"):
-    """What `torch.save` writes, around any program."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("net/data.pkl", program)
-        archive.writestr("net/byteorder", byteorder)
-        for key, values in enumerate(storages):
-            archive.writestr(f"net/data/{key}", values.tobytes())
-        archive.writestr("net/version", b"3\n")
-    return path
 
 
 @pytest.mark.parametrize("name", ["net.safetensors", "net.npz", "net"])
@@ -191,8 +182,8 @@ def test_a_tensor_without_torch(tmp_path):
         (Program(0, (-1,), (1,)), "a tensor of shape"),
         (Program(3, (2,), (-1,)), "a tensor of shape"),
         (Program(0, (2, 2), (1,)), "a tensor without"),
-        (Program(0, (2,), (1,), kind="Evil"), "a persistent id of storage torch.Evil"),
-        (Program(0, (2,), (1,), tag="module"), "a persistent id of module"),
+        (Program(0, (2,), (1,), kind="Evil"), "a persistent id of 'storage' torch.Evil"),
+        (Program(0, (2,), (1,), tag="module"), "a persistent id of 'module'"),
     ],
 )
 def test_tensors_out_of_bounds(tmp_path, program, message):

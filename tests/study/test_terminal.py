@@ -42,20 +42,27 @@ def test_the_bar_on_a_terminal(start, tmp_path):
     assert "Error" not in text
 
 
-def test_control_c_is_one_line_and_what_is_finished_stays(start, finish, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_control_c_and_sigterm_stop_at_the_next_step(number, start, finish, tmp_path):
+    """Ctrl-C or SIGTERM: "stopped; the same command continues", the training kept to the step."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
     process = start(tmp_path, config=TINY)
     while process.poll() is None and not list(tmp_path.glob("scratch/*/[0-9]*")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate()
-    line = "interrupted: what is finished is kept; the same command goes on from there\n"
-    assert (process.returncode, out, err) == (1, "", line)
+    lines = "stops at the next step, within 30 s\nstopped; the same command continues\n"
+    assert (process.returncode, out, err) == (128 + number, "", lines)
+    (scratch,) = tmp_path.glob("scratch/*")
+    newest = max(int(path.name) for path in scratch.iterdir() if path.name.isdigit())
     kept = len(list(Store(tmp_path).entries()))
     code, out, err = finish(tmp_path, "--dry_run", config=TINY)
     assert code == 0
     assert sum(map(int, re.findall(r"(\d+) [A-Z]", out.splitlines()[0]))) == kept
     assert re.search(r"Network: about \d+ s", out)
+    assert finish(tmp_path, config=TINY)[0] == 0
+    (steps,) = {e.provenance["steps"] for e in Store(tmp_path).entries("Network") if e.key == scratch.name}
+    assert steps == 32 - newest
 
 
 CONFIGS = {

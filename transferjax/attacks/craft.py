@@ -1,10 +1,7 @@
 """Crafting over a data set: batches, devices, progress, and files that a lossy format cannot spoil."""
 
-import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from transferjax import data
+from transferjax.attacks.crafted import Crafted, Place
 from transferjax.attacks.goals import check_goal, check_targets
 from transferjax.attacks.inspection import check_predict
 from transferjax.attacks.manifest import (
@@ -22,47 +20,19 @@ from transferjax.attacks.manifest import (
     manifest_of,
     members,
     outputs_of,
-    refuse_other,
 )
 from transferjax.attacks.projections import eight_bit
 from transferjax.attacks.recipe import Recipe
 from transferjax.checks import check_labels
 from transferjax.devices import mapped
-from transferjax.files import alone, write_bytes, write_text
+from transferjax.files import alone
+from transferjax.memory import memory_advice
 from transferjax.naming import stable_name
 from transferjax.random import fold_in
 from transferjax.typing import Array, Attack, Key, Predict
 
 FORMATS = ("npy", "png")
 LOSSY = ("jpg", "jpeg", "webp", "avif", "heic")
-
-
-@dataclass(frozen=True)
-class Crafted:
-    """Adversarial images uint8 `[N, H, W, C]`, the labels and targets `[N]`, and how they were made."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    targets: np.ndarray | None
-    manifest: dict[str, Any]
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "Crafted":
-        """What `craft` wrote.
-
-        Raises:
-            FileNotFoundError: nothing there, or a run that was interrupted; run `craft` again to finish it.
-        """
-        directory = Path(directory)
-        if not (directory / "manifest.json").exists() or _done(directory) is not None:
-            raise FileNotFoundError(f"{directory} holds no finished adversarial images; run craft again")
-        manifest = json.loads((directory / "manifest.json").read_text())
-        with np.load(directory / "labels.npz") as arrays:
-            labels, targets = arrays["labels"], arrays.get("targets")
-        if manifest["format"] == "png":
-            files = (_png(directory, i) for i in range(len(labels)))
-            return cls(np.stack([_read_png(file) for file in files]), labels, targets, manifest)
-        return cls(np.load(directory / "images.npy", mmap_mode="r"), labels, targets, manifest)
 
 
 def craft(
@@ -83,7 +53,8 @@ def craft(
     """Adversarial images of a whole data set, rounded to 8 bits inside the ball.
 
     The same seed gives the same images whatever the batch size and the number of devices: an image's
-    randomness hangs on its place in the data set. With a directory, an interrupted run goes on where it was.
+    randomness hangs on its place in the data set. With a directory, an interrupted run goes on where it was,
+    and what is damaged there is made again.
 
     Args:
         attack: `(keys, predict, images, labels) -> images`.
@@ -123,7 +94,7 @@ def craft(
         place, start = None, 0
         if directory is not None:
             stack.enter_context(alone(Path(directory), "adversarial images"))
-            place = _Place(Path(directory), manifest, dataset, classes, targets)
+            place = Place(Path(directory), manifest, dataset, classes, targets)
             start = place.done
         images = np.empty((len(dataset), *dataset.image_shape), np.uint8) if place is None else place.images
         disable = None if progress else True
@@ -157,11 +128,15 @@ def _batches(
     # A function that is no pytree becomes a constant of the program.
     predict = jax.tree.map(lambda leaf: jax.tree_util.Partial(leaf) if callable(leaf) else leaf, predict)
     batch, shared = mapped(crafting(attack, eps, norm)), (predict, jax.random.key(seed), jnp.asarray(classes))
+    advice = (
+        f"a smaller batch_size than {batch_size} changes no image, nor does a smaller `chunk` of the attack"
+    )
     for examples in data.eval_batches(dataset, batch_size, put=lambda examples: examples):
         rows = np.asarray(examples.indices)[np.asarray(examples.weights) > 0]
         if rows[-1] < start:
             continue
-        x = np.asarray(batch(examples, shared))[: len(rows)]
+        with memory_advice(advice):
+            x = np.asarray(batch(examples, shared))[: len(rows)]
         yield rows[rows >= start], x[rows >= start]
 
 
@@ -218,83 +193,3 @@ def _budget(attack: Attack, eps: float | None, norm: str | None) -> tuple[float,
             "give eps and norm: this attack does not say them, and rounding must stay in the ball"
         )
     return float(eps), norm or str(known.get("norm", "linf"))
-
-
-class _Place:
-    """A directory that fills from the first image to the last.
-
-    `progress.json` counts the images that are on disk, and is replaced after they are; it goes when all are.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        manifest: dict[str, Any],
-        dataset: data.Source,
-        classes: np.ndarray,
-        targets: np.ndarray | None,
-    ):
-        self.directory, self.format, self.count = directory, manifest["format"], len(dataset)
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "manifest.json"
-        if path.exists():
-            refuse_other(path, manifest)
-        else:
-            arrays: dict[str, Any] = {"labels": np.asarray(dataset.labels)}
-            np.savez(
-                directory / "labels.npz", **(arrays if targets is None else arrays | {"targets": classes})
-            )
-            write_text(directory / "progress.json", json.dumps({"done": 0}))
-            write_text(path, json.dumps(manifest, indent=2) + "\n")
-        done = _done(directory)
-        self.done = self.count if done is None else done
-        self.images: Any = None
-        if self.format == "npy" and self.done < self.count:
-            shape, partial = (self.count, *dataset.image_shape), directory / "images.npy.partial"
-            mode = "r+" if partial.exists() else "w+"
-            self.images = np.lib.format.open_memmap(partial, mode, np.uint8, shape)
-
-    def write(self, rows: np.ndarray, x: np.ndarray) -> None:
-        if self.format == "npy":
-            self.images[rows] = x
-            self.images.flush()
-        else:
-            for row, image in zip(rows, x, strict=True):
-                _write_png(_png(self.directory, row), image)
-        write_text(self.directory / "progress.json", json.dumps({"done": int(rows[-1]) + 1}))
-
-    def finish(self) -> Crafted:
-        if self.images is not None:
-            self.images.flush()
-            os.replace(self.directory / "images.npy.partial", self.directory / "images.npy")
-        (self.directory / "progress.json").unlink(missing_ok=True)
-        return Crafted.load(self.directory)
-
-
-def _done(directory: Path) -> int | None:
-    """How many images are there; None if all are."""
-    path = directory / "progress.json"
-    return json.loads(path.read_text())["done"] if path.exists() else None
-
-
-def _png(directory: Path, row: int) -> Path:
-    return directory / "images" / f"{row:06d}.png"
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    import cv2  # slow to import
-
-    ok, encoded = cv2.imencode(".png", image[..., ::-1])  # OpenCV's channels are blue, green, red
-    if not ok:
-        raise ValueError(f"no PNG has {image.shape[-1]} channels; use format='npy'")
-    write_bytes(path, encoded.tobytes())
-
-
-def _read_png(path: Path) -> np.ndarray:
-    import cv2
-
-    encoded = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
-    if image is None:
-        raise ValueError(f"{path} is damaged ({encoded.size} bytes); craft into an empty directory again")
-    return image[..., None] if image.ndim == 2 else image[..., ::-1]

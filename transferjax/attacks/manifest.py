@@ -137,7 +137,10 @@ def refuse_other(path: Path, manifest: dict[str, Any]) -> None:
     Raises:
         ValueError: with the differences.
     """
-    there = json.loads(path.read_text())
+    try:
+        there = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete {path.parent}, or name another") from error
     differences = [
         f"{key}: {there.get(key)!r} there, {manifest.get(key)!r} here"
         for key in sorted({*there, *manifest} - {"outputs"})

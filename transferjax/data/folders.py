@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from transferjax.data.crops import Crop, center_crop, whole
-from transferjax.data.dataset import Dataset, digest, names_of
+from transferjax.data.dataset import Dataset, names_of
 from transferjax.data.stream import ImageStream
 from transferjax.files import hidden
 
@@ -61,10 +61,9 @@ def image_folder(
         raise FileNotFoundError(f"no images in {root}; expected {root}/<class>/<image>, {sorted(SUFFIXES)}")
     _say_what_is_left_out(root, found)
     files = [file for file, _ in paths]
-    mark = digest(size, *((str(file.relative_to(root)), file.stat().st_size) for file in files))
     labels = np.array([label for _, label in paths], np.int32)
     return ImageStream(
-        Files(files), labels, tuple(classes), size, crop or center_crop(), root.name or str(root), mark
+        Files(files), labels, tuple(classes), size, crop or center_crop(), root.name or str(root)
     )
 
 
@@ -133,8 +132,7 @@ def nips2017(
     classes = np.array([(_class(row, "TrueLabel", num_classes), _class(row, "TargetClass", num_classes))
                         for row in rows], np.int32).reshape(-1, 2)  # fmt: skip
     files = Files([_image(Path(images), row["ImageId"]) for row in rows])
-    mark = digest(size, *((path.name, path.stat().st_size) for path in files.paths))
-    stream = ImageStream(files, classes[:, 0], names_of(num_classes), size, whole, "nips2017", mark)
+    stream = ImageStream(files, classes[:, 0], names_of(num_classes), size, whole, "nips2017")
     return stream.to_dataset(), classes[:, 1]
 
 

@@ -91,9 +91,9 @@ def members(archive: Path, progress: bool = True) -> Iterator[Member]:
 
     Raises:
         ValueError: damaged, or with a member that has no business in a data set (a link, a device, a path
-            that leads out of the archive, an absurd size).
+            that leads out of the archive, an absurd size, the name of another one).
     """
-    hidden = None if progress else True
+    hidden, seen = None if progress else True, set[PurePosixPath]()
     try:
         with (
             archive.open("rb") as file,
@@ -108,6 +108,9 @@ def members(archive: Path, progress: bool = True) -> Iterator[Member]:
                     continue
                 if not member.isreg() or path.is_absolute() or ".." in path.parts:
                     raise ValueError(f"refused: {member.name!r} is not a plain file inside of the archive")
+                if path in seen:
+                    raise ValueError(f"refused: {member.name!r} is in it twice")
+                seen.add(path)
                 if member.size > LARGEST_MEMBER:
                     raise ValueError(f"refused: {member.name!r} has {member.size} bytes")
                 content = tar.extractfile(member)

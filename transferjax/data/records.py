@@ -41,7 +41,17 @@ def write_prepared(
 
     Raises:
         FileExistsError: `target` is there already.
+        ValueError: a label of no class.
     """
+    for split, records in splits.items():
+        wrong = next(
+            (row for row, record in enumerate(records) if not 0 <= record.label < len(layout.labels)), None
+        )
+        if wrong is not None:
+            expected = f"expected 0 … {len(layout.labels) - 1}"
+            raise ValueError(
+                f"image {wrong} of {name} {split} has the label {records[wrong].label}, {expected}"
+            )
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
 

@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from transferjax.data.dataset import Dataset
-from transferjax.files import hidden
+from transferjax.files import checksum, directory_at, hidden, writing
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -30,20 +31,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `path` is there by then; it stays as it is.
+        Unwritable: no room, no right; says the way out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
+    with writing(path):
+        directory_at(path.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
-            temporary.rename(path)
-        except OSError as error:
-            if path.exists():
-                raise FileExistsError(f"{path} exists already") from error
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            temporary.chmod(0o755)
+            try:
+                temporary.rename(path)
+            except OSError as error:
+                if path.exists():
+                    raise FileExistsError(f"{path} exists already") from error
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save(dataset: Dataset, path: str | os.PathLike[str], split: str) -> None:
@@ -60,12 +63,17 @@ def save(dataset: Dataset, path: str | os.PathLike[str], split: str) -> None:
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "class_names": dataset.class_names,
-        "images": list(dataset.images.shape),
     }
     with atomic_directory(target) as directory:
-        np.save(directory / "images.npy", dataset.images)
-        np.save(directory / "labels.npy", dataset.labels)
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for name, array in (("images.npy", dataset.images), ("labels.npy", dataset.labels)):
+            np.save(directory / name, array)
+            manifest[name] = checksum(directory / name)
+        said = {**manifest, "checksum": _of_manifest(manifest)}
+        (directory / MANIFEST).write_text(json.dumps(said, indent=2) + "\n")
+
+
+def _of_manifest(manifest: dict[str, Any]) -> str:
+    return checksum(json.dumps(manifest, sort_keys=True).encode())
 
 
 def saved_splits(path: str | os.PathLike[str]) -> list[str]:
@@ -79,7 +87,7 @@ def open_saved(path: str | os.PathLike[str], split: str) -> Dataset:
 
     Raises:
         FileNotFoundError: no such split; names those that there are.
-        ValueError: damaged or not written by `save`.
+        ValueError: it is not what `save` wrote.
     """
     directory = Path(path) / split
     if not (directory / MANIFEST).is_file():
@@ -90,12 +98,15 @@ def open_saved(path: str | os.PathLike[str], split: str) -> Dataset:
         manifest = json.loads((directory / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']}, expected {FORMAT}")
+        if manifest.pop("checksum") != _of_manifest(manifest):
+            raise ValueError(f"the checksum of {MANIFEST} differs")
+        for name in ("images.npy", "labels.npy"):
+            if checksum(directory / name) != manifest[name]:
+                raise ValueError(f"the checksum of {name} differs")
         images = np.load(directory / "images.npy", mmap_mode="r")
-        if list(images.shape) != manifest["images"]:
-            raise ValueError(f"images {images.shape}, expected {manifest['images']}")
         labels = np.load(directory / "labels.npy")
         return Dataset(
             images, labels, tuple(manifest["class_names"]), manifest["name"], manifest["fingerprint"]
         )
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(f"{directory} is damaged ({error}); remove it and write it again") from error

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from transferjax.data.crops import DRAWS, Crop, decode
 from transferjax.data.dataset import Dataset, digest, names_of, rows_of
+from transferjax.files import checksum
 
 
 class Encoded(Protocol):
@@ -28,7 +30,8 @@ class ImageStream:
         class_names: one name per class, or how many classes there are.
         size: height and width of the crops, in pixels.
         crop: how to make a square of an image, e.g. `random_resized_crop()`.
-        name, fingerprint: as in `Dataset`.
+        name: as in `Dataset`.
+        mark: the fingerprint, where the content is known; else it is hashed when somebody asks for it.
         rows: which of `encoded` are in it, in order; all of them by default.
         threads: how many decode; default one per processor, at most 16.
 
@@ -42,7 +45,7 @@ class ImageStream:
     size: int
     crop: Crop
     name: str
-    fingerprint: str
+    mark: str = ""
     rows: np.ndarray | None = None
     threads: int = field(default_factory=lambda: min(16, os.cpu_count() or 1))
 
@@ -67,14 +70,21 @@ class ImageStream:
         """(height, width, channels) after the crop."""
         return (self.size, self.size, 3)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the content: every byte of every image, and what becomes of it."""
+        rows = range(len(self)) if self.rows is None else self.rows.tolist()
+        contents = (checksum(self.encoded[row]) for row in rows)
+        return self.mark or digest(self.size, self.labels, self.class_names, *contents)
+
     def subset(
         self, which: int | slice | Sequence[int] | np.ndarray, seed: int | None = None
     ) -> "ImageStream":
         """The examples `which`, as in `Dataset.subset`."""
         chosen = rows_of(self, which, seed)
         rows = chosen if self.rows is None else self.rows[chosen]
-        mark = digest(self.fingerprint, chosen)
-        return replace(self, labels=self.labels[chosen], rows=rows, fingerprint=mark)
+        mark = digest(self.mark, chosen) if self.mark else ""
+        return replace(self, labels=self.labels[chosen], rows=rows, mark=mark)
 
     def read(self, plan: Callable[[int], np.ndarray], steps: range, seed: int) -> Iterator[np.ndarray]:
         """The crops `[B, S, S, 3]` of `plan(step)` for each of `steps` (see `batches.Source`).

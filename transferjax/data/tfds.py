@@ -22,6 +22,7 @@ IMAGENETTE = (
     "tench, English springer, cassette player, chain saw, church, French horn, garbage truck, "
     "gas pump, golf ball, parachute"
 )
+MOST_SHARDS = 1 << 16
 KEEP_IN_MEMORY = 1 << 30
 """Splits of at most this many bytes, encoded, are read once and stay in memory."""
 
@@ -53,7 +54,7 @@ def find_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> 
     if not versions:
         return None
     directory = versions[-1].parent
-    info = json.loads(versions[-1].read_text())
+    info = _info(directory)
     if info.get("fileFormat") != "array_record":
         raise FileNotFoundError(
             f"{directory} is in format {info.get('fileFormat')!r}, expected array_record (anything else "
@@ -90,7 +91,7 @@ def prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def fingerprint(directory: Path, split: str) -> str:
     """Identifies a prepared split by its content, whatever the place: the hash of all its bytes."""
-    info = json.loads((directory / "dataset_info.json").read_text())
+    info = _info(directory)
     sha = hashlib.blake2b(digest_size=16)
     for shard in _shards(directory, split):
         with shard.open("rb") as file:
@@ -101,7 +102,7 @@ def fingerprint(directory: Path, split: str) -> str:
 
 def check_split(directory: Path, split: str) -> None:
     """Raises ValueError, naming the splits that there are, unless `split` is one of them."""
-    splits = [entry["name"] for entry in json.loads((directory / "dataset_info.json").read_text())["splits"]]
+    splits = [entry["name"] for entry in _info(directory)["splits"]]
     if split not in splits:
         raise ValueError(f"{directory} has the splits {splits}, not {split!r}")
 
@@ -148,18 +149,23 @@ def stream(
 
     Raises:
         FileNotFoundError: not prepared; says what to do.
-        ValueError: no such split.
+        ValueError: no such split, or it is damaged.
     """
     directory = prepared(name, data_dir)
-    records = data_source(directory, split)
-    small = sum(shard.stat().st_size for shard in _shards(directory, split)) <= KEEP_IN_MEMORY
-    labels: list[int] = []
-    images: list[bytes] = []
-    for start in range(0, len(records), 512):  # many at once: a third of the time of one by one
-        part = records.__getitems__(range(start, min(start + 512, len(records))))
-        labels += [record["label"] for record in part]
-        if small:
-            images += [record["image"] for record in part]
+    check_split(directory, split)
+    try:
+        records = data_source(directory, split)
+        small = sum(shard.stat().st_size for shard in _shards(directory, split)) <= KEEP_IN_MEMORY
+        labels: list[int] = []
+        images: list[bytes] = []
+        for start in range(0, len(records), 512):  # many at once: a third of the time of one by one
+            part = records.__getitems__(range(start, min(start + 512, len(records))))
+            labels += [record["label"] for record in part]
+            if small:
+                images += [record["image"] for record in part]
+    except Exception as error:  # RuntimeError of ArrayRecord, and whatever TFDS says of its files
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{directory} ({split}) is damaged ({said}); {_again(directory)}") from error
     mark, names = digest(fingerprint(directory, split), size), CLASS_NAMES[name.split("/")[0]]
     encoded = images if small else _OnDisk(records)
     return ImageStream(encoded, np.array(labels, np.int32), names, size, crop, name, mark)
@@ -178,8 +184,10 @@ def in_memory(name: str, split: str, *, size: int, data_dir: str | os.PathLike[s
     cached = cache_dir() / "datasets" / f"{name.replace('/', '-')}-{mark}"
     try:
         return open_saved(cached, split)
-    except (FileNotFoundError, ValueError):
-        pass  # not there yet, or damaged
+    except FileNotFoundError:
+        pass  # not there yet
+    except ValueError as error:
+        warnings.warn(f"{name} is decoded again: {error}", stacklevel=2)
     crop = whole if name == "cifar10" else center_crop()
     dataset = stream(name, split, size=size, crop=crop, data_dir=data_dir).to_dataset()
     try:
@@ -192,13 +200,42 @@ def in_memory(name: str, split: str, *, size: int, data_dir: str | os.PathLike[s
     return dataset
 
 
+def _info(directory: Path) -> dict[str, Any]:
+    """What `dataset_info.json` says: the name, the version, and the shards of every split.
+
+    Raises:
+        ValueError: it does not say that.
+    """
+    path = directory / "dataset_info.json"
+    try:
+        info = json.loads(path.read_text())
+        said = [info["name"], info["version"], *(entry["name"] for entry in info["splits"])]
+        counts = [len(entry["shardLengths"]) for entry in info["splits"]]
+        if not all(isinstance(text, str) for text in said) or max(counts, default=0) > MOST_SHARDS:
+            raise ValueError(f"names {said}, numbers of shards {counts}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); {_again(directory)}"
+        ) from error
+    return info
+
+
+def _again(directory: Path) -> str:
+    """What to do about prepared data that cannot be read."""
+    name = (
+        "/".join(directory.parts[-3:-1])
+        if directory.parts[-3:-2] == ("imagenette",)
+        else directory.parent.name
+    )
+    return f"remove {directory}, then run `python -m transferjax.data.prepare {name}`"
+
+
 def _version(info: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in info.parent.name.split("."))
 
 
 def _shards(directory: Path, split: str | None = None) -> list[Path]:
-    info = json.loads((directory / "dataset_info.json").read_text())
-    shards = []
+    info, shards = _info(directory), []
     for entry in info["splits"]:
         if split in (None, entry["name"]):
             count = len(entry["shardLengths"])

@@ -1,16 +1,19 @@
 """One command.
 
 python -m experiments.study --config=configs/digits.py[:variant] --store=DIR [--views=a,b] [--dry_run]
-    [--json] [--list] [--workers=N | --scheduler=tcp://…]
+    [--json] [--list] [--workers=N | --scheduler=tcp://…] [--grace=SECONDS]
 python -m experiments.study --store=DIR ls | why KEY|LABEL [--config=…] | gc [--drop=STUDY] [--dry_run]
 """
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from zipfile import BadZipFile
 
 import jax
 import pandas as pd
@@ -20,6 +23,7 @@ from ml_collections import config_flags
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section, write_page
+from transferjax.stopping import SAID, Stopping, never
 from transferjax.study import config as configs
 from transferjax.study import mistakes, rows, upkeep, views
 from transferjax.study.config import Study
@@ -32,6 +36,8 @@ from transferjax.study.run import Executor, Local, Outcome, enable_compilation_c
 from transferjax.study.specs import Spec
 from transferjax.study.store import Corrupt, Store
 
+PLIGHTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile)
+"""What disks, files and devices raise, and users' mistakes."""
 COMMANDS = ("ls", "why", "gc")
 TRACEBACK = "TRANSFERJAX_TRACEBACK"
 
@@ -47,6 +53,9 @@ _WORKERS = flags.DEFINE_integer("workers", 0, "make results with so many worker 
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "make results on the workers of this Dask scheduler")
 _AGE = flags.DEFINE_float("min_age_hours", 24.0, "gc: spare what is younger")
 _DROP = flags.DEFINE_string("drop", "", "gc: forget this study first; what it alone needed is garbage then")
+_GRACE = flags.DEFINE_float(
+    "grace", 30.0, "seconds from Ctrl-C or SIGTERM, after which it stops at the next step, to the very end"
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
@@ -64,7 +73,7 @@ def main() -> None:
             sys.exit(_main(argv[1:]))
         except Mistakes as error:
             sys.exit("\n".join(error.lines))
-        except (ValueError, FileNotFoundError, OSError) as error:
+        except PLIGHTS as error:
             if os.environ.get(TRACEBACK):
                 raise
             sys.exit(f"{type(error).__name__}: {error}\n({TRACEBACK}=1 shows where)")
@@ -72,9 +81,8 @@ def main() -> None:
     try:
         app.run(guarded, flags_parser=_parsed)
     except KeyboardInterrupt:
-        said = "interrupted: what is finished is kept; the same command goes on from there"
-        print(said, file=sys.stderr, flush=True)
-        os._exit(1)  # now: threads that still write a checkpoint would complain at length
+        print(SAID, file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # now: threads that still write would complain at length
 
 
 def _parsed(argv: list[str]) -> list[str]:
@@ -120,6 +128,8 @@ def _main(arguments: Sequence[str]) -> int:
         raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
     _begin(plans=bool(arguments) or _DRY.value or _LIST.value)
     store = Store(_STORE.value)
+    if _STORE.value and store.root.exists() and not store.root.is_dir():
+        raise ValueError(f"--store={store.root} is a file: expected a directory, or a name for a new one")
     if arguments:
         return _look_after(store, *arguments)
     study = _read(store)
@@ -182,8 +192,11 @@ def _study(study: Study, store: Store) -> int:
         print_plan(plan, store, study.batch_size)
         return _end(study, Outcome(plan.found), plan.missing)
     frames: dict[str, pd.DataFrame] = {}
-    with Bar() as bar:
-        context = Context(store, study.batch_size, study.checkpoint_epochs, progress=bar.progress)
+    # Of several processes that train together none stops by itself: the others would wait for it.
+    with Stopping(_GRACE.value) if jax.process_count() == 1 else nullcontext() as stopping, Bar() as bar:
+        stopped = stopping.asked if stopping else never
+        settings = (store, study.batch_size, study.checkpoint_epochs)
+        context = Context(*settings, progress=bar.progress, stopped=stopped)
         execute = _executor(context, bar)
         store.write_study(study.name, _demand(rows), study.labelled())
 

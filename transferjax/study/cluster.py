@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from transferjax import data
+from transferjax.stopping import Stopped
 from transferjax.study import walk
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import Group
@@ -90,6 +91,8 @@ class Cluster:
         waiting, running, damaged = list(groups), dict[Any, Group](), list[tuple[Group, Done]]()
         unfinished, absent, known = {group.key for group in groups}, set[str](), self._look(client, {})
         while running or (waiting and not damaged):
+            if self.context.stopped():
+                raise Stopped
             ready = [group for group in waiting if not group.after & unfinished]
             for group in ready[: max(0, max(1, len(known)) - len(running))]:
                 text, key = self._task(group, absent, marker), f"{group.kind}-{group.key}-{marker.name}"

@@ -13,6 +13,7 @@ import numpy as np
 from transferjax import data
 from transferjax.attacks.craft import crafting
 from transferjax.devices import mapped
+from transferjax.memory import memory_advice
 from transferjax.predicts.snapshots import Snapshots
 from transferjax.study import registry
 from transferjax.study.resolve import Context, classes_of, logits_of
@@ -38,10 +39,20 @@ def make(context: Context, members: Sequence[Spec]) -> Iterator[tuple[Spec, Made
     """The results of one group, one by one, each as soon as it is there."""
     made = MAKERS[type(members[0]).__name__](context, members)
     begin = time.perf_counter()
-    for spec, result in made:
-        seconds = time.perf_counter() - begin
-        yield spec, {**result, "seconds": round(seconds, 3)}
-        begin = time.perf_counter()
+    with memory_advice(_smaller(context, members[0])):
+        for spec, result in made:
+            seconds = time.perf_counter() - begin
+            yield spec, {**result, "seconds": round(seconds, 3)}
+            begin = time.perf_counter()
+
+
+def _smaller(context: Context, spec: Spec) -> str:
+    """What to change where memory does not suffice."""
+    if isinstance(spec, Network | Purifier):
+        smaller = f"a smaller training.batch_size than {spec.training.batch_size}, with `accumulate`"
+        return f"training.remat=True takes less and changes nothing; {smaller} takes less too"
+    half = f"--config.batch_size={max(1, context.batch_size // 2)}"
+    return f"{half} changes no result, nor does a smaller `chunk` of the attack or the measure"
 
 
 def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tuple[Spec, Made]]:

@@ -233,6 +233,7 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
         directory=context.store.scratch(training_of(spec).key),
         save_epochs=context.checkpoint_epochs,
         watch=context.watch(max(due), spec.training.batch_size, _called(spec)),
+        stopped=context.stopped,
         to_host=place.get_state,
         to_device=place.put_state,
     )

@@ -62,6 +62,7 @@ def _trained(context: Context, spec: Purifier) -> dict[str, Any]:
         directory=context.store.scratch(spec.key),
         save_epochs=context.checkpoint_epochs,
         watch=context.watch(max(1, round(t.epochs * per_epoch)), t.batch_size, spec.call.name),
+        stopped=context.stopped,
     )
     arrays = flat(stop.state.variables) | history_arrays(stop.history)
     return {"arrays": arrays, "steps": stop.trained}

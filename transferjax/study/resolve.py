@@ -15,6 +15,7 @@ from transferjax import data, models
 from transferjax.devices import mapped
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in
+from transferjax.stopping import Stopped, never
 from transferjax.study import registry
 from transferjax.study.content import checked, facts, place_of, sha256
 from transferjax.study.nets import module_of, net_of
@@ -54,6 +55,7 @@ class Context:
         keep_bytes: how much of data, weights and images stays in memory.
         progress: is told what runs.
         run: for whom, where several processes work for one run; provenance says it.
+        stopped: whether somebody asked to stop.
     """
 
     store: Store
@@ -62,6 +64,7 @@ class Context:
     keep_bytes: int = 2 << 30
     progress: Progress = silent
     run: str = ""
+    stopped: Callable[[], bool] = never
     _cache: OrderedDict[Any, tuple[Any, int]] = field(default_factory=OrderedDict)
 
     def cached(self, key: Any, make: Callable[[], Any], size: int | None = None) -> Any:
@@ -191,6 +194,8 @@ class Context:
         for batch in data.eval_batches(images, batch_size, put=put):
             parts.append(jax.device_get(function(batch, shared)))
             self.progress(text, min(len(parts) * batch_size, len(images)), len(images))
+            if self.stopped():
+                raise Stopped
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
 
     def watch(
@@ -279,7 +284,10 @@ def _from_file(goal: Goal, labels: np.ndarray, classes: int) -> np.ndarray:
         raise ValueError(f"targets with sha256 {goal.sha256[:12]}…: `file` must say where they are")
     if sha256(goal.file) != goal.sha256:
         raise ValueError(f"{goal.file} is another file than the study named")
-    found = np.load(goal.file, allow_pickle=False)
+    try:
+        found = np.load(goal.file, allow_pickle=False)
+    except Exception as error:  # of zip files too
+        raise ValueError(f"{goal.file} holds no array of NumPy ({type(error).__name__}: {error})") from error
     if found.shape != (count,) or found.dtype.kind not in "iu":
         raise ValueError(f"{goal.file}: expected {count} integer classes; got {found.dtype} {found.shape}")
     if found.min() < 0 or found.max() >= classes:

@@ -20,13 +20,15 @@ import jax
 from filelock import Timeout
 
 from transferjax.data import cache_dir
+from transferjax.files import Unwritable, writing
+from transferjax.stopping import Stopped
 from transferjax.study.content import size
 from transferjax.study.make import make
 from transferjax.study.mistakes import one_line
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context
 from transferjax.study.specs import Spec
-from transferjax.study.store import Corrupt, Entry, Store, Unwritable
+from transferjax.study.store import Corrupt, Entry, Store
 from transferjax.study.walk import needs
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
@@ -188,6 +190,8 @@ class Local:
         waiting, ended = list(groups), set[str]()
         names = {group.key for group in groups}
         while waiting:
+            if self.context.stopped():
+                raise Stopped
             ready = [group for group in waiting if not (group.after & names) - ended]
             taken = next(filter(None, map(self._try, ready)), None)
             if taken is None:
@@ -203,7 +207,8 @@ class Local:
             return group, make_group(self.context, group)
         lock = self.context.store.lock(group.key)
         try:
-            lock.acquire(timeout=0)
+            with writing(self.context.store.root):
+                lock.acquire(timeout=0)
         except Timeout:
             return None
         try:

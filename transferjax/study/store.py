@@ -11,7 +11,6 @@ An object's directory appears by one rename: it is whole or absent. Where two fi
 steps back.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from transferjax.data.storage import atomic_directory
-from transferjax.files import write_text
+from transferjax.files import checksum, directory_at, write_text, writing
 from transferjax.study import walk
 from transferjax.study.specs import Network, Service, Spec, Verdicts
 
@@ -47,10 +46,6 @@ class Corrupt(ValueError):
 
 class Missing(Corrupt, FileNotFoundError):
     """A result is not there (any more): another run may have found it damaged."""
-
-
-class Unwritable(OSError):
-    """The store does not take what was made: there is no use in making more."""
 
 
 class Entry(NamedTuple):
@@ -73,8 +68,10 @@ class Entry(NamedTuple):
     def readable(self) -> Spec | None:
         """The spec; None where it is damaged, or was written by a version that knew other fields."""
         try:
-            return self.spec if self.provenance else None
-        except (OSError, ValueError, KeyError, TypeError):
+            written = self.provenance.get("spec")  # which older versions did not note
+            whole = written in (None, checksum((self.path / SPEC).read_bytes()))
+            return self.spec if whole else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     @property
@@ -111,16 +108,16 @@ class Store:
             Unwritable: no space, no permission, no disk.
         """
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        said = {**provenance, "checksum": _checksum(content), "when": now()}
+        text = walk.to_json(spec) + "\n"
+        marks = {"checksum": checksum(content), "spec": checksum(text.encode())}
+        said = {**provenance, **marks, "when": now()}
         try:
             with atomic_directory(self.path(spec)) as directory:
                 (directory / ARRAYS).write_bytes(content)
-                (directory / SPEC).write_text(walk.to_json(spec) + "\n")
+                (directory / SPEC).write_text(text)
                 (directory / PROVENANCE).write_text(json.dumps(said, indent=1) + "\n")
         except FileExistsError:
             pass
-        except OSError as error:
-            raise Unwritable(f"cannot keep what is made in {self.root}: {error.strerror or error}") from error
 
     def get(self, spec: Spec) -> dict[str, np.ndarray]:
         """The arrays of a result.
@@ -135,10 +132,10 @@ class Store:
         try:
             content = (path / ARRAYS).read_bytes()
             expected = json.loads((path / PROVENANCE).read_text())["checksum"]
-            if _checksum(content) != expected:
+            if checksum(content) != expected:
                 raise ValueError("its checksum differs")
             return load(content)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise Corrupt(type(spec).__name__, spec.key, str(error)) from error
 
     def discard(self, kind: str, key: str) -> None:
@@ -163,9 +160,8 @@ class Store:
 
     def lock(self, key: str) -> FileLock:
         """The right to make a group; whoever dies with it, loses it."""
-        directory = self.root / "locks"
-        directory.mkdir(parents=True, exist_ok=True)
-        return FileLock(directory / key)
+        with writing(self.root):
+            return FileLock(directory_at(self.root / "locks") / key)
 
     def write_study(self, name: str, demand: Iterable[Spec], labelled: Mapping[str, Spec]) -> None:
         """Notes what a study needs, inputs of inputs too, and what it calls its networks."""
@@ -279,10 +275,6 @@ def _bought(entry: Entry) -> bool:
 def now() -> str:
     """The time, to the second, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _age(path: Path) -> float:

@@ -1,20 +1,24 @@
 """Checkpoints of a training with Orbax: atomic, asynchronous, the newest kept.
 
 A checkpoint holds a whole state, any pytree of arrays, and a JSON `meta` (the training history). A killed
-save leaves a temporary directory behind, which Orbax ignores; what `restore` returns is always whole.
+save leaves a temporary directory behind, which Orbax ignores; what `restore` returns is always whole: of one
+that was damaged later the checksum differs, and the one before is taken.
 """
 
+import hashlib
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from transferjax.files import alone
+from transferjax.files import Unwritable, alone
 from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
 
@@ -23,18 +27,19 @@ __all__ = ["load_tree", "load_variables", "open_checkpoints", "restore", "save",
 
 @contextmanager
 def open_checkpoints(
-    directory: str | Path, *, newest: int = 1, read_only: bool = False
+    directory: str | Path, *, newest: int = 2, read_only: bool = False
 ) -> Iterator[ocp.CheckpointManager]:
     """A checkpoint manager for one training run; leaving the block waits for pending saves.
 
     Args:
         directory: made if absent.
-        newest: how many of the newest to keep.
+        newest: how many of the newest to keep; the one before the newest is for when that is damaged.
         read_only: looks at a directory, in which another run may write.
 
     Raises:
         ValueError: nothing to keep.
         Taken: another run writes there; it keeps the directory until its block, or its process, ends.
+        Unwritable: checkpoints cannot be kept there.
     """
     if newest < 1:
         raise ValueError(f"newest={newest}: expected at least 1 checkpoint to keep")
@@ -43,36 +48,89 @@ def open_checkpoints(
     with ExitStack() as stack:
         if not read_only and jax.process_index() == 0:  # of several that train together the first one writes
             stack.enter_context(alone(Path(directory), "checkpoints"))
-        yield stack.enter_context(ocp.CheckpointManager(Path(directory).absolute(), options=options))
+        with _keeping(directory):
+            manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        try:
+            yield manager
+        except BaseException:
+            with suppress(Exception):  # what went wrong first counts
+                manager.close()
+            raise
+        with _keeping(directory):
+            manager.close()
+
+
+@contextmanager
+def _keeping(directory: str | Path) -> Iterator[None]:
+    """Orbax and its threads raise all sorts of errors when a disk is full."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        way_out = "make room there, or choose another place; then the same command continues"
+        raise Unwritable(f"cannot keep checkpoints in {directory} ({said}): {way_out}") from error
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree) -> None:
-    """Saves `state` under its step, in the background; `meta` is anything JSON holds."""
+    """Saves `state` under its step, in the background; `meta` is anything JSON holds.
+
+    Raises:
+        Unwritable: this one, or the one before, cannot be kept.
+    """
     # Arrays of the host: of several processes, which hold the same state, the first one writes.
     host = jax.device_get(state)
-    items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
-    manager.save(step, args=items, force=True)
+    note = {"meta": meta, "checksum": _checksum(host)}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(note))
+    with _keeping(manager.directory):
+        manager.save(step, args=items, force=True)
+
+
+def _checksum(state: PyTree) -> str:
+    running = hashlib.blake2b(digest_size=16)
+    for leaf in map(np.asarray, jax.tree.leaves(state)):
+        running.update(f"{leaf.dtype} {leaf.shape}".encode())
+        running.update(np.ascontiguousarray(leaf).tobytes())
+    return running.hexdigest()
 
 
 def restore(
-    manager: ocp.CheckpointManager, template: PyTree, step: int | None = None
+    manager: ocp.CheckpointManager, template: PyTree, last: int | None = None
 ) -> tuple[Any, PyTree] | None:
-    """A state and its meta, or None where there is none; checkpoints after it are forgotten.
+    """The newest state that is whole, and its meta, or None where there is none.
+
+    Training goes on from here, so checkpoints after it are forgotten; warns of those that are damaged.
 
     Args:
         template: a state of the same structure; gives Orbax the types and shapes.
-        step: which; the newest by default. Training goes on from here, so what came later must go.
+        last: the newest step to look at.
     """
-    step = manager.latest_step() if step is None else step
-    for later in [s for s in manager.all_steps() if step is not None and s > step]:
-        manager.delete(later)
-    if not step:
+    steps = sorted(step for step in manager.all_steps() if step and (last is None or step <= last))
+    template, whole = jax.device_get(template), None
+    while steps and whole is None:
+        step = steps.pop()
+        try:
+            whole = step, *_restored(manager, template, step)
+        except Exception as error:  # of Orbax, TensorStore, JSON: whatever it is, it cannot be read
+            said = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"the checkpoint {manager.directory / str(step)} is damaged ({said}): training goes on from "
+                f"{'the one before' if steps else 'the start'}",
+                stacklevel=2,
+            )
+            manager.delete(step)
+    if whole is None:
         return None
-    items = ocp.args.Composite(
-        state=ocp.args.StandardRestore(jax.device_get(template)), meta=ocp.args.JsonRestore()
-    )
+    for later in [s for s in manager.all_steps() if s > whole[0]]:
+        manager.delete(later)
+    return jax.tree.map(jnp.asarray, whole[1]), whole[2]
+
+
+def _restored(manager: ocp.CheckpointManager, template: PyTree, step: int) -> tuple[Any, PyTree]:
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore())
     restored = manager.restore(step, args=items)
-    return jax.tree.map(jnp.asarray, restored.state), restored.meta
+    if _checksum(restored.state) != restored.meta["checksum"]:
+        raise ValueError("its checksum differs")
+    return restored.state, restored.meta["meta"]
 
 
 def load_variables(directory: str | Path, step: int | None = None) -> dict[str, Any]:

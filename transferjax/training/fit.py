@@ -4,16 +4,20 @@
         stop.step, stop.state, stop.history
 
 `update(state, examples) -> (state, metrics)` is compiled by whoever calls. A loop that stops anywhere
-continues from its newest checkpoint, with the same batches, and ends with the same bits.
+continues from its newest checkpoint that is whole, with the same batches, and ends with the same bits.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from transferjax.data import Examples
+from transferjax.stopping import Stopped, never
 from transferjax.training import checkpoint
 from transferjax.typing import Array, PyTree
 
@@ -50,6 +54,7 @@ def fit(
     directory: str | Path | None = None,
     save_epochs: int = 0,
     watch: Watch = lambda step, metrics: None,
+    stopped: Callable[[], bool] = never,
     to_host: Callable[[PyTree], PyTree] = lambda state: state,
     to_device: Callable[[PyTree], PyTree] = lambda state: state,
 ) -> Iterator[Stop]:
@@ -65,12 +70,15 @@ def fit(
         save_epochs: epochs between checkpoints; 0 for none. One is written after the caller took the stops
             before it, and not at the end.
         watch: is told of progress.
+        stopped: whether somebody asked to stop: at once, then, with a checkpoint.
         to_host, to_device: a state from and to the devices (`parallel.Placement`).
 
     Raises:
         ValueError: no stops, or numbers out of range.
         Diverged: a loss is not finite; the last checkpoint stays.
         files.Taken: another run trains in that directory.
+        Stopped: as was asked.
+        Unwritable: checkpoints cannot be kept.
     """
     if not stops or min(stops) < 1 or steps_per_epoch < 1 or save_epochs < 0:
         raise ValueError(
@@ -80,14 +88,14 @@ def fit(
     due, last = sorted(set(stops)), max(stops)
     keeps = checkpoint.open_checkpoints(directory) if directory and save_epochs else nullcontext()
     with keeps as manager:
-        begin = (manager.latest_step() or 0) if manager is not None else 0
-        if begin > due[0]:  # a stop before the newest checkpoint: from the start, through the same states
-            begin = 0
-        found = checkpoint.restore(manager, fresh, begin) if begin else None
-        state, history = found or (fresh, [])
+        # Not from after the first stop: rather from the start, through the same states.
+        found = None if manager is None else checkpoint.restore(manager, fresh, due[0])
+        state, note = found or (fresh, {"step": 0, "history": []})
+        begin, history, total = note["step"], note["history"], _Means(**note.get("means", {}))
         if begin in due:
-            yield Stop(begin, state, history, 0)
-        state, examples, total = to_device(state), batches(begin), _Means()
+            rows = [*history, _row(begin, steps_per_epoch, total.means())] if total.count else history
+            yield Stop(begin, state, rows, 0)
+        state, examples = to_device(state), batches(begin)
         for step in range(begin + 1, last + 1):
             state, metrics = update(state, next(examples))
             total.add(metrics, to_host)
@@ -102,16 +110,28 @@ def fit(
             if step in due:
                 _check_finite(metrics, to_host, step, steps_per_epoch)
                 yield Stop(step, to_host(state), rows, step - begin)
-            if manager is not None and step < last and step % (save_epochs * steps_per_epoch) == 0:
-                checkpoint.save(manager, step, to_host(state), history)
+            leaves = step < last and stopped()
+            if (
+                manager is not None
+                and step < last
+                and (leaves or step % (save_epochs * steps_per_epoch) == 0)
+            ):
+                note = {"step": step, "history": history, "means": total.plain()}
+                checkpoint.save(manager, step, to_host(state), note)
+            if leaves:
+                raise Stopped
 
 
 class _Means:
     """Metrics summed on the device: a look at each step would wait for it."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Any] = {}
-        self.count = 0
+    def __init__(self, count: int = 0, sums: Mapping[str, float] = MappingProxyType({})) -> None:
+        self.sums: dict[str, Any] = {name: jnp.asarray(value) for name, value in sums.items()}
+        self.count = count
+
+    def plain(self) -> dict[str, Any]:
+        """What another one goes on with, as JSON has it."""
+        return {"count": self.count, "sums": {name: float(value) for name, value in self.sums.items()}}
 
     def add(self, metrics: Mapping[str, Array], to_host: Callable[[PyTree], PyTree]) -> None:
         for name, value in to_host(dict(metrics)).items():

@@ -6,23 +6,24 @@ it contains is ever run.
 """
 
 import hashlib
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlparse
 
 import jax
-import ml_dtypes
 import numpy as np
+import safetensors.numpy
 
 from transferjax.data.storage import cache_dir
-from transferjax.files import replacing
+from transferjax.files import replacing, write_bytes
 from transferjax.models.layers import Net
+from transferjax.models.weights.archives import read_npz, read_safetensors
+from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.names import AVERAGE, is_stray
-from transferjax.models.weights.pickles import UnsafeFile, read_pickled_tensors
+from transferjax.models.weights.pickles import read_pickled_tensors
 from transferjax.models.weights.torch import to_torch
 from transferjax.models.zoo import from_torch
 from transferjax.trees import load_tree, save_tree
@@ -30,18 +31,6 @@ from transferjax.typing import PyTree
 
 Tensors = dict[str, np.ndarray]
 
-_SAFETENSORS: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 _WRAPPERS = (
     *(
         "model_state_dict",
@@ -66,6 +55,7 @@ _WRAPPERS = (
     *("swa_state_dict", "swa_model", "averaged_model"),
 )
 """Entries of training checkpoints that hold the net: as it was trained, then averages of it."""
+LONGEST_NAME = 1000
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
@@ -94,8 +84,7 @@ def save(variables: PyTree, path: str | Path) -> Path:
     path = Path(path)
     match path.suffix.lower():
         case ".safetensors":
-            with replacing(path) as partial, partial.open("wb") as file:
-                _write_safetensors(file, to_torch(variables))
+            write_bytes(path, safetensors.numpy.save(to_torch(variables)))
         case ".npz":
             with replacing(path) as partial, partial.open("wb") as file:
                 np.savez(file, allow_pickle=False, **to_torch(variables))
@@ -151,12 +140,12 @@ def _reader(path: Path) -> Callable[[Path], Any]:
     with path.open("rb") as file:
         head, size = file.read(512), path.stat().st_size
     if head.startswith(b"PK"):
-        return _read_npz if _holds_npy(path) else read_pickled_tensors
+        return read_npz if _holds_npy(path) else read_pickled_tensors
     if head.startswith(b"\x80") or path.suffix.lower() in (".pth", ".pkl"):
         return read_pickled_tensors
     header = int.from_bytes(head[:8], "little")
     if (head[8:9] == b"{" and header <= size) or path.suffix.lower() == ".safetensors":
-        return _read_safetensors
+        return read_safetensors
     known = (
         found for start, found in _OTHERS.items() if head[257:].startswith(start) or head.startswith(start)
     )
@@ -210,7 +199,7 @@ def _names(content: Any) -> str:
     """What there is instead, in words."""
     if not isinstance(content, Mapping):
         return type(content).__name__
-    names = sorted(map(str, content))
+    names = sorted(str(name)[:80] for name in content)
     return f"{names[:20]}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
@@ -236,6 +225,8 @@ def _find(content: Any) -> Mapping[str, np.ndarray] | None:
 
 def _without_prefix(content: Mapping[str, Any]) -> Tensors:
     """Without what wrappers put before every name, and without what these keep beside the net."""
+    if long := [key for key in content if len(key) > LONGEST_NAME]:
+        raise UnsafeFile(f"a tensor with a name of {len(long[0])} characters: {long[0][:80]}…")
     own = [key for key in content if not is_stray(key)]
     while prefix := next((p for p in _PREFIXES if own and all(key.startswith(p) for key in own)), None):
         if left_out := [key for key in content if not key.startswith(prefix)]:
@@ -251,49 +242,3 @@ def _is_state_dict(content: Any) -> bool:
         and bool(content)
         and all(isinstance(k, str) and isinstance(v, np.ndarray | jax.Array) for k, v in content.items())
     )
-
-
-def _read_npz(path: Path) -> Tensors:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        raise ValueError(f"{path} is truncated, corrupt, or holds objects: {error}") from error
-
-
-def _read_safetensors(path: Path) -> Tensors:
-    """The format: a length, a JSON header of that length, and the arrays' bytes, without gaps or overlaps."""
-    content = path.read_bytes()
-    try:
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        data = memoryview(content)[8 + length :]
-        header.pop("__metadata__", None)
-        tensors, end = {}, 0
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            start, stop = entry["data_offsets"]
-            if start != end or not start <= stop <= len(data):
-                raise ValueError(
-                    f"{name} lies at {start} to {stop}, expected from {end} to at most {len(data)}"
-                )
-            values = np.frombuffer(data[start:stop], _SAFETENSORS[entry["dtype"]])
-            tensors[name], end = values.reshape(entry["shape"]), stop
-        if end != len(data):
-            raise ValueError(f"{len(data) - end} bytes belong to no tensor")
-    except Exception as error:
-        raise ValueError(f"{path} is truncated or corrupt: {type(error).__name__}: {error}") from error
-    return tensors
-
-
-def _write_safetensors(file: BinaryIO, tensors: Tensors) -> None:
-    kinds = {np.dtype(dtype): name for name, dtype in _SAFETENSORS.items()}
-    header, offset = {}, 0
-    for name, value in tensors.items():
-        span = [offset, offset + value.nbytes]
-        header[name] = {"dtype": kinds[value.dtype], "shape": list(value.shape), "data_offsets": span}
-        offset += value.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for value in tensors.values():
-        file.write(np.ascontiguousarray(value).tobytes())

@@ -20,6 +20,7 @@ _STRAY = re.compile(
 )
 """Names that no net has a use for: of losses, of `swa_utils`, of the profiler `thop`."""
 _STATISTIC = re.compile(r"(^|\.)(new_)?(mean|std)$")
+MOST_COPIES = 100
 AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|averag\w*|shadow|teacher|momentum)([._]|$)", re.IGNORECASE)
 """What averages of the weights over training are called."""
 
@@ -69,9 +70,13 @@ def _notes(prefix: str, copies: list[str], statistics: list[str], rest: list[str
     if statistics:
         notes.append(f"give the file's normalization to predictor(mean=…, std=…): {', '.join(statistics)}")
     if rest:
-        more = f" and {len(rest) - 5} more" if len(rest) > 5 else ""
-        notes.append(f"left out, as not of the net: {', '.join(rest[:5])}{more}")
+        notes.append(f"left out, as not of the net: {some(rest)}")
     return notes
+
+
+def some(names: list[str]) -> str:
+    """The first names, and how many there are besides."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _prefix(module: Net, state_dict: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -81,6 +86,8 @@ def _prefix(module: Net, state_dict: Mapping[str, Any]) -> tuple[str, list[str]]
     """
     stem, head = f"{module.stem}.weight", f"{module.head}.weight"
     begins, ends = _places(module, state_dict, stem), _places(module, state_dict, head)
+    if len(begins) > MOST_COPIES:
+        raise ValueError(f"{len(begins)} nets begin in it, expected at most {MOST_COPIES}")
     size = lambda prefix: sum(key.startswith(prefix) for key in state_dict)  # noqa: E731
     rank = lambda prefix: (bool(AVERAGE.search(prefix)), len(prefix), prefix)  # noqa: E731
     if not begins & ends:

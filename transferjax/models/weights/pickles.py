@@ -11,19 +11,20 @@ read as a whole.)
 """
 
 import functools
-import os
+import io
+import mmap
 import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-
-class UnsafeFile(ValueError):
-    """The file asks for something that reading weights does not need."""
+from transferjax.models.weights.bounds import Allowance, UnsafeFile, check_unfolded, shown
 
 
 class _Name(NamedTuple):
@@ -33,13 +34,21 @@ class _Name(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module}.{self.name}"[:200]
 
 
-class _Storage(NamedTuple):
-    """The untyped content of one entry of the archive, as numbers of one type."""
+def _said(value: Any) -> str:
+    return str(value) if isinstance(value, _Name) else shown(value)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Storage:
+    """The untyped content of one entry of the archive, as numbers of one type; copies cost an allowance."""
 
     values: np.ndarray
+    allowance: Allowance
+    views: dict[tuple, np.ndarray] = field(default_factory=dict)
+    """Copies that were made, by offset, shape and strides: weights that are tied stay one array."""
 
 
 _DTYPES: dict[str, Any] = {
@@ -58,19 +67,51 @@ _DTYPES: dict[str, Any] = {
 
 def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
     """A copy of the view that a tensor is of its storage; out of bounds is an error."""
-    if not isinstance(storage, _Storage) or len(shape) != len(strides):
+    if not isinstance(storage, _Storage):
         raise UnsafeFile("a tensor without a storage")
-    numbers = (offset, *shape, *strides)
-    if not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise UnsafeFile(f"a tensor of shape {shape} with strides {strides} at {offset}")
+    place = (offset, shape, strides)
+    if not (_counts(shape) and _counts(strides) and _counts((offset,)) and len(shape) == len(strides)):
+        raise UnsafeFile(f"a tensor of shape {shown(shape)} with strides {shown(strides)} at {shown(offset)}")
     values = storage.values
     if 0 not in shape:
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if last >= len(values):
             raise UnsafeFile(f"a tensor that ends at {last} in a storage of {len(values)} values")
-    steps = [stride * values.itemsize for stride in strides]
-    view = np.lib.stride_tricks.as_strided(values[offset:] if 0 not in shape else values[:0], shape, steps)
-    return np.array(view)
+    if place not in storage.views:
+        storage.allowance.spend(prod(shape) * values.itemsize)  # strides of 0 repeat a value for nothing
+        steps = [stride * values.itemsize for stride in strides]
+        start = values[offset:] if 0 not in shape else values[:0]
+        storage.views[place] = np.array(np.lib.stride_tricks.as_strided(start, shape, steps))
+    return storage.views[place]
+
+
+def _counts(numbers: Any) -> bool:
+    """Whether these are sizes, as many as NumPy has axes."""
+    return (
+        isinstance(numbers, tuple) and len(numbers) <= 64 and all(type(n) is int and n >= 0 for n in numbers)
+    )
+
+
+def _entries(pairs: Any = ()) -> dict:
+    """An OrderedDict of Python 2, which took its entries as an argument."""
+    if not isinstance(pairs, list | tuple) or not all(
+        isinstance(p, list | tuple) and len(p) == 2 for p in pairs
+    ):
+        raise UnsafeFile(f"an OrderedDict of {shown(pairs)}")
+    return dict(_plain_keys(pairs))
+
+
+def _plain_keys(pairs: Any) -> Any:
+    """Pairs whose first is a word or a number: comparing anything else may take for ever."""
+    for key, _ in pairs:
+        if not isinstance(key, _SCALARS) and not (
+            type(key) is tuple and all(isinstance(k, _SCALARS) for k in key)
+        ):
+            raise UnsafeFile(f"a dict with the key {shown(key)}")
+    return pairs
+
+
+_SCALARS = (str, bytes, int, float, bool, type(None))
 
 
 _INERT = (
@@ -90,8 +131,8 @@ _TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2")
 _CALLS: dict[tuple[str, ...], Callable[..., Any]] = {
     **{("torch._utils", name): _tensor for name in _TENSORS},
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("collections", "OrderedDict"): lambda pairs=(): dict(pairs),
-    ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): _entries,
+    ("torch", "Size"): lambda sizes=(): sizes,
     **{tuple(name.rsplit(".", 1)): lambda *_: {} for name in _INERT},
 }
 # What a legacy file's pickle is run with before its storages are known.
@@ -109,11 +150,14 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, program: bytes | IO[bytes]) -> Any:
-        """What a pickle makes; of a file, the position is behind the pickle then."""
-        for instruction, argument, _ in pickletools.genops(program):
+    def run(self, file: IO[bytes] | mmap.mmap) -> Any:
+        """What a pickle makes; the file's position is behind the pickle then."""
+        begin = file.tell()
+        for instruction, argument, _ in pickletools.genops(file):
             if instruction.name == "STOP":
-                return self.stack.pop()
+                made = self.stack.pop()
+                check_unfolded(made, file.tell() - begin)
+                return made
             self.step(instruction.name, argument)
         raise UnsafeFile("a pickle without an end")
 
@@ -147,7 +191,7 @@ class _Machine:
             case "GLOBAL":
                 push(_Name(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                push(_Name(*self.pop_many("2")))
+                push(self.name(*self.pop_many("2")))
             case "REDUCE" | "NEWOBJ":
                 arguments = pop()
                 push(self.call(pop(), arguments))
@@ -180,11 +224,19 @@ class _Machine:
     def update(self, values: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
             raise UnsafeFile(f"setting items of a {type(self.stack[-1]).__name__}")
-        self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
+        pairs = list(zip(values[::2], values[1::2], strict=True))
+        self.stack[-1].update(_plain_keys(pairs))
+
+    def name(self, module: Any, name: Any) -> _Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise UnsafeFile(f"the name {shown(module)}.{shown(name)}")
+        return _Name(module, name)
 
     def call(self, name: Any, arguments: Any) -> Any:
         if not isinstance(name, _Name) or name not in self.calls:
-            raise UnsafeFile(f"a call of {name}")
+            raise UnsafeFile(f"a call of {_said(name)}")
+        if not isinstance(arguments, tuple) or len(arguments) > 64:
+            raise UnsafeFile(f"a call of {name} with {shown(arguments)}")
         return self.calls[name](*arguments)
 
 
@@ -205,10 +257,13 @@ def read_pickled_tensors(path: str | Path) -> Any:
     try:
         if is_zip:
             with zipfile.ZipFile(path) as archive:
-                return _read_archive(archive)
+                return _read_archive(archive, Path(path).stat().st_size)
         with Path(path).open("rb") as file:
-            if _is_legacy(file):
-                return _read_legacy(file)
+            if _is_legacy(
+                file
+            ):  # mapped: an instruction that announces more than there is reads what there is
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    return _read_legacy(content)
     except UnsafeFile as error:
         raise UnsafeFile(
             f"{path} holds {error}; only tensors in plain containers are read, and nothing in it is run. "
@@ -234,36 +289,41 @@ def _is_legacy(file: IO[bytes]) -> bool:
     return head.startswith(b"\x80") and _MAGIC.to_bytes(10, "little") in head
 
 
-def _read_legacy(file: IO[bytes]) -> Any:
+def _read_legacy(file: mmap.mmap) -> Any:
     """Two runs of the pickle: the first learns which storages there are, the second has them."""
-    size = os.fstat(file.fileno()).st_size
+    size, allowance = len(file), Allowance(len(file))
     plain = _Machine(_no_storage)
     magic, version, system = plain.run(file), plain.run(file), plain.run(file)
     if (magic, version) != (_MAGIC, _PROTOCOL) or system.get("little_endian") is not True:
-        raise UnsafeFile(f"the protocol {version} with {system}, not {_PROTOCOL} of a little-endian system")
+        said = f"{shown(version)} with {shown(system)}"
+        raise UnsafeFile(f"the protocol {said}, not {_PROTOCOL} of a little-endian system")
     start, kinds = file.tell(), dict[str, tuple[str, int]]()
 
     def note(persistent_id: Any) -> None:
         kind, key, _, count, *_ = _storage_id(persistent_id)
+        if not _counts((count,)):
+            raise UnsafeFile(f"storage {key} of {shown(count)} values")
         if kinds.setdefault(key, (kind, count)) != (kind, count):
             raise UnsafeFile(f"storage {key} as {count} {kind} and as {kinds[key]}")
 
     _Machine(note, _WITHOUT_NUMBERS).run(file)
-    storages, keys, end = dict[str, np.ndarray](), plain.run(file), file.tell
-    for key in map(str, keys):
-        kind, count = kinds[key]
+    storages, keys = dict[str, _Storage](), plain.run(file)
+    for key in keys:
+        kind, count = kinds[key if isinstance(key, str) else shown(key)]
         dtype = np.dtype(_DTYPES[kind])
-        if int.from_bytes(file.read(8), "little") != count or count * dtype.itemsize > size - end():
+        if int.from_bytes(file.read(8), "little") != count or count * dtype.itemsize > size - file.tell():
             raise ValueError(f"storage {key} should have {count} values")
-        storages[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
+        storages[key] = _Storage(np.frombuffer(file.read(count * dtype.itemsize), dtype), allowance)
 
     def load(persistent_id: Any) -> _Storage:
         _, key, _, _, *view = _storage_id(persistent_id)
-        values = storages[key]
-        if view and view[0] is not None:  # (its own key, where it begins, how long it is)
-            _, offset, length = view[0]
-            values = values[offset : offset + length]
-        return _Storage(values)
+        whole = storages[key]
+        if not view or view[0] is None:
+            return whole
+        _, offset, length = view[0]  # (its own key, where it begins, how long it is)
+        if not _counts((offset, length)):
+            raise UnsafeFile(f"a part of storage {key} at {shown(offset)} of {shown(length)} values")
+        return _Storage(whole.values[offset : offset + length], allowance)
 
     file.seek(start)
     return _Machine(load).run(file)
@@ -275,14 +335,20 @@ def _no_storage(persistent_id: Any) -> Any:
 
 def _storage_id(persistent_id: Any) -> tuple:
     """(type, key, device, number of values, …) of a storage."""
+    if not isinstance(persistent_id, tuple) or not 5 <= len(persistent_id) <= 6:
+        raise UnsafeFile(f"a persistent id {shown(persistent_id)}")
     tag, kind, key, *rest = persistent_id
     if tag != "storage" or not isinstance(kind, _Name) or kind.name not in _DTYPES:
-        raise UnsafeFile(f"a persistent id of {tag} {kind}")
-    return (kind.name, str(key), *rest)
+        raise UnsafeFile(f"a persistent id of {_said(tag)} {_said(kind)}")
+    if not isinstance(key, str):
+        raise UnsafeFile(f"a storage called {shown(key)}")
+    return (kind.name, key, *rest)
 
 
-def _read_archive(archive: zipfile.ZipFile) -> Any:
+def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
     entries = {info.filename: info for info in archive.infolist()}
+    if sum(info.file_size for info in entries.values()) > size:
+        raise UnsafeFile(f"entries that overlap: they have more bytes than the file, {size}")
     compressed = [name for name, info in entries.items() if info.compress_type != zipfile.ZIP_STORED]
     if compressed:  # PyTorch never compresses; what unpacks to no more than the file's size is harmless
         raise UnsafeFile(f"the compressed entry {compressed[0]}")
@@ -294,12 +360,18 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
     if order != b"little":
         raise UnsafeFile(f"numbers in {order.decode(errors='replace')}-endian order")
 
+    allowance = Allowance(size)
+
+    @functools.cache
+    def content(key: str) -> bytes:
+        return archive.read(f"{root}data/{key}")
+
     @functools.cache
     def storage(kind: str, key: str) -> _Storage:
-        return _Storage(np.frombuffer(archive.read(f"{root}data/{key}"), _DTYPES[kind]))
+        return _Storage(np.frombuffer(content(key), _DTYPES[kind]), allowance)
 
     def load(persistent_id: Any) -> _Storage:
         kind, key, *_ = _storage_id(persistent_id)
         return storage(kind, key)
 
-    return _Machine(load).run(archive.read(programs[0]))
+    return _Machine(load).run(io.BytesIO(archive.read(programs[0])))

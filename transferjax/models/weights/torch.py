@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transferjax.models.layers import Net
-from transferjax.models.weights.names import COUNTER, own_tensors
+from transferjax.models.weights.names import COUNTER, own_tensors, some
 from transferjax.typing import PyTree
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -60,7 +60,8 @@ def input_channels(module: Net, variables: PyTree) -> int:
 def import_state_dict(module: Net, state_dict: Mapping[str, Any]) -> PyTree:
     """The variables of `module` from a PyTorch state dict; every tensor is used exactly once.
 
-    Warns of a prefix that was taken off the names, and of what was left out because it is not the net's.
+    Warns of a prefix that was taken off the names, of what was left out because it is not the net's, and of
+    NaN and infinities.
 
     Raises:
         ValueError: lists the tensors that are missing, unexpected, or of another shape.
@@ -71,6 +72,8 @@ def import_state_dict(module: Net, state_dict: Mapping[str, Any]) -> PyTree:
     wanted = _abstract_leaves(module, channels)
     shapes = {torch_name(path): _torch_shape(path, leaf.shape) for path, leaf in wanted.items()}
     _check(module, tensors, shapes, rest)
+    if broken := [name for name in shapes if not np.isfinite(tensors[name]).all()]:
+        notes.append(f"not finite, so whatever trained them diverged: {some(broken)}")
     if notes:
         warnings.warn(f"weights for {type(module).__name__}: {'; '.join(notes)}", stacklevel=3)
     found = {}

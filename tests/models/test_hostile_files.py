@@ -1,0 +1,243 @@
+"""Small files of weights that ask for more than they have: each is refused at once, by name."""
+
+import io
+import json
+import pickle
+import time
+import zipfile
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.models.torch_files import Storage, Tensor, legacy_save, torch_pickle, torch_save, torch_zip
+from transferjax import models
+from transferjax.models.weights.bounds import UnsafeFile
+from transferjax.models.weights.formats import read_tensors
+from transferjax.models.weights.pickles import read_pickled_tensors
+
+SECONDS = 5.0
+"""What an honest file of that size takes is milliseconds; a machine that does other things may pause."""
+
+
+def refused(path, match, kind=UnsafeFile):
+    begin = time.monotonic()
+    with pytest.raises(kind, match=match) as caught:
+        read_tensors(path)
+    assert time.monotonic() - begin < SECONDS
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 2000
+
+
+def doubling(times):
+    """A tuple that holds the one before twice, so many times: 2 ** times values when written out."""
+    return b"K\x01" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(times))
+
+
+SELF = b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dicth\x00s."
+DOUBLED = doubling(100)
+PROGRAMS = {
+    "a dict that is its own state_dict": (SELF, "a dict inside of itself"),
+    "a list in itself": (b"\x80\x02]q\x00h\x00a.", "a list inside of itself"),
+    "tuples that double": (b"\x80\x02}X\x05\x00\x00\x00model" + DOUBLED + b"s.", "written out in full"),
+    "as a key": (b"\x80\x02}" + DOUBLED + b"K\x01s.", "a dict with the key"),
+    "as the name of a function": (b"\x80\x02" + DOUBLED + b"X\x01\x00\x00\x00f\x93.", "the name"),
+    "as a shape": (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQK\x00" + DOUBLED + b"K\x01\x85tR.",
+        "a tensor of shape",
+    ),
+    "as the name of a storage": (
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + DOUBLED
+        + b"X\x03\x00\x00\x00cpuK\x04tQ.",
+        "a storage called",
+    ),
+    "as arguments": (b"\x80\x02ctorch\nSize\n" + DOUBLED + b"R.", "values, written out|a call of torch.Size"),
+    "lists a thousand deep": (b"\x80\x02" + b"]" * 1000 + b"a" * 999 + b".", "nested more than 100 deep"),
+    "a hundred thousand arguments": (
+        b"\x80\x02ctorch\ndevice\n(" + b"K\x01" * 100_000 + b"tq\x00R0"
+        + b"ctorch\ndevice\nh\x00R0" * 2000 + b"N.",
+        "a call of torch.device",
+    ),
+    "an instruction longer than the file": (b"\x80\x02\x8d" + b"\xff" * 7 + b"\x3fabc", "truncated|corrupt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_pickle_that_unfolds_without_end_is_refused(tmp_path, name):
+    """A small `.pth` with self references, doubling tuples or deep nesting is refused at once."""
+    program, match = PROGRAMS[name]
+    path = torch_zip(tmp_path / "net.pth", program, [np.arange(4, dtype=np.float32)])
+    refused(path, match, ValueError)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_same_pickle_in_the_legacy_format_is_refused(tmp_path, name):
+    """The same in the format of PyTorch before 1.6."""
+    program, match = PROGRAMS[name]
+    plain = b"".join(
+        pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    )
+    (tmp_path / "net.pth").write_bytes(plain + program + pickle.dumps(["0"], protocol=2))
+    refused(tmp_path / "net.pth", f"{match}|a persistent id|truncated", ValueError)
+
+
+def test_a_tensor_that_repeats_one_value_a_billion_times_is_refused(tmp_path):
+    """Strides of 0 in a `.pth` of 500 bytes announce a gigabyte: refused before anything is allocated."""
+    values = np.zeros(1, np.float32)
+    for write in (torch_save, legacy_save):
+        bomb = {"weight": Tensor(Storage("0", values), 0, (1 << 14, 1 << 14), (0, 0))}
+        refused(write(bomb, tmp_path / "net.pth"), "bytes of arrays in")
+
+
+def test_overlapping_views_of_one_storage_cost_what_they_take(tmp_path):
+    """Views of one storage that add up to many times the file are refused; tied weights are one array."""
+    values = np.arange(1 << 20, dtype=np.float32)
+    same = {f"layer{i}": Tensor(Storage("0", values), 0, values.shape, (1,)) for i in range(200)}
+    found = read_tensors(torch_save(same, tmp_path / "tied.pth"))
+    assert len({id(array) for array in found.values()}) == 1
+    shifted = {f"layer{i}": Tensor(Storage("0", values), i, (len(values) - 200,), (1,)) for i in range(200)}
+    refused(torch_save(shifted, tmp_path / "net.pth"), "bytes of arrays in")
+
+
+def test_entries_of_an_archive_that_overlap_are_refused(tmp_path):
+    """A zip directory that lists one entry's bytes many times announces more than the file has: refused."""
+    path = torch_save({"a": np.zeros(50_000, np.float32)}, tmp_path / "net.pth")
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    with zipfile.ZipFile(path) as archive:
+        last = archive.infolist()[1]
+    begin = content.index(b"PK\x01\x02", start + 1)
+    size = content.index(b"PK\x01\x02", begin + 1) - begin
+    record = content[begin : begin + size]
+    end = content.index(b"PK\x05\x06")
+    more = b"".join(record.replace(last.filename.encode(), f"archive/data/{i}".encode()) for i in range(1, 9))
+    directory = content[start:end] + more
+    count = (len(zipfile.ZipFile(path).infolist()) + 8).to_bytes(2, "little")
+    tail = content[end : end + 8] + 2 * count + len(directory).to_bytes(4, "little") + content[end + 16 :]
+    path.write_bytes(content[:start] + directory + tail)
+    refused(path, "entries that overlap")
+
+
+def npy_header(descr, shape):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def test_an_npz_that_unpacks_to_a_hundred_times_its_size_is_refused(tmp_path):
+    """A compressed `.npz` that holds nothing but zeros, a bomb, is refused before it is unpacked."""
+    path = tmp_path / "net.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("weight.npy", "w") as file,
+    ):
+        file.write(npy_header("<f4", (16 << 20,)))
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    refused(path, "bytes of arrays in", ValueError)
+
+
+def test_an_npz_that_compresses_well_is_read(tmp_path):
+    """Zeros of a fresh head compress to little: an honest compressed `.npz` is read."""
+    arrays = {"weight": np.zeros((1000, 1000), np.float32), "bias": np.ones(3, np.float32)}
+    np.savez_compressed(tmp_path / "net.npz", **arrays)
+    found = read_tensors(tmp_path / "net.npz")
+    assert {name: array.shape for name, array in found.items()} == {"weight": (1000, 1000), "bias": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("descr", "shape", "match"),
+    [
+        ("<f4", (1 << 40,), "announces float32"),
+        ("<f4", (3,), "announces float32"),
+        ("|O", (2,), "holds objects"),
+        ("<U2", (1,), "expected numbers"),
+    ],
+)
+def test_an_npz_whose_header_lies_is_refused(tmp_path, descr, shape, match):
+    """A header of an `.npz` that announces other bytes than follow, or no numbers, is refused."""
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
+        archive.writestr("weight.npy", npy_header(descr, shape) + bytes(8))
+    refused(tmp_path / "net.npz", match, ValueError)
+
+
+def test_an_npz_with_a_name_twice_is_refused(tmp_path):
+    """Two arrays of one name in an `.npz`: nobody knows which one counts, so neither does."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ones(2, np.float32))
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
+        archive.writestr("weight.npy", buffer.getvalue())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("weight.npy", buffer.getvalue())
+    refused(tmp_path / "net.npz", "is in it 2 times", ValueError)
+
+
+def safetensors(path, header, size=4):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    return path
+
+
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+HEADERS = {
+    "a name twice": (
+        f'{{"a": {json.dumps(ENTRY)}, "a": {json.dumps(ENTRY)}}}'.encode(),
+        "'a' is in it 2 times",
+    ),
+    "a negative size": ({"a": {**ENTRY, "shape": [-1]}}, "`-1`, expected usize"),
+    "an unknown type": ({"a": {**ENTRY, "dtype": "Q7"}}, "'a' has the type 'Q7'; expected F64, F32"),
+    "a list": ([1], "truncated or corrupt"),
+    "nesting": (b"[" * 100_000, "truncated or corrupt"),
+    "more than there is": ({"a": {**ENTRY, "shape": [2], "data_offsets": [0, 8]}}, "truncated or corrupt"),
+    "a shape that overflows": ({"a": {**ENTRY, "shape": [1 << 40, 1 << 40]}}, "overflow"),
+    "a gap": ({"a": {**ENTRY, "data_offsets": [4, 8]}}, "truncated or corrupt"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_safetensors_that_contradict_themselves_are_refused(tmp_path, name):
+    """`.safetensors` with a name twice, a negative size, an unknown type or a gap: refused, and why."""
+    header, match = HEADERS[name]
+    refused(safetensors(tmp_path / "net.safetensors", header), match, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("BF16", ml_dtypes.bfloat16), ("F8_E4M3", ml_dtypes.float8_e4m3fn), ("U32", np.uint32)],
+)
+def test_safetensors_of_every_type_are_read(tmp_path, kind, dtype):
+    """Numbers of eight to sixty-four bits."""
+    count = 4 // np.dtype(dtype).itemsize
+    path = safetensors(tmp_path / "net.safetensors", {"a": {**ENTRY, "dtype": kind, "shape": [count]}})
+    (found,) = read_tensors(path).values()
+    np.testing.assert_array_equal(found, np.zeros(count, dtype), strict=True)
+
+
+def test_names_that_go_on_and_on_are_refused(tmp_path):
+    """A tensor's name of a hundred thousand characters is refused."""
+    path = torch_save({"module." * 20_000 + "a": np.zeros(2, np.float32)}, tmp_path / "net.pth")
+    refused(path, "a name of 140001 characters")
+
+
+def test_weights_that_are_not_finite_are_said(tmp_path):
+    """NaN or infinite weights load with a warning that names them: whatever trained them diverged."""
+    options = {"width": 2, "blocks": (1,)}
+    shapes = models.abstract_variables(models.build("cifar_resnet18", num_classes=3, **options))
+    tensors = models.to_torch(jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes))
+    tensors["conv1.weight"][0, 0, 0, 0] = np.nan
+    tensors["linear.bias"][0] = np.inf
+    path = torch_save(tensors, tmp_path / "net.pth")
+    with pytest.warns(UserWarning, match=r"not finite, .*diverged: conv1\.weight, linear\.bias"):
+        models.load("cifar_resnet18", path, **options)
+
+
+def test_shared_containers_of_honest_checkpoints_are_read(tmp_path):
+    """What an optimizer's groups share, and a state dict named twice, is no bomb."""
+    betas, weights = (0.9, 0.999), {"a": np.ones(2, np.float32)}
+    groups = [{"betas": betas, "lr": 0.1} for _ in range(200)]
+    path = torch_save({"model": weights, "net": weights, "groups": groups}, tmp_path / "net.pth")
+    np.testing.assert_array_equal(read_tensors(path)["a"], 1)
+    program, _ = torch_pickle({"a": [betas] * 50}, legacy=False)
+    assert read_pickled_tensors(torch_zip(tmp_path / "other.pth", program))["a"][49] == betas

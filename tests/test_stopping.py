@@ -1,0 +1,63 @@
+"""Signals: the first asks, the second and the end of the grace do not."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = """
+import ctypes, pathlib, sys, time
+from transferjax.stopping import Stopped, Stopping
+kept = pathlib.Path(sys.argv[1])
+with Stopping(float(sys.argv[2])) as stopping:
+    kept.write_text("begun")
+    BODY
+"""
+LOOKS = "while not stopping.asked(): time.sleep(0.01)\\n    kept.write_text('all')\\n    raise Stopped"
+DEAF = "ctypes.CDLL(None).usleep(60_000_000)"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """(body, grace, signals) -> exit code, errors, what was kept, and the seconds since the first signal."""
+
+    def run(body, grace, *numbers):
+        kept = tmp_path / "kept"
+        command = [sys.executable, "-c", SCRIPT.replace("BODY", body), str(kept), str(grace)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not (kept.exists() and kept.read_text()):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        begin = time.monotonic()
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.2)
+        err = process.communicate(timeout=60)[1]
+        return process.returncode, err, kept.read_text(), time.monotonic() - begin
+
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_and_what_there_is_is_kept(run, number):
+    """Ctrl-C or SIGTERM: the run keeps what it has at its next step and ends with the signal's exit code."""
+    code, err, kept, _ = run(LOOKS, 30, number)
+    assert (code, kept) == (128 + number, "all")
+    assert err == "stops at the next step, within 30 s\nstopped; the same command continues\n"
+
+
+def test_who_does_not_look_is_ended_within_the_grace(run):
+    """SIGTERM inside of a long step: the process ends when the grace is over, whatever it does."""
+    code, err, kept, seconds = run(DEAF, 1, signal.SIGTERM)
+    assert (code, kept) == (128 + signal.SIGTERM, "begun")
+    assert err.endswith("stopped; the same command continues\n")
+    assert 0.9 < seconds < 10
+
+
+def test_a_second_signal_ends_at_once(run):
+    """Ctrl-C twice: the process ends at once."""
+    code, _, _, seconds = run(DEAF, 600, signal.SIGINT, signal.SIGINT)
+    assert code == 128 + signal.SIGINT
+    assert seconds < 10

@@ -1,0 +1,75 @@
+"""The host loop: where it stops, what it keeps, and that a run in two parts is the run in one."""
+
+import itertools
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transferjax.stopping import Stopped
+from transferjax.training.fit import fit
+
+PER_EPOCH, LAST = 5, 20
+
+
+def update(state, example):
+    w = 0.9 * state["w"] + jnp.sin(state["step"] * example)
+    return {"w": w, "step": state["step"] + 1}, {"loss": jnp.abs(w).mean() / 3}
+
+
+def fresh():
+    return {"w": jnp.linspace(0.0, 1.0, 7), "step": jnp.float32(0)}
+
+
+def train(directory=None, stops=(LAST,), stopped=lambda: False, save_epochs=2):
+    batches = lambda start: (jnp.float32(0.1 * step) for step in itertools.count(start))  # noqa: E731
+    options = {"stops": stops, "steps_per_epoch": PER_EPOCH, "directory": directory}
+    return list(fit(update, fresh(), batches, **options, save_epochs=save_epochs, stopped=stopped))
+
+
+def after(steps):
+    """Asks to stop after so many looks."""
+    looks = itertools.count(1)
+    return lambda: next(looks) == steps
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one.state["w"], other.state["w"])
+    assert one.history == other.history
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 10, 18])
+def test_who_is_stopped_at_any_step_goes_on_with_the_same_bits(tmp_path, step):
+    """Asked to stop inside of an epoch: a checkpoint of that step, and weights and history end with the same bits."""
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", stopped=after(step))
+    assert (tmp_path / "run" / str(step)).is_dir()
+    (stop,) = train(tmp_path / "run")
+    assert stop.trained == LAST - step
+    same(stop, train()[0])
+
+
+def test_a_run_that_is_copied_elsewhere_goes_on_there(tmp_path):
+    """A directory of a training copied to another place goes on there with the same bits."""
+    with pytest.raises(Stopped):
+        train(tmp_path / "here", stopped=after(12))
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    (stop,) = train(tmp_path / "there")
+    assert stop.trained == LAST - 12
+    same(stop, train()[0])
+
+
+def test_a_stop_in_the_epoch_that_was_interrupted_has_its_row(tmp_path):
+    """A stop where the run was interrupted, inside of an epoch, has the history of a run that was not."""
+    with pytest.raises(Stopped):
+        train(tmp_path, stops=(7, LAST), stopped=after(7))
+    for one, other in zip(train(tmp_path, stops=(7, LAST)), train(stops=(7, LAST)), strict=True):
+        same(one, other)
+
+
+def test_without_checkpoints_a_stop_is_a_stop(tmp_path):
+    """Asked to stop where no checkpoints are kept: it stops at that step, too."""
+    with pytest.raises(Stopped):
+        train(tmp_path, stopped=after(3), save_epochs=0)
+    assert not list(tmp_path.iterdir())
