@@ -5,7 +5,10 @@ snapshots         several nets: stacked, or the mean of their answers
 modules           a Flax net's layers, looked at and changed
 surrogates        other gradients from the same net: skip gradient, ghosts
 backprop          the same, through ReLUs as if they were linear
-foreign           any JAX function, PyTorch modules
+foreign           any JAX function, nets of Linen, NNX, Equinox
+torch_modules     PyTorch modules, with their gradient
+preprocessing     what a net wants to see of an image, as one value
+conventions       the same, read from others' files, or guessed
 http              prediction services
 """
 
@@ -15,28 +18,34 @@ from transferjax import lazy
 
 if TYPE_CHECKING:
     from transferjax.predicts.backprop import linear_backprop
-    from transferjax.predicts.foreign import from_callable, torch_target
+    from transferjax.predicts.conventions import guess_preprocessing, read_preprocessing
+    from transferjax.predicts.foreign import from_callable
     from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
     from transferjax.predicts.modules import layers, with_features
+    from transferjax.predicts.preprocessing import Preprocessing
     from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities
     from transferjax.predicts.stochastic import Stochastic, with_keys
     from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient
+    from transferjax.predicts.torch_modules import from_torch_module
 
 __all__ = [
     "BudgetExceeded",
     "HttpTarget",
+    "Preprocessing",
     "ServiceError",
     "Snapshots",
     "Stochastic",
     "from_callable",
+    "from_torch_module",
     "ghost_dropout",
     "ghost_skips",
+    "guess_preprocessing",
     "layers",
     "linear_backprop",
     "mean_logits",
     "mean_probabilities",
+    "read_preprocessing",
     "skip_gradient",
-    "torch_target",
     "with_features",
     "with_keys",
 ]
@@ -45,11 +54,14 @@ __getattr__ = lazy.names(
     __name__,
     {
         "backprop": "linear_backprop",
+        "conventions": "guess_preprocessing read_preprocessing",
         "foreign": "from_callable torch_target",
         "http": "BudgetExceeded HttpTarget ServiceError",
         "modules": "layers with_features",
+        "preprocessing": "Preprocessing",
         "snapshots": "Snapshots mean_logits mean_probabilities",
         "stochastic": "Stochastic with_keys",
         "surrogates": "ghost_dropout ghost_skips skip_gradient",
+        "torch_modules": "from_torch_module",
     },
 )
