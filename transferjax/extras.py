@@ -27,7 +27,9 @@ def require(module: str, what: str) -> None:
     """
     if find_spec(module) is None:
         [extra] = [extra for extra, modules in EXTRAS.items() if module in modules]
-        raise ModuleNotFoundError(f"{what}: pip install 'transferjax[{extra}]' ({module} is missing)", name=module)
+        raise ModuleNotFoundError(
+            f"{what}: pip install 'transferjax[{extra}]' ({module} is missing)", name=module
+        )
 
 
 def require_all(extra: str, what: str) -> None:
@@ -38,7 +40,9 @@ def require_all(extra: str, what: str) -> None:
     """
     if gone := missing(extra):
         names = ", ".join(gone)
-        raise ModuleNotFoundError(f"{what}: pip install 'transferjax[{extra}]' ({names} missing)", name=gone[0])
+        raise ModuleNotFoundError(
+            f"{what}: pip install 'transferjax[{extra}]' ({names} missing)", name=gone[0]
+        )
 
 
 def missing(extra: str) -> list[str]:

@@ -29,6 +29,6 @@ def in_mode(call: Callable[..., Any], train: bool) -> dict[str, Any]:
 
 def module_in_mode(module: Any, train: bool) -> Any:
     """A Linen module whose own fields say the mode, if it has such fields."""
-    fields = {name: train for name in TRAINS} | {name: not train for name in RESTS}
+    fields = dict.fromkeys(TRAINS, train) | dict.fromkeys(RESTS, not train)
     found = {n: value for n, value in fields.items() if isinstance(getattr(module, n, ""), bool | None)}
     return module.clone(**found) if found else module

@@ -1,7 +1,7 @@
 """Preprocessing as others write it down, and as it shows in a net's answers.
 
-timm's `pretrained_cfg`, `preprocessor_config.json` of Hugging Face, transforms of torchvision: read from what they
-hold, without their libraries.
+timm's `pretrained_cfg`, `preprocessor_config.json` of Hugging Face, transforms of torchvision: read from what
+they hold, without their libraries.
 """
 
 import json
@@ -24,8 +24,8 @@ def read_preprocessing(source: Any) -> Preprocessing:
     """What a net wants to see, from what its library wrote down.
 
     Args:
-        source: `pretrained_cfg` of timm, or the model that has it; Hugging Face's `preprocessor_config.json`, as
-            a path, the folder that holds it, a dictionary or the image processor; a transform of torchvision:
+        source: `pretrained_cfg` of timm, or the model that has it; `preprocessor_config.json` of Hugging
+            Face, as a path, its folder, a dictionary or the image processor; a transform of torchvision:
             `weights.transforms()`, a `Compose`, a list of transforms.
 
     Raises:
@@ -95,7 +95,9 @@ def _hugging_face(fields: Mapping[str, Any]) -> Preprocessing:
         if isinstance(wanted, Mapping):
             squash = "height" in wanted
             if not squash and "shortest_edge" not in wanted:
-                raise ValueError(f"size {dict(wanted)} is not known here; expected shortest_edge, or height and width")
+                raise ValueError(
+                    f"size {dict(wanted)} is not known here; expected shortest_edge, or height and width"
+                )
             resized = (wanted["height"], wanted["width"]) if squash else (wanted["shortest_edge"],) * 2
         else:
             resized = tuple(wanted) if isinstance(wanted, Sequence) else (wanted, wanted)
@@ -158,10 +160,16 @@ def _of_steps(steps: Sequence[Any]) -> Preprocessing:
         elif kind == "Normalize":
             fields |= {name: np.asarray(getattr(step, name), float).ravel() for name in ("mean", "std")}
         else:
-            why = "is random, and of training" if "Random" in kind or "Jitter" in kind else "is not known here"
-            raise ValueError(f"the transform {kind} {why}: give a Preprocessing(…) that says what the net sees")
+            why = (
+                "is random, and of training" if "Random" in kind or "Jitter" in kind else "is not known here"
+            )
+            raise ValueError(
+                f"the transform {kind} {why}: give a Preprocessing(…) that says what the net sees"
+            )
     if cut is not None and resized is None:
-        raise ValueError("a CenterCrop without a Resize depends on the image: give a Preprocessing with a size")
+        raise ValueError(
+            "a CenterCrop without a Resize depends on the image: give a Preprocessing with a size"
+        )
     if resized is not None:
         fields["size"], fields["crop"] = _cut((resized[0], resized[-1]), cut)
     return Preprocessing(**fields)
@@ -200,7 +208,9 @@ CONVENTIONS: dict[str, Preprocessing] = {
     "0 … 255": Preprocessing(scale=255.0),
     "-1 … 1": Preprocessing(mean=0.5, std=0.5),  # type: ignore[arg-type]
     "ImageNet": Preprocessing(**IMAGENET),  # type: ignore[arg-type]
-    "ImageNet, 0 … 255": Preprocessing(scale=255.0, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+    "ImageNet, 0 … 255": Preprocessing(
+        scale=255.0, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    ),
     "mean alone, 0 … 255": Preprocessing(scale=255.0, mean=(123.68, 116.779, 103.939)),
     "CLIP": Preprocessing(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)),
     "CIFAR-10": Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
@@ -220,9 +230,9 @@ class Guess(NamedTuple):
 def guess_preprocessing(
     predict: Predict, images: Array, labels: Array, base: Preprocessing | None = None
 ) -> list[Guess]:
-    """The accuracy of a net with each convention of normalization, channels and label offset, the best first.
+    """The accuracy of a net with each convention of normalization, channels and labels, the best first.
 
-    A net that is given another one answers, and is silently worse. A few hundred images tell; conventions that
+    A net that is given another one answers, and is silently worse. A few hundred images tell; those that
     are close on so few stay undecided, and the net's own papers know better.
 
     Args:

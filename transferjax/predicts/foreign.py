@@ -25,8 +25,8 @@ def from_callable(function: Any, variables: PyTree = None, *, batched: bool = Tr
 
     Args:
         function: `(images) -> logits`; an NNX module; an Equinox module, or another pytree that is callable;
-            with `variables` a Linen module, or `(variables, images) -> logits`. Weights that a function closes
-            over are constants of the compiled program.
+            with `variables` a Linen module, or `(variables, images) -> logits`. Weights that a function
+            closes over are constants of the compiled program.
         variables: a pytree of weights; of a Linen module `{"params": …}` and what else it has.
         batched: whether it takes a batch; False for one image at a time, as Equinox's nets do. For images
             `[C, H, W]` put a `Preprocessing(layout="NCHW")` around it.
@@ -37,7 +37,9 @@ def from_callable(function: Any, variables: PyTree = None, *, batched: bool = Tr
     if getattr(function, "__name__", "") == "apply" and _is("flax.linen", "Module", _owner(function)):
         function = _owner(function)
     if not callable(function):
-        raise TypeError(f"expected a function or a net; got {type(function).__name__}, which cannot be called")
+        raise TypeError(
+            f"expected a function or a net; got {type(function).__name__}, which cannot be called"
+        )
     if _is("flax.linen", "Module", function):
         if variables is None:
             raise TypeError(f"{type(function).__name__} is a Linen module: give its variables too")

@@ -150,13 +150,15 @@ def find_logits(output: Any, count: int, num_classes: int | None) -> Any:
     parts = output if isinstance(output, Mapping) else {type(output).__name__: output}
 
     def fits(shape: Any) -> bool:
-        return shape is not None and len(shape) == 2 and (shape[0], shape[1]) == (count, num_classes or shape[1])
+        return (
+            shape is not None and len(shape) == 2 and (shape[0], shape[1]) == (count, num_classes or shape[1])
+        )
 
     fitting = [part for part in parts.values() if fits(getattr(part, "shape", None))]
     if len(fitting) == 1:
         return fitting[0]
     found = ", ".join(f"{name} {list(getattr(part, 'shape', '?'))}" for name, part in parts.items())
     raise ValueError(
-        f"expected logits {[count, num_classes or 'K']}, [images, num_classes]; the module gave {found}: check "
-        "num_classes, or wrap the module in one that returns its logits alone"
+        f"expected logits {[count, num_classes or 'K']}, [images, num_classes]; the module gave {found}: "
+        "check num_classes, or wrap the module in one that returns its logits alone"
     )
