@@ -25,7 +25,7 @@ _call = Primitive("host_call")
 
 
 def host_call(function: RowsFn, x: Any, row: int | tuple[int, ...]) -> Array:
-    """`function(x)` `[B, *row]` on the host, inside `jit`, `vmap`, `scan` and `pmap` too; it has no derivative.
+    """`function(x)` `[B, *row]` on the host, inside `jit`, `vmap`, `scan` and `pmap`; without derivative.
 
     Args:
         function: called again whenever the program runs; may be called more than once, or never.

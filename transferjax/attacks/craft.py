@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from transferjax import data
+from transferjax import data, extras
 from transferjax.attacks.goals import check_goal, check_targets
 from transferjax.attacks.inspection import check_predict
 from transferjax.attacks.manifest import (
@@ -255,7 +255,7 @@ class _Place:
             self.images.flush()
         else:
             for row, image in zip(rows, x, strict=True):
-                _write_png(_png(self.directory, row), image)
+                write_png(_png(self.directory, row), image)
         write_text(self.directory / "progress.json", json.dumps({"done": int(rows[-1]) + 1}))
 
     def finish(self) -> Crafted:
@@ -276,8 +276,9 @@ def _png(directory: Path, row: int) -> Path:
     return directory / "images" / f"{row:06d}.png"
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
-    import cv2  # slow to import
+def write_png(path: Path, image: np.ndarray) -> None:
+    """One uint8 image `[H, W, C]`, atomically."""
+    cv2 = extras.load("cv2", "PNG files")  # slow to import
 
     ok, encoded = cv2.imencode(".png", image[..., ::-1])  # OpenCV's channels are blue, green, red
     if not ok:
@@ -286,7 +287,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    import cv2
+    cv2 = extras.load("cv2", "PNG files")
 
     encoded = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None

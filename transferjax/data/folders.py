@@ -113,7 +113,7 @@ def _what_was_done(
     [(shape, _)] = sizes.most_common(1)
     there = f"{len(dataset)} images of {dataset.num_classes} classes"
     named = f"{shape[0]} x {shape[1]}" + ("" if len(sizes) == 1 else f" and {len(sizes) - 1} other sizes")
-    if size is None or set(sizes) == {(size, size)} and crop in (None, 1):
+    if size is None or (set(sizes) == {(size, size)} and crop in (None, 1)):
         return f"{there}, {named}, as they are"
     squashed = sum(n for (height, width), n in sizes.items() if height != width)
     if crop is not None:

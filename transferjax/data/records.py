@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from transferjax import extras
 from transferjax.data.storage import atomic_directory
 
 
@@ -42,7 +43,7 @@ def write_prepared(
     Raises:
         FileExistsError: `target` is there already.
     """
-    import tensorflow_datasets as tfds
+    tfds = extras.load("tensorflow_datasets", "prepared data sets")
     from array_record.python.array_record_module import ArrayRecordWriter
 
     dataset, _, config = name.partition("/")

@@ -4,6 +4,7 @@ timm's `pretrained_cfg`, `preprocessor_config.json` of Hugging Face, transforms 
 they hold, without their libraries.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ def read_preprocessing(source: Any) -> Preprocessing:
     Args:
         source: `pretrained_cfg` of timm, or the model that has it; `preprocessor_config.json` of Hugging
             Face, as a path, its folder, a dictionary or the image processor; a transform of torchvision:
-            `weights.transforms()`, a `Compose`, a list of transforms.
+            `weights.transforms()`, a `Compose`, a list of transforms; the fields of a `Preprocessing`.
 
     Raises:
         ValueError: something that no such net sees, such as random crops, named.
@@ -61,13 +62,15 @@ def _from_mapping(fields: Mapping[str, Any]) -> Preprocessing:
     offset = int(str(names.get("0", names.get(0, ""))).lower() == "background")
     if "pretrained_cfg" in fields:
         return _from_mapping(fields["pretrained_cfg"])
+    if set(fields) <= {field.name for field in dataclasses.fields(Preprocessing)}:
+        return Preprocessing(**fields)
     if {"do_normalize", "do_resize", "image_mean", "image_processor_type"} & set(fields):
         return replace(_hugging_face(fields), label_offset=offset)
     if "input_size" in fields or "crop_pct" in fields:
         return _timm(fields)
     raise ValueError(
-        f"expected timm's pretrained_cfg (input_size, crop_pct, …) or Hugging Face's preprocessor_config.json "
-        f"(do_resize, image_mean, …); got the entries {sorted(fields)[:12]}"
+        "expected timm's pretrained_cfg (input_size, …), Hugging Face's preprocessor_config.json (do_resize, "
+        f"…) or the fields of Preprocessing; got the entries {sorted(fields)[:12]}"
     )
 
 

@@ -119,4 +119,5 @@ class _Seen:
     preprocessing: Preprocessing
 
     def __call__(self, predict: Predict, images: Array) -> Array:
-        return predict(self.preprocessing.see(images))[..., self.preprocessing.label_offset :]
+        logits, offset = predict(self.preprocessing.see(images)), self.preprocessing.label_offset
+        return logits[..., offset:] if offset else logits

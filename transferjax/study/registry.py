@@ -130,7 +130,14 @@ SCHEDULES = _table(
     "updates_per_epoch epochs",
 )
 OPTIMIZERS = _table("optimizer", _rows("transferjax.study.networks", "sgd adam"), "learning_rate")
-PREPROCESSING = _table("preprocessing", _rows("transferjax.study.resolve", "normalize"), "predict")
+PREPROCESSING = _table(
+    "preprocessing",
+    {
+        **_rows("transferjax.study.resolve", "normalize"),
+        "preprocessing": Row("transferjax.predicts.preprocessing:Preprocessing"),
+    },
+    "layout classes",
+)
 MEASURES = _table(
     "measure",
     {

@@ -31,7 +31,7 @@ _COLLECTIONS = ("params.", "batch_stats.")
 
 
 def torch_layout(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict; one whose layers have kernels, as Flax's and Keras' do, with PyTorch's names and axes."""
+    """The state dict; if its layers have kernels, as Flax's and Keras' do, with PyTorch's names and axes."""
     plain = {name: _plain(name) for name in state_dict}
     if not any(name.rpartition(".")[2] in _KERNELS for name in plain.values()):
         return dict(state_dict)
