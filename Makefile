@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/store
 
-.PHONY: quickstart test lint lowest browser audit soak bench clean
+.PHONY: quickstart test wheel lint lowest browser audit soak bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  install, then a whole study of handwritten digits: $(STORE)/studies/digits/report.html"
 	@echo "make test        install the test extra, then run the tests"
+	@echo "make wheel       build the wheel and try it in an empty environment"
 	@echo "make lint        ruff and mypy"
 	@echo "make lowest      the tests, with the lowest versions that pyproject.toml allows, in .venv-lowest"
 	@echo "make browser     the tests that look at reports in a browser"
@@ -23,11 +24,17 @@ help:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
-quickstart: .venv/.installed-base
-	$(BIN)/python -m experiments.study --config=configs/digits.py --store=$(STORE)
+quickstart: .venv/.installed-study
+	$(BIN)/transferjax quickstart --store=$(STORE)
 
 test: .venv/.installed-test .venv/.installed-servers
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Built, installed into an empty environment, and tried outside of the checkout.
+wheel:
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) tests/try_wheel.py build/wheel/*.whl
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check

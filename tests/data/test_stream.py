@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from transferjax import data
+from transferjax.data.crops import whole
 from transferjax.data.prepare import prepare
 from transferjax.data.stream import ImageStream
 
@@ -157,8 +158,34 @@ class TestFolder:
         order = [*range(0, 11, 2), *range(1, 11, 2)]
         out = np.empty((8, 8, 3), np.uint8)
         for index, image in zip(order, stream.to_dataset().images, strict=True):
-            data.center_crop()(pictures[index], np.zeros(0), out)
+            whole(pictures[index], np.zeros(0), out)
             np.testing.assert_array_equal(image, out)
+
+    def test_images_stay_as_they_are(self, tmp_path, capsys):
+        pixels = np.random.default_rng(1).integers(0, 256, (3, 6, 9, 3), np.uint8)
+        for i, image in enumerate(pixels):
+            (tmp_path / f"c{i}").mkdir()
+            (tmp_path / f"c{i}" / "a.png").write_bytes(encode(image))
+        np.testing.assert_array_equal(data.load(str(tmp_path), "").images, pixels)
+        assert "3 images of 3 classes, 6 x 9, as they are" in capsys.readouterr().out
+        data.load(str(tmp_path), "", size=6)
+        said = capsys.readouterr().out
+        assert "6 x 9: whole, resized to 6 x 6, 3 of them lose their aspect ratio (crop=… cuts" in said
+        cut = data.load(str(tmp_path), "", size=6, crop=1.0)
+        np.testing.assert_array_equal(cut.images, pixels[:, :, 1:7])
+        assert "the middle, 1 of the shorter side, resized to 6 x 6" in capsys.readouterr().out
+
+    def test_square_images_of_the_size_asked_for_are_not_changed(self, tmp_path):
+        pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "a.png").write_bytes(encode(pixels))
+        np.testing.assert_array_equal(data.load(str(tmp_path), "", size=32).images[0], pixels)
+
+    def test_images_of_several_sizes_want_a_size(self, folder):
+        with pytest.raises(ValueError, match=r"images before it \d+ x \d+ \(height x width\): give size="):
+            data.load(str(folder), "train")
+        with pytest.raises(ValueError, match=r"crop=0.5 cuts squares of different sizes .* give size"):
+            data.load(str(folder), "train", crop=0.5)
 
     def test_load_and_source_take_its_path(self, folder):
         memory, streamed = data.load(str(folder), "train", size=8), data.source(str(folder), "train", size=8)

@@ -1,115 +1,205 @@
-"""Any JAX function and any PyTorch module as a predict."""
+"""Nets of Linen, NNX and Equinox, and any JAX function, as a predict."""
 
-from typing import Any, NamedTuple
+import importlib
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 
-from transferjax import attacks
-from transferjax.predicts import foreign
+from transferjax import attacks, models
+from transferjax.models.modes import in_mode
+from transferjax.predicts import from_callable
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+X, LABELS, KEY = jnp.asarray(IMAGES / 255, jnp.float32), jnp.array([0, 1, 2, 0, 1]), jax.random.key(0)
 
 
 def linear(weights, x):
     return x.reshape(len(x), -1) @ weights
 
 
-def test_from_callable_keeps_weights_as_leaves():
-    weights = jax.random.normal(jax.random.key(0), (48, 3))
-    predict = foreign.from_callable(linear, weights)
+WEIGHTS = jax.random.normal(KEY, (48, 3))
+
+
+def test_weights_are_leaves():
+    predict = from_callable(linear, WEIGHTS)
     assert [leaf.shape for leaf in jax.tree.leaves(predict)] == [(48, 3)]
-    x, labels = jnp.asarray(IMAGES / 255, jnp.float32), jnp.array([0, 1, 2, 0, 1])
     attack = jax.jit(attacks.bim(0.1, 2))
     np.testing.assert_allclose(
-        attack(jax.random.key(0), predict, x, labels),
-        attack(jax.random.key(0), foreign.from_callable(lambda x: linear(weights, x)), x, labels),
+        attack(KEY, predict, X, LABELS),
+        attack(KEY, from_callable(lambda x: linear(WEIGHTS, x)), X, LABELS),
         atol=1e-6,
     )
 
 
-def test_torch_target():
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 4))
-    predict = foreign.torch_target(module, 4)
-    x = IMAGES.astype(np.float32) / 255
-    with torch.no_grad():
-        expected = module(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
-    np.testing.assert_allclose(
-        jax.jit(lambda predict, x: predict(x))(predict, x), expected, rtol=1e-5, atol=1e-6
-    )
-    with pytest.raises(TypeError, match="has no gradient: attack a surrogate"):
-        jax.grad(lambda x: predict(x).sum())(jnp.asarray(x))
+def trains(x, train):
+    return linear(WEIGHTS, x) * (100 if train else 1)
 
 
-class Named(NamedTuple):
-    features: Any
-    logits: Any
+def rests(x, *, deterministic):
+    return linear(WEIGHTS, x) * (1 if deterministic else 100)
 
 
-class Output:
-    """As the models of transformers return it, without being a dictionary."""
-
-    def __init__(self, logits):
-        self.loss, self.logits = None, logits
+def draws(x, key, training=True):
+    assert key is None
+    return linear(WEIGHTS, x) * (100 if training else 1)
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda logits, other: logits,
-        lambda logits, other: (other, logits),
-        lambda logits, other: [logits],
-        lambda logits, other: {"out": logits, "features": other},
-        lambda logits, other: {"aux": logits + 1, "logits": logits},
-        lambda logits, other: Named(logits + 1, logits),
-        lambda logits, other: Output(logits),
-    ],
-)
-def test_logits_are_found_in_what_a_module_returns(wrap):
-    logits, other = np.arange(8.0).reshape(2, 4), np.zeros((2, 5))
-    np.testing.assert_array_equal(foreign._logits(wrap(logits, other), (2, 4)), logits)
+@pytest.mark.parametrize("function", [trains, rests, draws, lambda x: linear(WEIGHTS, x)])
+def test_functions_are_put_into_evaluation_mode(function):
+    np.testing.assert_allclose(jax.jit(from_callable(function))(X), linear(WEIGHTS, X), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("output", "found"),
-    [
-        (np.zeros((2, 5)), r"ndarray \[2, 5\]: check num_classes"),
-        (np.zeros(4), r"ndarray \[4\]"),
-        ((np.zeros((2, 4)), np.zeros((2, 4))), r"0 \[2, 4\], 1 \[2, 4\]"),
-        ({"features": np.zeros((2, 5))}, r"features \[2, 5\]"),
-        (None, r"NoneType \['\?'\]"),
-    ],
-)
-def test_what_holds_no_logits_or_several_is_shown(output, found):
-    with pytest.raises(ValueError, match=rf"expected logits \[2, 4\], .*gave {found}"):
-        foreign._logits(output, (2, 4))
+def test_one_image_at_a_time():
+    predict = from_callable(lambda weights, image: image.reshape(-1) @ weights, WEIGHTS, batched=False)
+    np.testing.assert_allclose(predict(X), linear(WEIGHTS, X), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_torch_modules_of_every_precision(dtype):
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 4))
-    x = jnp.asarray(IMAGES / 255, jnp.float32)
-    expected = foreign.torch_target(module, 4)(x)
-    logits = jax.jit(foreign.torch_target(module.to(getattr(torch, dtype)), 4))(x)
-    assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(
-        logits, expected, atol={"float16": 2e-3, "bfloat16": 2e-2, "float64": 1e-6}[dtype]
-    )
+class TrainArgument(linen.Module):
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Conv(2, (3, 3))(x))
+        return linen.Dense(3)(linen.Dropout(0.5, deterministic=not train)(x).reshape(len(x), -1))
 
 
-def test_a_torch_module_with_other_logits_is_refused_before_the_program_runs():
-    torch = pytest.importorskip("torch")
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4))
-    predict = foreign.torch_target(module, 10)
-    x = jnp.zeros((8, 4, 4, 3))
-    for call in (predict, jax.jit(predict), jax.vmap(lambda x: predict(x[None]))):
-        with pytest.raises(
-            ValueError, match=r"expected logits \[\d, 10\], .*Tensor \[\d, 4\]: check num_classes"
-        ):
-            call(x)
+class DeterministicArgument(linen.Module):
+    @linen.compact
+    def __call__(self, x, deterministic=False):
+        x = linen.BatchNorm(use_running_average=deterministic)(linen.Conv(2, (3, 3))(x))
+        return linen.Dense(3)(linen.Dropout(0.5)(x, deterministic).reshape(len(x), -1))
+
+
+class TrainingField(linen.Module):
+    training: bool = True
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.BatchNorm(use_running_average=not self.training)(linen.Conv(2, (3, 3))(x))
+        return linen.Dense(3)(linen.Dropout(0.5, deterministic=not self.training)(x).reshape(len(x), -1))
+
+
+class NoMode(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(3)(linen.Conv(2, (3, 3))(x).reshape(len(x), -1))
+
+
+LINEN = [TrainArgument(), DeterministicArgument(), TrainingField(), NoMode()]
+
+
+def variables_of(module):
+    keys = {"params": KEY, "dropout": KEY}
+    return module.init(keys, X, **in_mode(module, train=True))
+
+
+@pytest.mark.parametrize("module", LINEN, ids=lambda m: type(m).__name__)
+class TestLinen:
+    def test_evaluation(self, module):
+        variables = variables_of(module)
+        predict = from_callable(module, variables)
+        expected = {
+            "TrainArgument": lambda: module.apply(variables, X, False),
+            "DeterministicArgument": lambda: module.apply(variables, X, True),
+            "TrainingField": lambda: module.clone(training=False).apply(variables, X),
+            "NoMode": lambda: module.apply(variables, X),
+        }[type(module).__name__]()
+        for ours in (predict, from_callable(module.apply, variables), models.predictor(module, variables)):
+            np.testing.assert_allclose(jax.jit(ours)(X), expected, rtol=1e-5, atol=1e-6)
+        assert models.is_piecewise_linear(predict, X)
+
+    def test_training_with_one_key_or_one_per_example(self, module):
+        variables = variables_of(module)
+        logits, statistics = models.train_apply(module, variables, X, key=KEY)
+        assert logits.shape == (5, 3)
+        if not isinstance(module, NoMode):
+            assert not np.allclose(
+                jax.tree.leaves(statistics)[0], jax.tree.leaves(variables["batch_stats"])[0]
+            )
+            again, _ = models.train_apply(module, variables, X, key=jax.random.key(1))
+            assert not np.allclose(logits, again)  # dropout drops
+        several, _ = models.train_apply(module, variables, X, key=jax.random.split(KEY, 5))
+        assert several.shape == logits.shape
+
+
+def test_a_linen_module_without_variables():
+    with pytest.raises(TypeError, match="NoMode is a Linen module: give its variables too"):
+        from_callable(NoMode())
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 2, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(2, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.dense = nnx.Linear(32, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(self.dropout(self.norm(self.conv(x))).reshape(len(x), -1))
+
+
+def test_nnx_in_whatever_mode_and_left_in_it():
+    module = Nnx(nnx.Rngs(0))
+    predict = from_callable(module)
+    assert not module.dropout.deterministic
+    module.eval()
+    expected = module(X)
+    for ours in (predict, from_callable(module)):
+        np.testing.assert_allclose(jax.jit(lambda p, x: p(x))(ours, X), expected, rtol=1e-5, atol=1e-6)
+    moved = jax.jit(attacks.bim(0.1, 2))(KEY, predict, X, LABELS)
+    assert np.abs(moved - X).max() == pytest.approx(0.1, abs=1e-6)
+
+
+@jax.tree_util.register_pytree_node_class
+class Pytree:
+    """As Equinox's modules are: arrays and functions are its leaves, and it takes one image."""
+
+    def __init__(self, weights, activation):
+        self.weights, self.activation = weights, activation
+
+    def tree_flatten(self):
+        return (self.weights, self.activation), None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(*leaves)
+
+    def __call__(self, image, *, key=None):
+        return self.activation(image.reshape(-1) @ self.weights)
+
+
+def test_pytrees_that_are_callable():
+    predict = from_callable(Pytree(WEIGHTS, jax.nn.gelu), batched=False)
+    expected = jax.nn.gelu(linear(WEIGHTS, X))
+    np.testing.assert_allclose(jax.jit(lambda p, x: p(x))(predict, X), expected, rtol=1e-5, atol=1e-6)
+    assert [leaf.shape for leaf in jax.tree.leaves(predict)] == [(48, 3)]
+
+
+def test_equinox(monkeypatch):
+    try:
+        eqx: ModuleType = importlib.import_module("equinox")
+    except ImportError:
+        pytest.skip("Equinox is not installed")
+
+    class Net(eqx.Module):
+        conv: eqx.nn.Conv2d
+        dropout: eqx.nn.Dropout
+        dense: eqx.nn.Linear
+
+        def __call__(self, image, key):
+            return self.dense(self.dropout(jax.nn.relu(self.conv(image)), key=key).reshape(-1))
+
+    net = Net(eqx.nn.Conv2d(3, 2, 3, key=KEY), eqx.nn.Dropout(0.5), eqx.nn.Linear(8, 3, key=KEY))
+    from transferjax.predicts import Preprocessing
+
+    predict = Preprocessing(layout="NCHW")(from_callable(net, batched=False))
+    expected = jax.vmap(lambda image: eqx.nn.inference_mode(net)(image, None))(X.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(jax.jit(lambda p, x: p(x))(predict, X), expected, rtol=1e-5, atol=1e-6)
+    assert not net.dropout.inference
+
+
+def test_what_cannot_be_called():
+    with pytest.raises(TypeError, match="expected a function or a net; got dict"):
+        from_callable({"params": 1})

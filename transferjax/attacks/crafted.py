@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from transferjax import data
+from transferjax import data, extras
 from transferjax.attacks.manifest import refuse_other
 from transferjax.files import replacing, reserve, write_bytes, write_text
 
@@ -163,7 +163,7 @@ class Place:
             self.images.flush()
         else:
             for row, image in zip(rows, x, strict=True):
-                _write_png(_png(self.directory, row), image)
+                write_png(_png(self.directory, row), image)
         self.checksum.update(np.ascontiguousarray(x).data)
         self._say(int(rows[-1]) + 1)
 
@@ -188,8 +188,8 @@ def _png(directory: Path, row: int) -> Path:
     return directory / "images" / f"{row:06d}.png"
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
-    import cv2  # slow to import
+def write_png(path: Path, image: np.ndarray) -> None:
+    cv2 = extras.load("cv2", "PNG files")  # slow to import
 
     ok, encoded = cv2.imencode(".png", image[..., ::-1])  # OpenCV's channels are blue, green, red
     if not ok:
@@ -198,7 +198,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    import cv2
+    cv2 = extras.load("cv2", "PNG files")
 
     encoded = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None

@@ -21,7 +21,7 @@ from transferjax.data.batches import (
 from transferjax.data.crops import center_crop, random_resized_crop
 from transferjax.data.dataset import Dataset, to_float
 from transferjax.data.digits import digits
-from transferjax.data.folders import image_folder, nips2017
+from transferjax.data.folders import image_folder, load_folder, nips2017
 from transferjax.data.storage import cache_dir, open_saved, save, saved_splits
 from transferjax.data.stream import ImageStream
 from transferjax.data.tfds import IMAGENETTE_IN_IMAGENET, in_memory, stream
@@ -38,6 +38,7 @@ __all__ = [
     "eval_batches",
     "image_folder",
     "load",
+    "load_folder",
     "nips2017",
     "random_resized_crop",
     "save",
@@ -61,8 +62,8 @@ def load(name: str, split: str, *, data_dir: PathLike | None = None, **options: 
             `save` wrote; or a folder `<name>/<split>/<class>/<image>`.
         split: "train" or "test"; whatever there is, for a directory.
         data_dir: where TFDS keeps prepared data; default `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-        options: `size` in pixels (digits: 8; ImageNette and folders: 224, of the square in the middle);
-            digits: `interpolation`.
+        options: `size` in pixels (digits: 8; ImageNette: 224, of the square in the middle); digits:
+            `interpolation`; folders: `size` and `crop` of `load_folder`, without which no image is changed.
 
     Raises:
         ValueError: unknown name (the message has the nearest ones) or split.
@@ -81,7 +82,7 @@ def load(name: str, split: str, *, data_dir: PathLike | None = None, **options: 
         raise ValueError(f"unknown data set {name!r}: did you mean {' or '.join(near)}, or a directory?")
     if saved_splits(name):
         return open_saved(name, split, **_options(name, options))
-    return image_folder(name, split, **_options(name, options, size=224)).to_dataset()
+    return load_folder(name, split, **_options(name, options, size=None, crop=None))
 
 
 def source(name: str, split: str, *, data_dir: PathLike | None = None, **options: Any) -> Source:

@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from transferjax import extras
+
 Crop: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """(image uint8 `[H, W, 3]`, draws in [0, 1) `[DRAWS]`, out uint8 `[S, S, 3]`): fills `out`."""
 
@@ -19,7 +21,7 @@ def decode(encoded: bytes) -> np.ndarray:
     Raises:
         ValueError: not an image.
     """
-    import cv2  # where it is needed: it is slow to import, and whoever only attacks arrays does without
+    cv2 = extras.load("cv2", "image files")  # slow to import, and who attacks arrays does without
 
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
@@ -80,7 +82,7 @@ def random_resized_crop(
         top, left, height, width = window(image.shape[0], image.shape[1], scale, ratio, u)
         _resize(image[top : top + height, left : left + width], out)
         if flip and u[-1] < 0.5:
-            import cv2
+            cv2 = extras.load("cv2", "image files")
 
             cv2.flip(out, 1, dst=out)
 
@@ -107,7 +109,7 @@ def _resize(image: np.ndarray, out: np.ndarray) -> None:
     if image.shape == out.shape:
         out[...] = image
         return
-    import cv2
+    cv2 = extras.load("cv2", "image files")
 
     shrinks = image.shape[0] > out.shape[0] or image.shape[1] > out.shape[1]  # then average, against aliasing
     mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transferjax import extras
 from transferjax.data.dataset import Dataset
 
 SPLITS = ("train", "test")
@@ -56,7 +57,7 @@ def _resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
         )
     if image.shape == (size, size):
         return image
-    import cv2
+    cv2 = extras.load("cv2", "digits of another size")
 
     modes = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR}
     return cv2.resize(image, (size, size), interpolation=modes[interpolation])

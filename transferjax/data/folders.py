@@ -4,12 +4,14 @@ import csv
 import mimetypes
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from transferjax.data.crops import Crop, center_crop, whole
+from transferjax.data.crops import Crop, center_crop, decode, whole
 from transferjax.data.dataset import Dataset, names_of
 from transferjax.data.stream import ImageStream
 from transferjax.files import hidden
@@ -44,11 +46,82 @@ def image_folder(
         path: the folder.
         split: a folder inside of it; "" for `path` itself.
         size: height and width of the crops, in pixels.
-        crop: default `center_crop()`.
+        crop: what is taken of an image; all of it by default.
 
     Raises:
         FileNotFoundError: no folder, or no images in it.
     """
+    root, files, labels, classes = _found(path, split)
+    return ImageStream(Files(files), labels, classes, size, crop or whole, root.name or str(root))
+
+
+def load_folder(
+    path: str | os.PathLike[str], split: str = "", *, size: int | None = None, crop: float | None = None
+) -> Dataset:
+    """The images of a folder (see `image_folder`) in memory, and a line that says what was done to them.
+
+    Args:
+        path, split: as in `image_folder`.
+        size: height and width to resize to; None leaves images as they are.
+        crop: the share of the shorter side that the square in the middle has; None for the whole image, which
+            loses its aspect ratio where it was no square.
+
+    Raises:
+        ValueError: images of several sizes and no `size`, or a crop of images that nobody resizes.
+        FileNotFoundError: as `image_folder`.
+    """
+    if crop is not None and size is None:
+        raise ValueError(f"crop={crop} cuts squares of different sizes out of images: give size, in pixels")
+    sizes: Counter[tuple[int, int]] = Counter()
+    cut = whole if crop is None else center_crop(crop)
+
+    def noted(image: np.ndarray, draws: np.ndarray, out: np.ndarray) -> None:
+        sizes[image.shape[0], image.shape[1]] += 1
+        cut(image, draws, out)
+
+    if size is None:
+        dataset = _as_they_are(path, split, sizes)
+    else:
+        dataset = image_folder(path, split, size=size, crop=noted).to_dataset()
+    print(f"{Path(path) / split}: {_what_was_done(dataset, sizes, size, crop)}")
+    return dataset
+
+
+def _as_they_are(path: str | os.PathLike[str], split: str, sizes: Counter[tuple[int, int]]) -> Dataset:
+    root, files, labels, classes = _found(path, split)
+    images: list[np.ndarray] = []
+    for file in tqdm(files, f"decode {root.name}", unit="image", disable=None, leave=False):
+        try:
+            images.append(decode(file.read_bytes()))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        sizes[images[-1].shape[0], images[-1].shape[1]] += 1
+        if len(sizes) > 1:
+            one, other = (f"{height} x {width}" for height, width in list(sizes)[:2])
+            raise ValueError(
+                f"{file} is {other}, images before it {one} (height x width): give size=…, to resize all"
+            )
+    return Dataset(np.stack(images), labels, classes, root.name or str(root))
+
+
+def _what_was_done(
+    dataset: Dataset, sizes: Counter[tuple[int, int]], size: int | None, crop: float | None
+) -> str:
+    """In words, for who did not look."""
+    [(shape, _)] = sizes.most_common(1)
+    there = f"{len(dataset)} images of {dataset.num_classes} classes"
+    named = f"{shape[0]} x {shape[1]}" + ("" if len(sizes) == 1 else f" and {len(sizes) - 1} other sizes")
+    if size is None or (set(sizes) == {(size, size)} and crop in (None, 1)):
+        return f"{there}, {named}, as they are"
+    squashed = sum(n for (height, width), n in sizes.items() if height != width)
+    if crop is not None:
+        return f"{there}, {named}: the middle, {crop:g} of the shorter side, resized to {size} x {size}"
+    lost = f", {squashed} of them lose their aspect ratio (crop=… cuts instead)" if squashed else ""
+    return f"{there}, {named}: whole, resized to {size} x {size}{lost}"
+
+
+def _found(path: str | os.PathLike[str], split: str) -> tuple[Path, list[Path], np.ndarray, tuple[str, ...]]:
+    """The folder, its images, their labels and the classes' names."""
     root = Path(path) / split
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; expected {root}/<class>/<image>")
@@ -60,11 +133,8 @@ def image_folder(
     if not paths:
         raise FileNotFoundError(f"no images in {root}; expected {root}/<class>/<image>, {sorted(SUFFIXES)}")
     _say_what_is_left_out(root, found)
-    files = [file for file, _ in paths]
     labels = np.array([label for _, label in paths], np.int32)
-    return ImageStream(
-        Files(files), labels, tuple(classes), size, crop or center_crop(), root.name or str(root)
-    )
+    return root, [file for file, _ in paths], labels, tuple(classes)
 
 
 def _walk(folder: Path, outside: set[Path]) -> Iterator[Path]:

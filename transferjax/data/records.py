@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from transferjax import extras
 from transferjax.data.storage import atomic_directory
 
 
@@ -52,7 +53,7 @@ def write_prepared(
             raise ValueError(
                 f"image {wrong} of {name} {split} has the label {records[wrong].label}, {expected}"
             )
-    import tensorflow_datasets as tfds
+    tfds = extras.load("tensorflow_datasets", "prepared data sets")
     from array_record.python.array_record_module import ArrayRecordWriter
 
     dataset, _, config = name.partition("/")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from transferjax import extras
 from transferjax.data.crops import Crop, center_crop, whole
 from transferjax.data.dataset import Dataset, digest
 from transferjax.data.storage import cache_dir, open_saved, save
@@ -114,7 +115,7 @@ def data_source(directory: Path, split: str) -> Any:
         ValueError: no such split.
     """
     check_split(directory, split)
-    import tensorflow_datasets as tfds
+    tfds = extras.load("tensorflow_datasets", "prepared data sets")
 
     builder = tfds.builder_from_directory(str(directory))
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

@@ -5,7 +5,7 @@ pandas and statsmodels, the rest only JAX and Flax.
 """
 
 from transferjax.metrics.attention import activations, grad_cam, layers
-from transferjax.metrics.bootstrap import Interval, bootstrap_interval
+from transferjax.metrics.bootstrap import Interval, bootstrap_interval, proportion_interval
 from transferjax.metrics.bound import Bound, jacobian_norm, transferability_bound
 from transferjax.metrics.curvature import input_hessian_eigenvalues
 from transferjax.metrics.flatness import (
@@ -62,6 +62,7 @@ __all__ = [
     "loss_surface",
     "off_subspace",
     "principal_subspace",
+    "proportion_interval",
     "random_directions",
     "round_to_8_bits",
     "similarity_matrix",

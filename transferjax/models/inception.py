@@ -66,7 +66,7 @@ class InceptionV3(Net):
     image_size: ClassVar[int] = 299
     stem: ClassVar[str] = "Conv2d_1a_3x3.conv"
     head: ClassVar[str] = "fc"
-    eps: ClassVar[float] = 1e-3
+    eps: float = 1e-3
     taps: ClassVar[tuple[Size, Size]] = (WIDE, TALL)  # of the shorter 7 x 7 branch
 
     def forward(self, layers: Layers, x: Array) -> Array:
@@ -170,7 +170,7 @@ class CifarInceptionV3(InceptionV3):
 
     image_size: ClassVar[int] = 32
     head: ClassVar[str] = "linear"
-    eps: ClassVar[float] = 1e-5
+    eps: float = 1e-5
     taps: ClassVar[tuple[Size, Size]] = (TALL, WIDE)
 
     def reduce(self, layers: Layers, x: Array) -> Array:

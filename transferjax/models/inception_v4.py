@@ -28,7 +28,7 @@ class InceptionV4(Net):
     image_size: ClassVar[int] = 299
     stem: ClassVar[str] = "features.0.conv"
     head: ClassVar[str] = "last_linear"
-    eps: ClassVar[float] = 1e-3
+    eps: float = 1e-3
 
     def forward(self, layers: Layers, x: Array) -> Array:
         a, b, c = self.blocks
@@ -130,7 +130,7 @@ class InceptionResNetV2(Net):
     image_size: ClassVar[int] = 299
     stem: ClassVar[str] = "conv2d_1a.conv"
     head: ClassVar[str] = "classif"
-    eps: ClassVar[float] = 1e-3
+    eps: float = 1e-3
 
     def forward(self, layers: Layers, x: Array) -> Array:
         x = self.reduce(layers, x)

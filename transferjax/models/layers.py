@@ -6,7 +6,7 @@ conversion is a walk over the tree: see `transferjax.models.torch`.
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from transferjax.models.conv import conv_general_dilated
 from transferjax.typing import Array
 
 Size = int | tuple[int, int]
+Padding = Literal["half", "SAME"]
 
 
 def _he(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -39,6 +40,8 @@ class Layers:
         dtype: of the computation; None promotes inputs and parameters. Parameters are float32 anyway.
         axis_name: the `pmap` axis over which batch statistics are averaged.
         eps, momentum: of batch normalization (momentum as in Flax: PyTorch's 0.1 is 0.9).
+        padding: of convolutions that ask for none: "half" of the kernel on each side, as PyTorch has it, or
+            "SAME", TensorFlow's, which puts more on the right and below where the stride is 2.
     """
 
     train: bool = False
@@ -46,6 +49,7 @@ class Layers:
     axis_name: str | None = None
     eps: float = 1e-5
     momentum: float = 0.9
+    padding: Padding = "half"
 
     def conv(
         self,
@@ -58,14 +62,14 @@ class Layers:
         groups: int = 1,
         bias: bool = False,
     ) -> nn.Conv:
-        """A convolution with PyTorch's symmetric padding, by default half the kernel."""
+        """A convolution with symmetric padding, or that of the net where there is none given."""
         kernel = pair(kernel)
         pads = (kernel[0] // 2, kernel[1] // 2) if padding is None else pair(padding)
         return nn.Conv(
             features,
             kernel,
             stride,
-            [(p, p) for p in pads],
+            "SAME" if padding is None and self.padding == "SAME" else [(p, p) for p in pads],
             feature_group_count=groups,
             use_bias=bias,
             dtype=self.dtype,
@@ -150,21 +154,26 @@ class Net(nn.Module):
         num_classes: the width of the logits.
         dtype: of the computation; parameters and logits are float32.
         axis_name: the `pmap` axis for synchronized batch normalization.
+        eps: of batch normalization.
+        padding: of its convolutions, see `Layers`; "SAME" for weights from TensorFlow.
     """
 
     num_classes: int = 10
     dtype: Any = None
     axis_name: str | None = None
+    eps: float = 1e-5
+    padding: Padding = "half"
 
     image_size: ClassVar[int] = 32  # what the reference was trained on
     stem: ClassVar[str] = "conv1"  # the first layer: knows the number of input channels
     head: ClassVar[str] = "linear"  # the last layer: knows the number of classes
-    eps: ClassVar[float] = 1e-5  # of batch normalization
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """Normalized images `[B, H, W, C]` -> logits `[B, K]`."""
-        layers = Layers(train, self.dtype, self.axis_name, self.eps)
+        if self.padding not in get_args(Padding):
+            raise ValueError(f"padding must be one of {', '.join(get_args(Padding))}; got {self.padding!r}")
+        layers = Layers(train, self.dtype, self.axis_name, self.eps, padding=self.padding)
         logits = self.forward(layers, images)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

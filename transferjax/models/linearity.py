@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transferjax.models.modes import in_mode, module_in_mode
 from transferjax.models.predict import Forward
 from transferjax.typing import Array, PyTree
 
@@ -102,8 +103,10 @@ def _traced(function: Callable[[Array], Array], shape: tuple[int, ...]) -> bool:
 @functools.lru_cache
 def _of_module(module: nn.Module, shape: tuple[int, ...]) -> bool:
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), images)
-    jaxpr = jax.make_jaxpr(module.apply)(variables, images)
+    module = module_in_mode(module, train=False)
+    mode = in_mode(module, train=False)
+    variables = jax.eval_shape(functools.partial(module.init, **mode), jax.random.key(0), images)
+    jaxpr = jax.make_jaxpr(functools.partial(module.apply, **mode))(variables, images)
     fixed = [Kind.FIXED] * len(jax.tree.leaves(variables))
     return _kinds(jaxpr, [*fixed, Kind.LINEAR])[0] <= Kind.LINEAR
 

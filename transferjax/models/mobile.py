@@ -1,4 +1,4 @@
-"""Nets of inverted residuals: MobileNetV2, MNASNet and EfficientNet.
+"""Nets of inverted residuals: MobileNetV2, MNASNet, EfficientNet and EfficientNet-Lite.
 
 An inverted residual widens with a 1 x 1 convolution, filters each channel by itself, and narrows again; they
 differ in kernels, widths, activation and squeeze-and-excitation.
@@ -7,6 +7,7 @@ Reference: Sandler et al., "MobileNetV2", CVPR 2018; Tan et al., "MnasNet", CVPR
 "EfficientNet", ICML 2019; names as in timm.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -135,6 +136,30 @@ EFFICIENTNET_B0 = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+
+
+def scaled(stages: tuple[Stage, ...], width: float, depth: float) -> tuple[Stage, ...]:
+    """Wider and deeper stages, as EfficientNet-Lite scales them: the first and the last are not deepened.
+
+    Widths are rounded to multiples of 8, never down by more than a tenth.
+    """
+
+    def wide(features: int) -> int:
+        rounded = max(8, int(features * width + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * features * width else rounded
+
+    middle = range(1, len(stages) - 1)
+    return tuple(
+        stage._replace(
+            features=wide(stage.features),
+            repeats=math.ceil(stage.repeats * depth) if i in middle else stage.repeats,
+        )
+        for i, stage in enumerate(stages)
+    )
+
+
+EFFICIENTNET_LITE = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2), 3: (1.2, 1.4), 4: (1.4, 1.8)}
+"""Width and depth of the five sizes."""
 
 
 def torchvision_name(name: str) -> str:

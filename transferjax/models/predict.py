@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transferjax.random import one_key
+from transferjax.models.modes import in_mode, module_in_mode
+from transferjax.random import fold_in, typed
 from transferjax.typing import Array, Key, Predict, PyTree
 
 Statistics = float | Sequence[float] | np.ndarray | Array
@@ -23,7 +24,8 @@ class Forward:
     module: nn.Module
 
     def __call__(self, variables: PyTree, mean: Array, std: Array, images: Array) -> Array:
-        logits = self.module.apply(variables, (images - mean) / std)
+        module = module_in_mode(self.module, train=False)
+        logits = module.apply(variables, (images - mean) / std, **in_mode(module, train=False))
         return cast(Array, logits)
 
 
@@ -34,7 +36,8 @@ def predictor(module: nn.Module, variables: PyTree, mean: Statistics = 0.0, std:
     modules share one compilation.
 
     Args:
-        module: a net whose `apply(variables, images)` gives logits.
+        module: any Linen net whose `apply(variables, images)` gives logits; it is put into evaluation mode by
+            `train`, `deterministic`, … of its call, or by its fields of these names (see `modes`).
         variables: `{"params": …}` and, if the net has any, `"batch_stats"`.
         mean, std: of the training images, a number or one per channel; the net sees `(images - mean) / std`.
 
@@ -109,12 +112,23 @@ def train_apply(
     Args:
         module, variables, mean, std: as in `predictor`.
         images: `[B, H, W, C]` in [0, 1].
-        key: for dropout; a net without dropout needs none.
+        key: for dropout, one or one per example; a net without dropout needs none.
 
     Returns:
         logits `[B, K]`; the new `batch_stats` (`{}` for a net without).
     """
-    rngs = None if key is None else {"dropout": one_key(key)}
     images = (images - jnp.asarray(mean)) / jnp.asarray(std)
-    logits, new = module.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+    module = module_in_mode(module, train=True)
+    logits, new = module.apply(
+        variables, images, **in_mode(module, train=True), mutable=["batch_stats"], rngs=_streams(key)
+    )
     return logits, new.get("batch_stats", {})
+
+
+def _streams(key: Key | None) -> dict[str, Key] | None:
+    """What Linen draws from. Keys per example are those of a step, and a layer draws for the whole batch."""
+    if key is None:
+        return None
+    one = typed(key)
+    one = one[0] if one.ndim else one
+    return {"dropout": one, "params": fold_in(one, 1)}  # the second is where Linen looks for any other stream

@@ -14,7 +14,7 @@ from transferjax.models.densenet import CifarDenseNet, DenseNet
 from transferjax.models.inception import CifarInceptionV3, InceptionV3
 from transferjax.models.inception_v4 import InceptionResNetV2, InceptionV4
 from transferjax.models.layers import Net
-from transferjax.models.mobile import EFFICIENTNET_B0, MNASNET, MobileNet
+from transferjax.models.mobile import EFFICIENTNET_B0, EFFICIENTNET_LITE, MNASNET, MobileNet, scaled
 from transferjax.models.regnet import RegNet
 from transferjax.models.resnet import CifarResNet, CifarWideResNet, ResNet
 from transferjax.models.shufflenet import ShuffleNetV2
@@ -22,6 +22,7 @@ from transferjax.models.squeezenet import SqueezeNet
 from transferjax.models.swin import Swin
 from transferjax.models.vgg import VGG, CifarVGG
 from transferjax.models.vit import ViT
+from transferjax.models.weights.layouts import renamed
 from transferjax.models.weights.names import own_tensors
 from transferjax.models.weights.torch import import_state_dict, input_channels
 from transferjax.models.xception import Xception
@@ -43,6 +44,11 @@ _DENSENET: dict[int, dict[str, Any]] = {
     201: {"blocks": (6, 12, 48, 32)},
 }
 
+
+def _lite(width: float, depth: float, **options: Any) -> Callable[..., Net]:
+    return partial(MobileNet, stages=scaled(EFFICIENTNET_B0, width, depth), **options)
+
+
 ZOO: dict[str, Callable[..., Net]] = {
     # For CIFAR-10, as in the official code of the S&P 2024 paper; wide ResNet and ViT as their targets.
     **{f"cifar_resnet{depth}": partial(CifarResNet, **options) for depth, options in _RESNET.items()},
@@ -58,6 +64,11 @@ ZOO: dict[str, Callable[..., Net]] = {
     "mobilenetv2_100": MobileNet,
     "mnasnet_100": partial(MobileNet, stages=MNASNET, activation=nn.relu),
     "efficientnet_b0": partial(MobileNet, stages=EFFICIENTNET_B0, activation=nn.silu, squeeze=0.25),
+    **{f"efficientnet_lite{size}": _lite(*scales) for size, scales in EFFICIENTNET_LITE.items()},
+    **{
+        f"tf_efficientnet_lite{size}": _lite(*scales, eps=1e-3, padding="SAME")
+        for size, scales in EFFICIENTNET_LITE.items()
+    },
     "legacy_xception": Xception,
     "inception_v3": InceptionV3,
     "inception_v4": InceptionV4,
@@ -107,12 +118,17 @@ def build_for(model: str | Net, state_dict: Mapping[str, Any], **options: Any) -
     return module if head is None else module.clone(num_classes=head.shape[0])
 
 
-def from_torch(model: str | Net, state_dict: Mapping[str, Any], **options: Any) -> PyTree:
+def from_torch(
+    model: str | Net, state_dict: Mapping[str, Any], names: Mapping[str, str] | None = None, **options: Any
+) -> PyTree:
     """Variables from a PyTorch state dict, every tensor used exactly once.
 
     Args:
         model: a name, or a module.
-        state_dict: name -> array, as `{k: v.numpy() for k, v in net.state_dict().items()}`.
+        state_dict: name -> array, as `{k: v.numpy() for k, v in net.state_dict().items()}`;
+            of Flax or Keras too, `{"conv1/kernel": …}`, kernels HWIO.
+        names: the net's names for the file's: of layers, `{"encoder.0": "conv1"}`, or of tensors. What
+            does not fit by its own names gets a proposal, in the message.
         options: of `build`, with a name; the number of classes is read from the weights.
 
     Returns:
@@ -121,6 +137,7 @@ def from_torch(model: str | Net, state_dict: Mapping[str, Any], **options: Any) 
     Raises:
         ValueError: lists the tensors that are missing, unexpected, or of another shape.
     """
+    state_dict = renamed(state_dict, names or {})
     module = build_for(model, state_dict, **options) if isinstance(model, str) else model
     return import_state_dict(module, state_dict)
 

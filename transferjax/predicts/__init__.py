@@ -5,7 +5,10 @@ snapshots         several nets: stacked, or the mean of their answers
 modules           a Flax net's layers, looked at and changed
 surrogates        other gradients from the same net: skip gradient, ghosts
 backprop          the same, through ReLUs as if they were linear
-foreign           any JAX function, PyTorch modules
+foreign           any JAX function, nets of Linen, NNX, Equinox
+torch_modules     PyTorch modules, with their gradient
+preprocessing     what a net wants to see of an image, as one value
+conventions       the same, read from others' files, or guessed
 http              prediction services, asked within limits and once
 formats           how they are asked, what they answer; rankings of names, platforms by name
 """
@@ -16,7 +19,8 @@ from transferjax import lazy
 
 if TYPE_CHECKING:
     from transferjax.predicts.backprop import linear_backprop
-    from transferjax.predicts.foreign import from_callable, torch_target
+    from transferjax.predicts.conventions import guess_preprocessing, read_preprocessing
+    from transferjax.predicts.foreign import from_callable
     from transferjax.predicts.formats import (
         Format,
         as_tensor,
@@ -31,15 +35,18 @@ if TYPE_CHECKING:
     from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
     from transferjax.predicts.modules import layers, with_features
     from transferjax.predicts.platforms import aws, azure, baidu, google
+    from transferjax.predicts.preprocessing import Preprocessing
     from transferjax.predicts.rankings import ranked
     from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities
     from transferjax.predicts.stochastic import Stochastic, with_keys
     from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient
+    from transferjax.predicts.torch_modules import from_torch_module
 
 __all__ = [
     "BudgetExceeded",
     "Format",
     "HttpTarget",
+    "Preprocessing",
     "ServiceError",
     "Snapshots",
     "Stochastic",
@@ -48,10 +55,12 @@ __all__ = [
     "azure",
     "baidu",
     "from_callable",
+    "from_torch_module",
     "ghost_dropout",
     "ghost_skips",
     "google",
     "gradio",
+    "guess_preprocessing",
     "gzipped",
     "instances",
     "layers",
@@ -62,9 +71,9 @@ __all__ = [
     "open_inference",
     "ranked",
     "raw_bytes",
+    "read_preprocessing",
     "scores",
     "skip_gradient",
-    "torch_target",
     "with_features",
     "with_keys",
 ]
@@ -73,14 +82,17 @@ __getattr__ = lazy.names(
     __name__,
     {
         "backprop": "linear_backprop",
+        "conventions": "guess_preprocessing read_preprocessing",
         "foreign": "from_callable torch_target",
         "formats": "Format as_tensor gradio gzipped instances multipart open_inference raw_bytes scores",
         "http": "BudgetExceeded HttpTarget ServiceError",
         "modules": "layers with_features",
         "platforms": "aws azure baidu google",
+        "preprocessing": "Preprocessing",
         "rankings": "ranked",
         "snapshots": "Snapshots mean_logits mean_probabilities",
         "stochastic": "Stochastic with_keys",
         "surrogates": "ghost_dropout ghost_skips skip_gradient",
+        "torch_modules": "from_torch_module",
     },
 )

@@ -1,100 +1,126 @@
-"""Models from elsewhere: any JAX function, which is a full `Predict`, and PyTorch modules.
+"""Nets of other libraries of JAX, and any JAX function, as a full `Predict`."""
 
-A PyTorch module has no gradient here: it is a target, for evaluation.
-"""
-
-from collections.abc import Callable, Mapping
-from typing import Any
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from transferjax.host import RowsFn, host_call
+from transferjax.models.modes import in_mode
+from transferjax.models.predict import predictor
+from transferjax.predicts.torch_modules import from_torch_module
 from transferjax.typing import Array, Predict, PyTree
 
-
-def from_callable(function: Callable[..., Array], variables: PyTree = None) -> Predict:
-    """A `Predict` from any JAX function of images `[B, H, W, C]` in [0, 1] that returns logits `[B, K]`.
-
-    Args:
-        function: `(images) -> logits`, or `(variables, images) -> logits` if variables are given: weights
-            that are passed are arguments of the compiled program, weights that are closed over are constants
-            in it.
-        variables: a pytree of weights.
-    """
-    if variables is None:
-        return jax.tree_util.Partial(function)
-    return jax.tree_util.Partial(function, variables)
+torch_target = from_torch_module
+"""Its name while a PyTorch module had no gradient here."""
 
 
-def torch_target(module: Any, num_classes: int, device: str = "cpu") -> Predict:
-    """A `Predict` without gradient around a PyTorch module that takes NCHW images in [0, 1].
+def from_callable(function: Any, variables: PyTree = None, *, batched: bool = True) -> Predict:
+    """A `Predict` from what JAX can call on images `[B, H, W, C]` in [0, 1] to get logits `[B, K]`.
 
-    It works inside `jit` (as a call of the host), and raises a TypeError where a gradient is asked for.
-    Images are cast to the type of the module's parameters, logits to float32.
+    A net with a training mode is put into evaluation mode, whatever mode it is in and however it is told: by
+    `train`, `training`, `deterministic`, … of the call, by attributes (NNX, Equinox). The net that was given
+    stays as it is. Its arrays are leaves of the predict, as `jit` wants them.
 
     Args:
-        module: a `torch.nn.Module`; put into evaluation mode. Its normalization must lie inside. It returns
-            a tensor, or what holds one: `logits` of that name, or the only `[B, K]` of a tuple or dictionary.
-        num_classes: K, the width of the logits.
-        device: where PyTorch computes.
+        function: `(images) -> logits`; an NNX module; an Equinox module, or another pytree that is callable;
+            with `variables` a Linen module, or `(variables, images) -> logits`. Weights that a function
+            closes over are constants of the compiled program.
+        variables: a pytree of weights; of a Linen module `{"params": …}` and what else it has.
+        batched: whether it takes a batch; False for one image at a time, as Equinox's nets do. For images
+            `[C, H, W]` put a `Preprocessing(layout="NCHW")` around it.
 
     Raises:
-        ValueError: when it is called or traced, if no logits `[B, K]` come out.
+        TypeError: what cannot be called.
     """
-    import torch
-
-    module = module.to(device).eval()
-    weights = (*module.parameters(), *module.buffers())
-    dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.float32)
-
-    def on_host(images: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2).copy())
-        with torch.no_grad():
-            output = module(x.to(device, dtype))
-        return _logits(output, (len(images), num_classes)).float().cpu().numpy()
-
-    return without_gradient(on_host, num_classes, "a torch_target", on_host)
-
-
-def without_gradient(
-    function: RowsFn, num_classes: int, name: str, rehearse: Callable[[np.ndarray], object] | None = None
-) -> Predict:
-    """A `Predict` that calls the host, inside `jit` too; a TypeError where a gradient is asked for.
-
-    Args:
-        function: images `[B, H, W, C]`, NumPy -> logits `[B, num_classes]`, float32; see `host_call`.
-        num_classes: K.
-        name: what the error calls it.
-        rehearse: called with a few black images when a program is traced, so that a mistake shows there, and
-            not as the trace of a running program.
-    """
-
-    @jax.custom_jvp
-    def predict(images: Array) -> Array:
-        if rehearse is not None and isinstance(images, jax.core.Tracer):
-            rehearse(np.zeros((min(2, images.shape[0]), *images.shape[1:]), np.float32))
-        return host_call(function, images, num_classes)
-
-    @predict.defjvp
-    def _(primals: tuple, tangents: tuple) -> tuple:
-        raise TypeError(f"{name} has no gradient: attack a surrogate, and evaluate here")
-
-    return jax.tree_util.Partial(predict)
+    if getattr(function, "__name__", "") == "apply" and _is("flax.linen", "Module", _owner(function)):
+        function = _owner(function)
+    if not callable(function):
+        raise TypeError(
+            f"expected a function or a net; got {type(function).__name__}, which cannot be called"
+        )
+    if _is("flax.linen", "Module", function):
+        if variables is None:
+            raise TypeError(f"{type(function).__name__} is a Linen module: give its variables too")
+        return one_at_a_time(predictor(function, variables), batched)
+    if _is("flax.nnx", "Module", function):
+        return one_at_a_time(_from_nnx(function), batched)
+    if _is("equinox", "Module", function):
+        function = sys.modules["equinox"].nn.inference_mode(function)
+    call = _Call.of(function)
+    arguments = () if variables is None else (variables,)
+    return one_at_a_time(jax.tree_util.Partial(call, call.arrays_of(function), *arguments), batched)
 
 
-def _logits(output: Any, shape: tuple[int, int]) -> Any:
-    """The tensor of logits in what a PyTorch module returned."""
-    output = getattr(output, "logits", output)
-    output = output.get("logits", output) if isinstance(output, Mapping) else output
-    if isinstance(output, tuple | list):
-        output = dict(enumerate(output))
-    parts = output if isinstance(output, Mapping) else {type(output).__name__: output}
-    fitting = [part for part in parts.values() if getattr(part, "shape", None) == shape]
-    if len(fitting) == 1:
-        return fitting[0]
-    found = ", ".join(f"{name} {list(getattr(part, 'shape', '?'))}" for name, part in parts.items())
-    raise ValueError(
-        f"expected logits {list(shape)}, [images, num_classes]; the module gave {found}: check num_classes, "
-        "or wrap the module in one that returns its logits alone"
-    )
+def one_at_a_time(predict: Predict, batched: bool) -> Predict:
+    """The predict of batches, of one that takes a single image unless it is `batched` already."""
+    return predict if batched else jax.tree_util.Partial(_each, predict)
+
+
+def _each(predict: Predict, images: Array) -> Array:
+    return jax.vmap(predict)(images)
+
+
+def _owner(method: Any) -> Any:
+    return getattr(method, "__self__", None)
+
+
+def _is(module: str, name: str, value: Any) -> bool:
+    """Whether it is of a class of a library; one that was never imported has no objects."""
+    found = sys.modules.get(module)
+    return found is not None and isinstance(value, getattr(found, name))
+
+
+def _from_nnx(module: Any) -> Predict:
+    from flax import nnx
+
+    graph, state = nnx.split(module)
+    return jax.tree_util.Partial(_Nnx(graph), state)
+
+
+@dataclass(frozen=True)
+class _Nnx:
+    """What an NNX module is without its arrays; every call has a copy of its own, in evaluation mode."""
+
+    graph: Any
+
+    def __call__(self, state: PyTree, images: Array) -> Array:
+        from flax import nnx
+
+        module = nnx.merge(self.graph, state)
+        module.eval()
+        return module(images, **in_mode(module, train=False))
+
+
+class _Leaf(NamedTuple):
+    """Stands for an array."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a callable is without its arrays: all of it, unless it is a pytree."""
+
+    structure: Any
+    fixed: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, function: Any) -> "_Call":
+        leaves, structure = jax.tree.flatten(function)
+        if len(leaves) == 1 and leaves[0] is function:
+            return cls(None, (function,))
+        return cls(structure, tuple(_Leaf() if _is_array(leaf) else leaf for leaf in leaves))
+
+    def arrays_of(self, function: Any) -> list[Array]:
+        return [leaf for leaf in jax.tree.leaves(function) if _is_array(leaf)]
+
+    def __call__(self, arrays: list[Array], *inputs: Any) -> Array:
+        function, left = self.fixed[0], iter(arrays)
+        if self.structure is not None:
+            leaves = [next(left) if isinstance(leaf, _Leaf) else leaf for leaf in self.fixed]
+            function = jax.tree.unflatten(self.structure, leaves)
+        return function(*inputs, **in_mode(function, train=False))
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)

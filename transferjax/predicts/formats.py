@@ -16,9 +16,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
+from transferjax import extras
 from transferjax.predicts.answers import ServiceError
 
 Encode = Callable[[Sequence[np.ndarray]], tuple[bytes, dict[str, str]]]
@@ -35,6 +35,7 @@ JSON = {"Content-Type": "application/json"}
 
 def png(image: np.ndarray) -> bytes:
     """One uint8 image `[H, W, C]` as a PNG."""
+    cv2 = extras.load("cv2", "images as PNG")
     return cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)[1].tobytes()
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from transferjax.checks import check_images, check_labels
 from transferjax.connections import TransportError, connections
+from transferjax.host import without_gradient
 from transferjax.predicts.answers import (
     Answers,
     Rejected,
@@ -32,7 +33,6 @@ from transferjax.predicts.answers import (
     check_no_error,
     checked,
 )
-from transferjax.predicts.foreign import without_gradient
 from transferjax.predicts.formats import Encode, Parse, Then, as_json
 from transferjax.transport import answer, check_address, check_headers, shown
 from transferjax.typing import Array, Predict

@@ -1,5 +1,9 @@
 """Tables, figures and pages from tidy results."""
 
+from transferjax import extras
+
+extras.require_all("report", "transferjax.report")
+
 from transferjax.report.curves import (
     correlation_intervals,
     metric_curves,

@@ -6,3 +6,7 @@ store     put, get, checksum, lock, gc           plan      demand -> what is mis
 config    config -> study, all mistakes at once  run       who makes the groups; cluster: Dask
 views     what is asked, how it is drawn         cli       one command
 """
+
+from transferjax import extras
+
+extras.require_all("study", "transferjax.study")

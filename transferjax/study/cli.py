@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from importlib import metadata
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -64,7 +65,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command; a user's mistake ends in a line for each, and no traceback."""
 
     def guarded(argv: list[str]) -> None:
@@ -78,11 +79,36 @@ def main() -> None:
                 raise
             sys.exit(f"{type(error).__name__}: {error}\n({TRACEBACK}=1 shows where)")
 
+    argv = list(sys.argv if argv is None else argv)
+    _make_importable(argv)
     try:
-        app.run(guarded, flags_parser=_parsed)
+        app.run(guarded, argv=argv, flags_parser=_parsed)
     except KeyboardInterrupt:
         print(SAID, file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # now: threads that still write would complain at length
+
+
+def _make_importable(argv: Sequence[str]) -> None:
+    """What a config imports is found beside its outermost package, then among our own configs."""
+    for argument in argv:
+        name, _, path = argument.partition("=")
+        folder = Path(path.partition(":")[0]).absolute().parent
+        if name in ("--config", "-config") and path:
+            while (folder / "__init__.py").is_file():
+                folder = folder.parent
+            sys.path.insert(0, str(folder))
+    sys.path.append(str(shipped_configs().parent))
+
+
+def shipped_configs() -> Path:
+    """The folder of the project's own configs: of the checkout, or where the wheel put them."""
+    checkout = Path(__file__).parents[2] / "configs"
+    if (checkout / "digits.py").is_file():
+        return checkout
+    for file in metadata.files("transferjax") or ():
+        if file.match("share/transferjax/configs/digits.py"):
+            return Path(str(file.locate())).resolve().parent
+    return checkout
 
 
 def _parsed(argv: list[str]) -> list[str]:

@@ -43,7 +43,15 @@ PARTS = _named(
     (("both", "first"), "batch_stats"),
     (("linf", "l2"), "norm"),
 )
-PREPROCESSING = _named((ANY, "mean"), (POSITIVE, "std"))
+PREPROCESSING = _named(
+    (ANY, "mean"),
+    (POSITIVE, "std scale"),
+    (WHOLE, "size label_offset"),
+    (Range("must lie in (0, 1]", lambda value: 0 < value <= 1), "crop"),
+    (("keep", "squash"), "aspect"),
+    (("nearest", "bilinear", "bicubic", "lanczos"), "interpolation"),
+    (("RGB", "BGR"), "channels"),
+)
 METHODS = ("auto", "exact", "leading", "class_lanczos", "lanczos", "power")
 MEASURES = _named(
     (COUNT, "k"), (INSIDE, "variance"), (METHODS, "method"), (("frechet", "off_subspace"), "statistic")

@@ -144,7 +144,13 @@ OPTIMIZERS = _table(
     "optimizer", _rows("transferjax.study.networks", "sgd adam"), "learning_rate", ranges.OPTIMIZERS
 )
 PREPROCESSING = _table(
-    "preprocessing", _rows("transferjax.study.resolve", "normalize"), "predict", ranges.PREPROCESSING
+    "preprocessing",
+    {
+        **_rows("transferjax.study.resolve", "normalize"),
+        "preprocessing": Row("transferjax.predicts.preprocessing:Preprocessing"),
+    },
+    "predict layout classes",
+    ranges.PREPROCESSING,
 )
 MEASURES = _table(
     "measure",

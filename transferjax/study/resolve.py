@@ -13,6 +13,7 @@ import numpy as np
 
 from transferjax import data, models
 from transferjax.devices import mapped
+from transferjax.predicts.preprocessing import Preprocessing
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in
 from transferjax.stopping import Stopped, never
@@ -141,7 +142,8 @@ class Context:
         if isinstance(spec, Network):
             return facts(spec.data).num_classes
         if isinstance(spec, Pretrained):
-            return len(spec.label_map) or self.module(spec).num_classes
+            skipped = spec.preprocessing.arguments.get("label_offset", 0)
+            return len(spec.label_map) or self.module(spec).num_classes - skipped
         if isinstance(spec, Apply):
             return len(spec.call.arguments.get("indices", ())) or self.num_classes(spec.of[0])
         raise TypeError(f"{type(spec).__name__} says no number of classes")
@@ -170,7 +172,7 @@ class Context:
         plain = partial(models.predictor, self.module(spec), variables)
         if isinstance(spec, Network):
             return plain(mean=spec.mean, std=spec.std)
-        predict = registry.make(registry.PREPROCESSING, spec.preprocessing, plain)
+        predict = registry.make(registry.PREPROCESSING, spec.preprocessing)(plain())
         return models.select_classes(predict, spec.label_map) if spec.label_map else predict
 
     def _predict(self, spec: Spec) -> Predict:
@@ -222,11 +224,9 @@ def nested(arrays: dict[str, np.ndarray]) -> PyTree:
     return flax.traverse_util.unflatten_dict(kept, sep="/")
 
 
-def normalize(
-    predict: Callable[..., Predict], mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)
-) -> Predict:
+def normalize(mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> Preprocessing:
     """The network sees `(images - mean) / std`."""
-    return predict(mean=mean, std=std)
+    return Preprocessing(mean=mean, std=std)
 
 
 def resized(predict: Predict, size: int, method: str = "bilinear") -> Predict:

@@ -181,7 +181,7 @@ class Pretrained(Spec):
     """A network from a file of weights, known by its sha256 (pinned when a study is read).
 
     Args:
-        preprocessing: what it sees of an image, a row of `preprocessing` (`normalize`).
+        preprocessing: what it sees of an image: `normalize`, or the fields of `predicts.Preprocessing`.
         label_map: the logits that are this study's classes, in their order; empty for all.
     """
 

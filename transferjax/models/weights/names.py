@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transferjax.models.layers import Net
+from transferjax.models.weights.layouts import is_hwio, torch_layout, transposed
 
 COUNTER = "num_batches_tracked"
 """What PyTorch's batch normalization counts and no net here needs."""
@@ -44,6 +45,9 @@ def own_tensors(module: Net, state_dict: Mapping[str, Any]) -> Own:
     Raises:
         ValueError: two tensors for one name, or several nets of this kind among which nothing tells.
     """
+    state_dict = torch_layout(state_dict)
+    if flipped := is_hwio(state_dict):
+        state_dict = transposed(state_dict)
     prefix, copies = _prefix(module, state_dict)
     tensors: dict[str, np.ndarray] = {}
     rest, statistics = [], []
@@ -61,7 +65,8 @@ def own_tensors(module: Net, state_dict: Mapping[str, Any]) -> Own:
                 raise ValueError(f"{key} is a second tensor for {name} of {type(module).__name__}")
             tensors[name] = np.asarray(value)
     rest = [key for key in rest if not any(key.startswith(copy) for copy in copies)]
-    return Own(tensors, rest, _notes(prefix, copies, statistics, rest))
+    notes = ["its kernels were read as HWIO"] if flipped else []
+    return Own(tensors, rest, notes + _notes(prefix, copies, statistics, rest))
 
 
 def _notes(prefix: str, copies: list[str], statistics: list[str], rest: list[str]) -> list[str]:

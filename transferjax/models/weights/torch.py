@@ -19,12 +19,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transferjax.models.layers import Net
+from transferjax.models.weights.layouts import TO_FLAX, TO_TORCH
 from transferjax.models.weights.names import COUNTER, own_tensors, some
+from transferjax.models.weights.proposals import propose_names
 from transferjax.typing import PyTree
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # axes of a kernel by its rank
-_TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 Path = tuple[str, ...]
 
@@ -36,7 +36,7 @@ def torch_name(path: Path) -> str:
 
 
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape[axis] for axis in _TO_TORCH[len(shape)]) if path[-1] == "kernel" else tuple(shape)
+    return tuple(shape[axis] for axis in TO_TORCH[len(shape)]) if path[-1] == "kernel" else tuple(shape)
 
 
 @functools.lru_cache  # tracing a large net takes a second
@@ -80,7 +80,7 @@ def import_state_dict(module: Net, state_dict: Mapping[str, Any]) -> PyTree:
     for path, leaf in wanted.items():
         name = torch_name(path)
         value = tensors[name].reshape(shapes[name])
-        value = value.transpose(_TO_FLAX[value.ndim]) if path[-1] == "kernel" else value
+        value = value.transpose(TO_FLAX[value.ndim]) if path[-1] == "kernel" else value
         found[path] = jnp.asarray(value, leaf.dtype)
     return unflatten_dict(found)
 
@@ -92,9 +92,10 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     )
 
 
-def _check(
-    module: Net, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], rest: list[str]
-) -> None:
+def _problems(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[str]]:
+    """What does not fit, in words; empty if all does."""
     missing, unexpected = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
     problems = {
         "missing": [f"missing {name} of shape {shapes[name]}" for name in missing],
@@ -105,13 +106,33 @@ def _check(
             if name in tensors and not _fits(tensors[name].shape, shape)
         ],
     }
-    if any(problems.values()):
+    return problems if any(problems.values()) else {}
+
+
+def _proposal(module: Net, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Names that would fit, as a line of the message."""
+    names = propose_names(module, {name: t.shape for name, t in tensors.items()}, shapes)
+    if not names:
+        return ""
+    return (
+        f"\nBy shape and order these names fit: from_torch(…, names={names})\nCheck the accuracy with them: "
+        "layers of one shape may be exchanged"
+    )
+
+
+def _check(
+    module: Net, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], rest: list[str]
+) -> None:
+    if problems := _problems(tensors, shapes):
         problems["unexpected"] += [f"unexpected {name}, which lies elsewhere" for name in rest]
         lines = []
         for kind, found in problems.items():  # some of each: a missing name and its other spelling
             lines += found[:10]
             lines += [f"… and {len(found) - 10} more {kind}"] if len(found) > 10 else []
-        raise ValueError(f"this state dict does not fit {type(module).__name__}:\n  " + "\n  ".join(lines))
+        proposal = _proposal(module, tensors, shapes)
+        raise ValueError(
+            f"this state dict does not fit {type(module).__name__}:\n  " + "\n  ".join(lines) + proposal
+        )
 
 
 def to_torch(variables: PyTree) -> dict[str, np.ndarray]:
@@ -127,7 +148,7 @@ def to_torch(variables: PyTree) -> dict[str, np.ndarray]:
     for path, leaf in flatten_dict(variables).items():
         value = np.asarray(leaf)
         if path[-1] == "kernel":
-            value = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
+            value = np.ascontiguousarray(value.transpose(TO_TORCH[value.ndim]))
         tensors[torch_name(path)] = value
         if path[-1] == "mean":
             tensors[".".join([*path[1:-1], COUNTER])] = np.zeros((), np.int64)

@@ -1,0 +1,269 @@
+"""Preprocessing as others write it down, and as it shows in a net's answers.
+
+timm's `pretrained_cfg`, `preprocessor_config.json` of Hugging Face, transforms of torchvision: read from what
+they hold, without their libraries.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transferjax.checks import check_examples, check_outputs
+from transferjax.predicts.preprocessing import METHODS, Preprocessing
+from transferjax.typing import Array, Predict
+
+_PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_FILES = ("preprocessor_config.json", "config.json")
+
+
+def read_preprocessing(source: Any) -> Preprocessing:
+    """What a net wants to see, from what its library wrote down.
+
+    Args:
+        source: `pretrained_cfg` of timm, or the model that has it; `preprocessor_config.json` of Hugging
+            Face, as a path, its folder, a dictionary or the image processor; a transform of torchvision:
+            `weights.transforms()`, a `Compose`, a list of transforms; the fields of a `Preprocessing`.
+
+    Raises:
+        ValueError: something that no such net sees, such as random crops, named.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(source, str | Path):
+        return _from_file(Path(source))
+    for attribute in ("pretrained_cfg", "default_cfg"):
+        source = getattr(source, attribute, source)
+    if not isinstance(source, Mapping) and hasattr(source, "to_dict"):
+        source = source.to_dict()
+    if isinstance(source, Mapping):
+        return _from_mapping(source)
+    if hasattr(source, "crop_size") and hasattr(source, "resize_size"):
+        return _of_preset(source)
+    steps = getattr(source, "transforms", source)
+    return _of_steps(list(steps) if isinstance(steps, Iterable) else [steps])
+
+
+def _from_file(path: Path) -> Preprocessing:
+    if path.is_dir():
+        found = [path / name for name in _FILES if (path / name).is_file()]
+        if not found:
+            raise FileNotFoundError(f"{path} holds none of {', '.join(_FILES)}")
+        fields = {k: v for file in reversed(found) for k, v in json.loads(file.read_text()).items()}
+        return _from_mapping(fields)
+    return _from_mapping(json.loads(path.read_text()))
+
+
+def _from_mapping(fields: Mapping[str, Any]) -> Preprocessing:
+    names = fields.get("id2label") or {}
+    offset = int(str(names.get("0", names.get(0, ""))).lower() == "background")
+    if "pretrained_cfg" in fields:
+        return _from_mapping(fields["pretrained_cfg"])
+    if set(fields) <= {field.name for field in dataclasses.fields(Preprocessing)}:
+        return Preprocessing(**fields)
+    if {"do_normalize", "do_resize", "image_mean", "image_processor_type"} & set(fields):
+        return replace(_hugging_face(fields), label_offset=offset)
+    if "input_size" in fields or "crop_pct" in fields:
+        return _timm(fields)
+    raise ValueError(
+        "expected timm's pretrained_cfg (input_size, …), Hugging Face's preprocessor_config.json (do_resize, "
+        f"…) or the fields of Preprocessing; got the entries {sorted(fields)[:12]}"
+    )
+
+
+def _timm(fields: Mapping[str, Any]) -> Preprocessing:
+    height, width = fields.get("input_size", (3, 224, 224))[-2:]
+    mode = fields.get("crop_mode") or "center"
+    if mode not in ("center", "squash"):
+        raise ValueError(f"crop_mode {mode!r} is not known here; expected 'center' or 'squash'")
+    return Preprocessing(
+        size=height if height == width else (height, width),
+        crop=fields.get("crop_pct") or 0.875,
+        aspect="squash" if mode == "squash" else "keep",
+        interpolation=_method(fields.get("interpolation", "bilinear")),
+        mean=fields.get("mean", (0.485, 0.456, 0.406)),
+        std=fields.get("std", (0.229, 0.224, 0.225)),
+        label_offset=int(fields.get("label_offset", 0)),
+    )
+
+
+def _hugging_face(fields: Mapping[str, Any]) -> Preprocessing:
+    size, squash, crop = 0, False, 1.0
+    if fields.get("do_resize", "size" in fields):
+        wanted, cut = fields.get("size", 224), fields.get("crop_size")
+        cropped = bool(fields.get("do_center_crop")) and cut is not None
+        if isinstance(wanted, Mapping):
+            squash = "height" in wanted
+            if not squash and "shortest_edge" not in wanted:
+                raise ValueError(
+                    f"size {dict(wanted)} is not known here; expected shortest_edge, or height and width"
+                )
+            resized = (wanted["height"], wanted["width"]) if squash else (wanted["shortest_edge"],) * 2
+        else:
+            resized = tuple(wanted) if isinstance(wanted, Sequence) else (wanted, wanted)
+            squash = not cropped and "crop_pct" not in fields
+        if "crop_pct" in fields:
+            squash = min(resized) >= 384  # as ConvNeXt's processor has it
+            size, crop = resized, 1.0 if squash else fields["crop_pct"] or 1.0
+        else:
+            size, crop = _cut(resized, _side(cut) if cropped else None)
+    elif fields.get("do_center_crop"):
+        raise ValueError("a crop of so many pixels without a resize depends on the image: give a size")
+    scale = 255 * fields.get("rescale_factor", 1 / 255) if fields.get("do_rescale", True) else 255.0
+    shift = 1.0 if fields.get("rescale_offset") else 0.0
+    normalize = fields.get("do_normalize", "image_mean" in fields)
+    mean = np.atleast_1d(fields.get("image_mean", 0.5) if normalize else 0.0) + shift
+    return Preprocessing(
+        size=size,
+        crop=crop,
+        aspect="squash" if squash else "keep",
+        interpolation=_method(fields.get("resample", 2)),
+        scale=round(scale, 9),
+        mean=tuple(mean),
+        std=fields.get("image_std", 0.5) if normalize else 1.0,
+        channels="BGR" if fields.get("do_flip_channel_order") else "RGB",
+    )
+
+
+def _of_preset(preset: Any) -> Preprocessing:
+    size, crop = _cut(_side(preset.resize_size), _side(preset.crop_size))
+    return Preprocessing(
+        size=size,
+        crop=crop,
+        interpolation=_method(preset.interpolation),
+        antialias=getattr(preset, "antialias", True) is not False,
+        mean=preset.mean,
+        std=preset.std,
+    )
+
+
+def _of_steps(steps: Sequence[Any]) -> Preprocessing:
+    """Of torchvision's transforms, one after another."""
+    fields: dict[str, Any] = {}
+    resized: tuple[int, ...] | None = None
+    cut: tuple[int, int] | None = None
+    for step in steps:
+        kind = type(step).__name__
+        if kind == "Resize":
+            squash = isinstance(step.size, Sequence) and len(step.size) == 2
+            resized = _side(step.size)
+            fields |= {"aspect": "squash" if squash else "keep", "interpolation": _method(step.interpolation)}
+            fields["antialias"] = getattr(step, "antialias", True) is not False
+        elif kind == "CenterCrop":
+            cut = _side(step.size)
+        elif kind in ("PILToTensor", "ToImage", "ToImageTensor"):
+            fields["scale"] = 255.0
+        elif kind in ("ToTensor", "MaybeToTensor", "ConvertImageDtype"):
+            fields["scale"] = 1.0
+        elif kind in ("ToDtype", "ToImageDtype"):
+            fields["scale"] = 1.0 if getattr(step, "scale", True) else fields.get("scale", 255.0)
+        elif kind == "Normalize":
+            fields |= {name: np.asarray(getattr(step, name), float).ravel() for name in ("mean", "std")}
+        else:
+            why = (
+                "is random, and of training" if "Random" in kind or "Jitter" in kind else "is not known here"
+            )
+            raise ValueError(
+                f"the transform {kind} {why}: give a Preprocessing(…) that says what the net sees"
+            )
+    if cut is not None and resized is None:
+        raise ValueError(
+            "a CenterCrop without a Resize depends on the image: give a Preprocessing with a size"
+        )
+    if resized is not None:
+        fields["size"], fields["crop"] = _cut((resized[0], resized[-1]), cut)
+    return Preprocessing(**fields)
+
+
+def _side(size: Any) -> tuple[int, int]:
+    """Height and width of 224, [224], (224, 224) and {"height": 224, "width": 224}."""
+    if isinstance(size, Mapping):
+        return (size["height"], size["width"]) if "height" in size else (size["shortest_edge"],) * 2
+    size = (size,) if isinstance(size, int) else tuple(size)
+    return size[0], size[-1]
+
+
+def _cut(resized: tuple[int, int], cut: tuple[int, int] | None) -> tuple[tuple[int, int], float]:
+    """Size and share of a crop of so many pixels out of so many."""
+    if cut is None:
+        return resized, 1.0
+    share = min(c / r for c, r in zip(cut, resized, strict=True))
+    if max(c / r for c, r in zip(cut, resized, strict=True)) > 1:
+        raise ValueError(f"a crop of {cut} from images of {resized} would pad them, which is not known here")
+    return cut, share
+
+
+def _method(given: Any) -> Any:
+    """The name of an interpolation, which PIL numbers and torchvision wraps."""
+    name = getattr(given, "value", given)
+    name = _PIL.get(name, name) if isinstance(name, int) else str(name).lower()
+    if name not in METHODS:
+        raise ValueError(f"interpolation {given!r} is not known here; expected one of {', '.join(METHODS)}")
+    return name
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CONVENTIONS: dict[str, Preprocessing] = {
+    "none, 0 … 1": Preprocessing(),
+    "0 … 255": Preprocessing(scale=255.0),
+    "-1 … 1": Preprocessing(mean=0.5, std=0.5),  # type: ignore[arg-type]
+    "ImageNet": Preprocessing(**IMAGENET),  # type: ignore[arg-type]
+    "ImageNet, 0 … 255": Preprocessing(
+        scale=255.0, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    ),
+    "mean alone, 0 … 255": Preprocessing(scale=255.0, mean=(123.68, 116.779, 103.939)),
+    "CLIP": Preprocessing(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)),
+    "CIFAR-10": Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    "CIFAR-100": Preprocessing(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+}
+"""What nets are trained on; each is tried in both orders of the channels, its mean in that order."""
+
+
+class Guess(NamedTuple):
+    """A convention, how many images the net gets right with it, and the value to put around the net."""
+
+    name: str
+    accuracy: float
+    preprocessing: Preprocessing
+
+
+def guess_preprocessing(
+    predict: Predict, images: Array, labels: Array, base: Preprocessing | None = None
+) -> list[Guess]:
+    """The accuracy of a net with each convention of normalization, channels and labels, the best first.
+
+    A net that is given another one answers, and is silently worse. A few hundred images tell; those that
+    are close on so few stay undecided, and the net's own papers know better.
+
+    Args:
+        predict: of what the net wants to see; compiled by the caller, if at all.
+        images, labels: `[B, H, W, C]` in [0, 1] and classes `[B]`.
+        base: size, crop, interpolation, layout and classes, which all of them share.
+    """
+    check_examples(images, labels)
+    base, known, guesses = base or Preprocessing(), np.asarray(labels), []
+    colours = images.shape[-1] == 3
+    for name, convention in _tried(base, colours).items():
+        logits = np.asarray(predict(convention.see(images)))
+        check_outputs(logits, len(images))
+        for offset in (0, 1):
+            kept = logits[:, offset:][:, list(base.classes) or slice(None)]
+            if kept.shape[1] > known.max():
+                accuracy = float((kept.argmax(-1) == known).mean())
+                called = f"{name}, labels from one" if offset else name
+                guesses.append(Guess(called, accuracy, replace(convention, label_offset=offset)))
+    return sorted(guesses, key=lambda guess: -guess.accuracy)
+
+
+def _tried(base: Preprocessing, colours: bool) -> dict[str, Preprocessing]:
+    tried = {}
+    for name, convention in CONVENTIONS.items():
+        mean, std = (values if colours else values[:1] for values in (convention.mean, convention.std))
+        tried[name] = replace(base, scale=convention.scale, mean=mean, std=std, channels="RGB")
+        if colours:
+            bgr = replace(tried[name], mean=mean[::-1], std=std[::-1], channels="BGR")
+            tried[f"{name}, BGR"] = bgr
+    return tried
