@@ -151,9 +151,9 @@ def transfer_loss_bound(
     Raises:
         ValueError: a c outside of [0, 1], or what `input_hessian_trace` refuses.
 
-    Reference: Fan et al., "Transferability Bound Theory", NeurIPS 2024, Theorem 3.1, eqs. 3 and 4. The proof
-    does not carry it: its C is at most 1, which contradicts the use that it makes of Assumption 3.3,
-    p(x + δ) ≤ p(x); and it is for small ‖δ‖. Look whether it holds; its components are what is worth comparing.
+    Reference: Fan et al., "Transferability Bound Theory", NeurIPS 2024, Theorem 3.1, eqs. 3 and 4, for
+    small ‖δ‖. The proof does not carry it: its C is at most 1, which contradicts the use that it makes of
+    Assumption 3.3, p(x + δ) ≤ p(x). The components are what is worth comparing.
     """
     check_examples(images, labels)
     check_images(adversarial, "adversarial images", slack=1)
@@ -162,6 +162,7 @@ def transfer_loss_bound(
     if not 0 <= c <= 1:
         raise ValueError(f"c must lie in [0, 1]; got {c}")
     counts: dict[str, int] = {}
+    curvature = input_hessian_trace(surrogate, adversarial, part, chunk=chunk)
     surrogate, target = noting(surrogate, "surrogate", counts), noting(target, "target", counts)
 
     def of(predict: Predict, x: Array) -> tuple[Array, Array]:
@@ -172,7 +173,6 @@ def transfer_loss_bound(
     (far_f, far_slope), far_g = of(surrogate, adversarial), cross_entropy(target(adversarial), labels)
     pixels = (1, 2, 3)
     square = norm(adversarial - images, pixels) ** 2
-    curvature = input_hessian_trace(surrogate, adversarial, part, chunk=chunk)
     return TransferLossBound(
         (far_g - far_f) ** 2,
         far_f**2,

@@ -201,9 +201,9 @@ def input_hessian_trace(
         raise ValueError(f"chunk must be at least 1 pullback at a time, or None for all; got {chunk}")
     if part == "hessian" and not is_piecewise_linear(predict, images):
         raise ValueError(
-            "the exact trace of the Hessian needs a model that is piecewise linear in its images (convolution, "
-            "ReLU, pooling, batch normalization in evaluation mode), and this one is not known to be; use "
-            "part='gauss_newton'"
+            "the exact trace of the Hessian needs a model that is piecewise linear in its images "
+            "(convolution, ReLU, pooling, batch normalization in evaluation mode), and this one is not known "
+            "to be; use part='gauss_newton'"
         )
     logits, pullback = jax.vjp(predict, images)
     cotangents = jnp.moveaxis(softmax_factor(logits), -1, 0)

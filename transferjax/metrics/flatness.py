@@ -67,8 +67,8 @@ def random_directions(key: Key, images: Array, kind: str = "normalized") -> tupl
     Raises:
         ValueError: an unknown kind.
 
-    Reference: uniform ones, with coordinates from -1 to 1 in steps of 0.05 and pixels beyond [0, 1], are those
-    of PGN's official code (Ge et al., NeurIPS 2023, Figure 3).
+    Reference: uniform ones, with coordinates from -1 to 1 in steps of 0.05 and pixels beyond [0, 1], are
+    those of PGN's official code (Ge et al., NeurIPS 2023).
     """
     if kind not in DIRECTIONS:
         raise ValueError(f"kind must be one of {DIRECTIONS}; got {kind!r}")
