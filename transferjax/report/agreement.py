@@ -105,8 +105,8 @@ def agreement_section(table: str, found: pd.DataFrame, ranked: pd.DataFrame) -> 
     if found.empty:
         return Section(title, f"No cell of {called(table)} is among these results.", [], {})
     text = (
-        f"Ours beside {called(table)}. ρ is Spearman's over the rows, its interval a bootstrap over rows (95 %); "
-        f"same side: the share of rows that lie above or below {SHAPES[table].baseline} in both."
+        f"Ours beside {called(table)}. ρ is Spearman's over the rows, its interval a bootstrap over rows "
+        f"(95 %); same side: the share of rows that lie above or below {SHAPES[table].baseline} in both."
     )
     return Section(title, text, [_ranks_table(ranked), *_cell_tables(table, found)], {})
 

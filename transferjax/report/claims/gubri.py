@@ -1,7 +1,7 @@
 """Claims of "Going Further: Flatness at the Rescue of Early Stopping" (Gubri et al., 2023).
 
-Roles: "training", rows of transfer along training with `epoch`, `decay` and curvatures; "stopped", those of the
-view of that name; "features", rows along training on robust and non-robust features.
+Roles: "training", rows of transfer along training with `epoch`, `decay` and curvatures; "stopped", those of
+the view of that name; "features", rows along training on robust and non-robust features.
 """
 
 import numpy as np

@@ -5,6 +5,7 @@ the seeds decides: all of it above zero, the claim holds; all below, it does not
 cannot be told at this scale.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -39,13 +40,19 @@ def success(rows: pd.DataFrame, by: str = "mechanism") -> pd.Series:
     return 100 * means(rows, "asr", by)
 
 
+def value_of(label: str) -> float | None:
+    """The value in an attack's label: 3.0 of "zeta=3"; None where it has none."""
+    found = re.search(r"=(-?\d[\d.e-]*)$", label)
+    return float(found[1]) if found else None
+
+
 def by_value(rows: pd.DataFrame) -> pd.Series:
-    """Transfer success in percent by the value in the attacks' labels ("zeta=3").
+    """Transfer success in percent by the value in the attacks' labels.
 
     Raises:
         KeyError: no such labels.
     """
-    values = rows["attack"].str.extract(r"=(-?[\d.e-]+)$")[0].astype(float)
+    values = rows["attack"].map(value_of)
     if values.isna().all():
         raise KeyError("attacks labelled by a value")
     return success(rows.assign(value=values), "value")
