@@ -133,7 +133,7 @@ def attack_rows(study: Study, block: str, table: str = "", stands_for: StandsFor
 def attacks(
     frame: pd.DataFrame, study: Study, block: str, table: str = "", stands_for: StandsFor = ()
 ) -> list[Section]:
-    """Attacks down, targets across, a table for each surrogate, goal and budget; and beside a published one."""
+    """Attacks down, targets across, a table for each surrogate, goal and budget; beside a published one."""
     percent, tables = frame.assign(asr=100 * frame["asr"]), []
     surrogates = ordered(of_surrogates(frame)["mechanism"])
     for surrogate, goal, eps in product(surrogates, ordered(frame["goal"]), ordered(frame["eps_255"])):
