@@ -76,8 +76,9 @@ def flatness(
     text = (
         f"Flatness is the mean gradient norm within {radius_255:g}/255 of the adversarial image (small is "
         "flat); the components are those of TPA's Theorem 3.1, means over images in squared nats, C = 1; a "
-        "surrogate that is not piecewise linear has the Gauss-Newton part's second-order component. Spearman's ρ with "
-        f"transfer over {len(means)} attacks, bootstrap over them (95 %): {', '.join(orders)}."
+        "surrogate that is not piecewise linear has the Gauss-Newton part's second-order component. "
+        f"Spearman's ρ with transfer over {len(means)} attacks, bootstrap over them (95 %): "
+        f"{', '.join(orders)}."
     )
     percent = means.assign(success=100 * means["asr"]).reset_index()
     figures = {

@@ -27,14 +27,23 @@ def _first(rows: pd.DataFrame) -> float:
     return asr["PGN"] - asr.drop(["PGN", "noise"], errors="ignore").max()
 
 
-def _adds(rows: pd.DataFrame) -> float:
+def _least_gain(rows: pd.DataFrame, others: str) -> float:
+    """What PGN adds to the input transformation to which it adds least, against the best of the others."""
     asr = success(rows, "attack")
-    return min(asr[f"PGN-{name}"] - asr[name] for name in TRANSFORMS)
+    present = [name for name in TRANSFORMS if f"PGN-{name}" in asr]
+    if not present:
+        raise KeyError("PGN around an input transformation")
+    return min(
+        asr[f"PGN-{name}"] - max(asr[other.format(name)] for other in others.split()) for name in present
+    )
+
+
+def _adds(rows: pd.DataFrame) -> float:
+    return _least_gain(rows, "{}")
 
 
 def _adds_most(rows: pd.DataFrame) -> float:
-    asr = success(rows, "attack")
-    return min(asr[f"PGN-{name}"] - max(asr[f"VMI-{name}"], asr[f"EMI-{name}"]) for name in TRANSFORMS)
+    return _least_gain(rows, "VMI-{} EMI-{}")
 
 
 def _difference_serves(rows: pd.DataFrame) -> float:
