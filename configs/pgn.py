@@ -10,14 +10,14 @@
 | `smoke` | tiny | tiny | digits; for tests |
 
 Behind a scale, `,key=value` changes it: `cpu,seeds=1,count=200,tables=attacks+claims`; `seed=2` is that one
-alone. Settings are those of the authors' code: 16/255, ten steps of 1.6/255, momentum 1, N = 20, δ = 0.5,
-ζ = 3; baselines as in their papers. The paper's tables could not be had: the attacks are laid beside
+alone. Settings are those of the authors' code: 16/255, ten steps of 1.6/255, momentum 1, N = 20, δ = 0.5, ζ
+= 3; baselines as in their papers. The paper's tables could not be had: the attacks are laid beside
 TransferAttack's page of results, which is no paper's.
 
-`full` reads `weights/<timm's name>.safetensors` and the images of NIPS 2017, adversarially trained nets as in
-`configs/sp2024_vit.py`. TensorFlow's original files have 1001 logits, the first for no class: such a net takes
-`label_map=attacked.BACKGROUND_FIRST`. HGD and NRP are trained, so not at `full`, which has no training data. At
-`cpu` the budget is 8/255, N is 10 and RAP takes 100 steps.
+`full` reads `weights/<timm's name>.safetensors` and the images of NIPS 2017, adversarially trained nets as
+in `configs/sp2024_vit.py`. TensorFlow's original files have 1001 logits, the first for no class: such a net
+takes `label_map=attacked.BACKGROUND_FIRST`. HGD and NRP are trained, so not at `full`, which has no
+training data. At `cpu` the budget is 8/255, N is 10 and RAP takes 100 steps.
 """
 
 from configs import attacked, common, scales

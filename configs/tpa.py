@@ -13,9 +13,10 @@ Behind a scale, `,key=value` changes it: `cpu,seeds=1,count=200,tables=table1+cl
 alone. All attacks take 20 steps of `eps / 10`; TPA has N = 10 and b = 16/255 whatever ε; ablations are at
 8/255. TPA is the algorithm of its released code (the paper's own is `variant="paper"`, see
 `transferjax.attacks.tpa`): λ is its share α of the neighbours' gradients, b and k are those of the code in
-units of 1/255 and of a normalized pixel. Images at `full` are those of NIPS 2017, where the paper has 10,000 of
-ImageNet. "L2-0.05" is adversarially trained at that L2 budget; SIN and SIN-IN are ResNet-50s of Geirhos et al.;
-their files are read as they are (`transferjax.models.weights`). What our networks stand for, pages say.
+units of 1/255 and of a normalized pixel. Images at `full` are those of NIPS 2017, where the paper has
+10,000 of ImageNet. "L2-0.05" is adversarially trained at that L2 budget; SIN and SIN-IN are ResNet-50s of
+Geirhos et al.; their files are read as they are (`transferjax.models.weights`). What our networks stand
+for, pages say.
 """
 
 from configs import attacked, common, scales
