@@ -37,7 +37,7 @@ def study(title, *, networks, blocks, views=REPORT, attacks=(PGD,), **scalars):
     c.title = title
     c.batch_size = 128
     c.checkpoint_epochs = 10
-    c.error = "half_range"  # over seeds; or "std"
+    c.error = "half_range"  # over seeds; or "std", "two_std"
     c.update(scalars)
     c.networks, c.attacks, c.blocks, c.views = networks, attacks, blocks, views
     return c
@@ -166,6 +166,15 @@ def main_block(mechanisms, targets, *, data, eps_255, smoothness=None, similarit
         "measures": measures,
     }
     return ("main", {**block, **more})
+
+
+def needed(blocks, views):
+    """Of blocks by name those that views look at, as a config has them."""
+    asked = set()
+    for _, _, options in views:
+        for part in (options, *(role for _, _, role in options.get("roles", ()))):
+            asked |= {part.get(name) for name in ("block", "train", "validation")}
+    return tuple((name, block) for name, block in blocks.items() if name in asked)
 
 
 def variant(text, **defaults):

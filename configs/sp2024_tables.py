@@ -2,7 +2,7 @@
 
 Labels are the paper's names, with τ behind a magnitude ("MU_1"); "A+LGV_B" are snapshots that B collects from
 a network that A trained; "target X" is a target that X trained, all others ST. What a scale has is in
-`sp2024.Scale`.
+`configs.scales` and `sp2024.DEFAULTS`.
 """
 
 from configs import common
@@ -104,10 +104,6 @@ def attacks(s):
     )
 
 
-def _images(s, count):
-    return {**s.test, "count": count}
-
-
 def _attacked(s, surrogates, attack, targets, eps_255, goals=common.GOALS, **more):
     """A block of attacked images, on which every count is the scale's."""
     return {
@@ -116,7 +112,7 @@ def _attacked(s, surrogates, attack, targets, eps_255, goals=common.GOALS, **mor
         "goals": goals,
         "eps_255": eps_255,
         "targets": targets,
-        "data": _images(s, s.count),
+        "data": s.images(s.count),
         "accuracy": s.test,
         **more,
     }
@@ -124,9 +120,9 @@ def _attacked(s, surrogates, attack, targets, eps_255, goals=common.GOALS, **mor
 
 def blocks(s):
     """Every block that the scale's tables need."""
-    why = {"smoothness": _images(s, s.smooth), "similarity": _images(s, s.similar)}
+    why = {"smoothness": s.images(s.smooth), "similarity": s.images(s.similar)}
     everything = (*s.main, *(label for label in s.swept if label not in s.main))
-    shared = {"eps_255": s.budgets, "data": _images(s, s.count), "accuracy": s.test, **why}
+    shared = {"eps_255": s.budgets, "data": s.images(s.count), "accuracy": s.test, **why}
     named = {"attacks": ("pgd",)}
     pairs = ("similarity", "similarity", {}, why["similarity"])
     others = tuple(f"target {label}" for label in s.others)
@@ -157,7 +153,7 @@ def blocks(s):
             ("untargeted",),
         ),
         "table10": _attacked(
-            s, _present(s, TABLE_10), ("pgd",), PLATFORMS, s.budgets[1:], accuracy=_images(s, s.count)
+            s, _present(s, TABLE_10), ("pgd",), PLATFORMS, s.budgets[1:], accuracy=s.images(s.count)
         ),
         "train": {"surrogates": s.main, "accuracy": s.clean or s.train},
         "hypothesis1": {
@@ -173,8 +169,7 @@ def blocks(s):
             s, s.main, ("pgd",), tuple(s.targets), s.budgets[1:2], ("untargeted",), data=why["smoothness"]
         ),
     }
-    asked = {options.get(name) for _, _, options in views(s) for name in options}
-    return tuple((name, block) for name, block in found.items() if name in asked)
+    return common.needed(found, views(s))
 
 
 def views(s):
@@ -198,11 +193,13 @@ def views(s):
         "figure11": ("seeds", {"block": "main"}),
         "hypothesis1": ("pairs", {"block": "hypothesis1"}),
         "theorem1": ("bound", {"block": "theorem1"}),
-        "claims": ("claims", {"block": "all"} | _also(s)),
+        "claims": ("claims", {"block": "all", "paper": "sp2024", "roles": _roles(s)}),
     }
     return tuple((name, *found[name]) for name in s.tables)
 
 
-def _also(s):
-    """Where the claims find Tables 5 and 7."""
-    return {role: name for role, name in (("lgv", "table5"), ("pairs", "table7")) if name in s.tables}
+def _roles(s):
+    """Where the claims find their rows; Tables 5 and 7 where the scale has them."""
+    more = (("lgv", "transfer", "table5"), ("pairs", "pairs", "table7"))
+    roles = (("all", "transfer", "all"), *(role for role in more if role[2] in s.tables))
+    return tuple((role, kind, {"block": block}) for role, kind, block in roles)

@@ -72,6 +72,34 @@ def test_neighbours_are_uniform_in_the_l2_ball():
     assert np.abs(u.mean(0)).max() < 0.02
 
 
+def test_an_exact_probe_is_the_finite_difference_of_a_quadratic(at):
+    """Where the Hessian is constant, both are one."""
+    (difference,), _, _ = run(probe(0.3, 0.4, 0.6), at)
+    (product,), _, _ = run(probe(0.3, 0.4, 0.6, exact=True), at)
+    np.testing.assert_allclose(product, difference, rtol=1e-5, atol=1e-6)
+
+
+def test_the_exact_penalty_is_the_derivative_of_the_gradients_norm(at, x64):
+    """`L - λ ‖∇L‖₂` of a quartic by finite differences; the finite difference of gradients is near."""
+    x, memory, keys, labels = jax.tree.map(lambda a: jnp.asarray(a, float), at[0]), *at[1:]
+    loss = lambda x: (SCALE * x**4).sum((1, 2, 3))  # noqa: E731
+
+    def quartic(x, memory, keys, labels):
+        return (loss(x), memory), 4 * SCALE * x**3
+
+    def penalized(x):
+        return loss(x) - 0.7 * jnp.sqrt(((4 * SCALE * x**3) ** 2).sum((1, 2, 3)))
+
+    direction = jnp.cos(jnp.arange(x.size, dtype=float)).reshape(x.shape)
+    step = 1e-6 * direction
+    slope = (penalized(x + step) - penalized(x - step)) / 2e-6
+    gradient = probe(-0.7, 0, 1, "l2", exact=True)(quartic)(x, memory, keys, labels)[1]
+    np.testing.assert_allclose((gradient * direction).sum((1, 2, 3)), slope, rtol=1e-6)
+    radius = 1e-5  # `g - λ (g(x + r ĝ) - g) / r`
+    near = probe(radius, 1 + 0.7 / radius, -0.7 / radius, "l2")(quartic)(x, memory, keys, labels)[1]
+    np.testing.assert_allclose(near, gradient, rtol=1e-3, atol=1e-3)
+
+
 def test_lookahead_and_enhanced_momentum_go_lengths_in_l2(at):
     """The second call looks at `x + step ĝ` with ĝ of length one."""
     ahead = SCALE * at[0] / jnp.sqrt(((SCALE * at[0]) ** 2).sum((1, 2, 3), keepdims=True))

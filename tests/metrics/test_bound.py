@@ -1,12 +1,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
 from transferjax.metrics import input_gradient
-from transferjax.metrics.bound import jacobian_norm, transferability_bound
+from transferjax.losses import cross_entropy
+from transferjax.metrics.bound import jacobian_norm, transfer_loss_bound, transferability_bound
+from transferjax.norms import norm
 
 
 def linear(weights, images):
@@ -106,3 +109,41 @@ def test_proposition_1(mlp, batch, x64):
         gradient = jnp.linalg.norm(input_gradient(predict, images, labels).reshape(6, -1), axis=-1)
         assert (gradient <= jnp.linalg.norm(error, axis=-1) * found * (1 + 1e-12)).all()
         assert (gradient <= 2**0.5 * found).all()
+
+
+def test_tpas_components_are_its_equation(mlp, batch, full_hessians, x64):
+    images, labels = batch()
+    adversarial = images + 0.05 * jnp.sign(jnp.sin(100 * images))
+    surrogate, target = mlp(0, scale=4.0), mlp(1)
+    found = transfer_loss_bound(surrogate, target, images, adversarial, labels, c=0.25, chunk=2)
+    losses = {
+        (name, where): cross_entropy(net(x), labels)
+        for name, net in (("F", surrogate), ("G", target))
+        for where, x in (("x", images), ("x'", adversarial))
+    }
+    slope = input_gradient(target, images, labels) - input_gradient(surrogate, images, labels)
+    size = norm(adversarial - images, (1, 2, 3)) ** 2
+    diagonal = jnp.diagonal(full_hessians(surrogate, adversarial, labels), axis1=1, axis2=2)
+    steep = norm(input_gradient(surrogate, adversarial, labels), (1, 2, 3)) ** 2
+    expected = (
+        (losses["G", "x'"] - losses["F", "x'"]) ** 2,
+        losses["F", "x'"] ** 2,
+        losses["G", "x'"] ** 2,
+        (losses["G", "x"] - losses["F", "x"]) ** 2 + 0.25 * size * norm(slope, (1, 2, 3)) ** 2,
+        1.25 * size * steep,
+        2 * size * jnp.abs(diagonal).sum(-1),
+    )
+    for value, name, right in zip(found, found._fields, expected, strict=True):
+        np.testing.assert_allclose(value, right, rtol=1e-8, err_msg=name)
+    np.testing.assert_allclose(found.bound, sum(expected[3:]), rtol=1e-8)
+
+
+def test_tpas_components_of_equal_nets_and_images_vanish_where_they_must(mlp, batch):
+    images, labels = batch()
+    found = transfer_loss_bound(mlp(), mlp(), images, images, labels)
+    for name in ("transfer_loss", "model_difference", "first_order", "second_order"):
+        np.testing.assert_array_equal(getattr(found, name), 0, err_msg=name)
+    with pytest.raises(ValueError, match=r"c must lie in \[0, 1\]; got 2"):
+        transfer_loss_bound(mlp(), mlp(), images, images, labels, c=2)
+    with pytest.raises(ValueError, match="images must be like images"):
+        transfer_loss_bound(mlp(), mlp(), images, images[:2], labels)

@@ -57,6 +57,10 @@ def test_directions():
         np.testing.assert_allclose(product.sum(-1), expected, atol=1e-5)
     raw = jnp.stack(random_directions(KEY, jnp.zeros((4, 32, 32, 3)), "raw"))
     np.testing.assert_allclose(raw.std(), 1, rtol=0.02)
+    uniform = jnp.stack(random_directions(KEY, jnp.zeros((4, 32, 32, 3)), "uniform"))
+    assert ((uniform >= 0) & (uniform < 1)).all()
+    np.testing.assert_allclose((uniform.mean(), uniform.var()), (1 / 2, 1 / 12), rtol=0.02)
+    assert (uniform[0] != uniform[1]).any()
     with pytest.raises(ValueError, match="kind must be one of"):
         random_directions(KEY, IMAGES, "filter")
 

@@ -26,6 +26,8 @@ CURVED = {
     "cifar_vit_small",
     "convnext_tiny",
     "efficientnet_b0",
+    "mobilenet_v3_small",
+    "mobilenetv3_small_100",
     "regnety_032",
     "swin_tiny_patch4_window7_224",
 }
@@ -37,7 +39,10 @@ def logits_of(module, size):
     return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
 
 
-@pytest.mark.parametrize("name", sorted(FILES.keys() - {"attacks_tiny"}))
+TORCHVISION = {name for name in FILES if name.startswith("torchvision.")}
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - {"attacks_tiny"} - TORCHVISION))
 def test_tensors_and_their_number_are_the_references(name):
     reference = {key: tuple(shape) for key, shape in json.loads(FILES[name].read_text()).items()}
     variables = models.abstract_variables(models.build(name))
@@ -46,6 +51,24 @@ def test_tensors_and_their_number_are_the_references(name):
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     count = sum(prod(shape) for key, shape in reference.items() if not key.endswith(statistics))
     assert sum(prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == count
+
+
+@pytest.mark.parametrize("name", sorted(TORCHVISION))
+def test_torchvisions_tensors_are_ours_by_other_names(name):
+    """Each of ours is one of theirs; of theirs, auxiliary heads and tables that follow from sizes have none."""
+    reference = {key: tuple(shape) for key, shape in json.loads(FILES[name].read_text()).items()}
+    module = models.build(name.removeprefix("torchvision."))
+    shapes = models.abstract_variables(module)
+    ours = models.to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes))
+    named = {key: module.canonical(key) for key in reference}
+    unused = {key for key, own in named.items() if own is None}
+    assert all("aux" in key.lower() or "relative_position_index" in key for key in unused)
+    sizes = lambda shape: [n for n in shape if n > 1]  # noqa: E731
+    theirs = {own: sizes(reference[key]) for key, own in named.items() if own}
+    assert len(theirs) == len(reference) - len(unused)
+    assert theirs.keys() == ours.keys()
+    wrong = [key for key, value in ours.items() if prod(sizes(value.shape)) != prod(theirs[key])]
+    assert not wrong
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A rule turns `g(x)`, the gradient it wraps, into another. Three building blocks 
 
     average(T, N)        mean over n of the gradient at T_n(x), pulled back to x
     probe(r, a, b)       a g(x) + b g(x + r ĝ), with ĝ = g(x) made unit length
+                         (`exact`: a g(x) + b (g(x) + r H ĝ), with H the Hessian)
     mix(a, b, rule)      a g(x) + b rule(g)(x)
 
 PGN, for example, is `chain(average(uniform_noise(zeta * eps), 20), probe(-step_size, 1 - delta, delta))`.
@@ -111,23 +112,38 @@ def _divide_by(samples: int) -> Callable[[Array], Array]:
     return lambda a: a / samples if jnp.issubdtype(a.dtype, jnp.inexact) else a // samples
 
 
-def probe(radius: float, here: float, there: float, direction: str = "mean_abs") -> Rule:
+def probe(
+    radius: float, here: float, there: float, direction: str = "mean_abs", *, exact: bool = False
+) -> Rule:
     """`here · g(x) + there · g(x + radius · ĝ)`: a second gradient, a step along the first.
 
     Args:
         radius: length of the step in units of ĝ; negative steps down the objective.
         here, there: weights.
         direction: ĝ is g divided by its mean absolute value ("mean_abs") or length ("l2"), or its "sign".
+        exact: the second gradient to first order in the radius, `g(x) + radius · H ĝ`, H the objective's
+            Hessian: a product by double backpropagation instead of the finite difference. So
+            `probe(-λ, 0, 1, "l2", exact=True)` is the gradient of `L - λ ‖∇L‖₂`, the gradient-norm penalty
+            itself. g must be a gradient: H is taken to be symmetric.
     """
 
     def rule(grad_fn: GradFn) -> GradFn:
+        def expanded(x: Array, memory: Memory, keys: Key, labels: Array):
+            def gradient(x: Array) -> tuple[Array, tuple[Array, Memory]]:
+                aux, grads = grad_fn(x, memory, keys, labels)
+                return grads, aux
+
+            # Reverse over reverse: forward over reverse compiles to naive convolutions inside CPU loops.
+            first, product, aux = jax.vjp(gradient, x, has_aux=True)
+            return aux, (here + there) * first + there * radius * product(_unit(first, direction))[0]
+
         def probed(x: Array, memory: Memory, keys: Key, labels: Array):
             aux, first = grad_fn(x, memory, fold_in(keys, 0), labels)
             ahead = x + radius * _unit(first, direction)
             (_, memory), second = grad_fn(ahead, aux[1], fold_in(keys, 1), labels)
             return (aux[0], memory), here * first + there * second
 
-        return probed
+        return expanded if exact else probed
 
     return rule
 

@@ -6,8 +6,14 @@ pandas and statsmodels, the rest only JAX and Flax.
 
 from transferjax.metrics.attention import activations, grad_cam, layers
 from transferjax.metrics.bootstrap import Interval, bootstrap_interval, proportion_interval
-from transferjax.metrics.bound import Bound, jacobian_norm, transferability_bound
-from transferjax.metrics.curvature import input_hessian_eigenvalues
+from transferjax.metrics.bound import (
+    Bound,
+    TransferLossBound,
+    jacobian_norm,
+    transfer_loss_bound,
+    transferability_bound,
+)
+from transferjax.metrics.curvature import input_hessian_eigenvalues, input_hessian_trace
 from transferjax.metrics.flatness import (
     expected_gradient_norm,
     gradient_norm,
@@ -43,6 +49,7 @@ from transferjax.metrics.weights import weight_matvec, weight_trace
 __all__ = [
     "Bound",
     "Interval",
+    "TransferLossBound",
     "activations",
     "average_sharpness",
     "bootstrap_interval",
@@ -56,6 +63,7 @@ __all__ = [
     "gradient_similarity",
     "input_gradient",
     "input_hessian_eigenvalues",
+    "input_hessian_trace",
     "jacobian_norm",
     "layers",
     "local_intrinsic_dimension",
@@ -71,6 +79,7 @@ __all__ = [
     "top_eigenvalues",
     "trace",
     "trace_plus_plus",
+    "transfer_loss_bound",
     "transfer_success",
     "transferability",
     "transferability_bound",

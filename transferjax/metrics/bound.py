@@ -1,5 +1,6 @@
-"""The lower bound of transferability by smoothness and similarity, term by term, and how vacuous it is.
+"""What bounds transfer: the S&P paper's lower bound of its rate, and TPA's upper bound of the lost loss.
 
+The former is by smoothness and similarity, term by term, and often vacuous:
 Where F is fooled, smoothness makes the perturbation δ gain at least c_F along F's unit gradient. Unit
 gradients that differ by at most `√(2 - 2 S)` carry all but `ε √(2 - 2 S)` of that over to G, and a gain of
 c_G there fools G. As no gain exceeds ε, Markov's inequality bounds the share of images that gain less.
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from transferjax.checks import check_examples, check_images
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
+from transferjax.metrics.curvature import input_hessian_trace
 from transferjax.metrics.gradients import input_gradient
 from transferjax.metrics.similarity import cosine_similarity
 from transferjax.norms import norm
@@ -97,6 +99,88 @@ def transferability_bound(
     value = (1 - alpha) - (risk_f + risk_g) - jnp.where(c_g < eps, missed / (eps - c_g), jnp.inf)
     transfer = (right_f & right_g & ~still_f & ~still_g).mean()
     return Bound(value, value <= 0, transfer, alpha, risk_f, risk_g, c_f, c_g, similarity, eps)
+
+
+class TransferLossBound(NamedTuple):
+    """Of each image `[B]`, in squared nats: `transfer_loss` and the three components of what bounds it.
+
+    The theorem is of means over images: `E transfer_loss ≤ E bound` (eq. 3) and `E target_loss ≥ |E
+    surrogate_loss - E bound|` (eq. 4).
+    """
+
+    transfer_loss: Array  # D(x + δ)², D the target's loss minus the surrogate's
+    surrogate_loss: Array  # the squared loss on the surrogate of x + δ
+    target_loss: Array
+    model_difference: Array  # D(x)² + C ‖δ‖² ‖∇D(x)‖²
+    first_order: Array  # (1 + C) ‖δ‖² ‖∇ log F(x + δ)‖²: flatness
+    second_order: Array  # 2 ‖δ‖² Σ_i |∂²_i log F(x + δ)|
+
+    @property
+    def bound(self) -> Array:
+        """K, the sum of the components."""
+        return self.model_difference + self.first_order + self.second_order
+
+
+def transfer_loss_bound(
+    surrogate: Predict,
+    target: Predict,
+    images: Array,
+    adversarial: Array,
+    labels: Array,
+    *,
+    c: float = 1.0,
+    part: str = "hessian",
+    chunk: int | None = None,
+) -> TransferLossBound:
+    """TPA's Theorem 3.1 for a pair of networks, image by image.
+
+    `E D(x+δ)² ≤ E[D(x)² + C‖δ‖²‖∇D(x)‖²] + (1+C) E[‖δ‖²‖∇log F(x+δ)‖²] + 2 E[‖δ‖² Σ_i |∇²log F(x+δ)_ii|]`
+    with F the surrogate's probability of the label and D = L(target) - L(surrogate). For a piecewise-linear
+    net `∇² log F = -JᵀAJ` is negative semi-definite, so the last sum is a trace: K-1 pullbacks.
+
+    Args:
+        surrogate, target: F and F'.
+        images, adversarial, labels: `[B, H, W, C]` twice, and `[B]`; δ is their difference, and ‖δ‖ its
+            Euclidean length.
+        c: C = B₁/(B₁ + B₂‖δ‖), B the bounds of the images' density and of its gradient, which nobody knows;
+            1 is the largest value that it can have, and what the paper's footnote 2 advises to compute with.
+        part: `"hessian"`; `"gauss_newton"` for a surrogate that is not piecewise linear, whose second-order
+            component is then that of the Gauss-Newton part.
+        chunk: of the K-1 pullbacks, how many run at once; None for all.
+
+    Raises:
+        ValueError: a c outside of [0, 1], or what `input_hessian_trace` refuses.
+
+    Reference: Fan et al., "Transferability Bound Theory", NeurIPS 2024, Theorem 3.1, eqs. 3 and 4, for
+    small ‖δ‖. The proof does not carry it: its C is at most 1, which contradicts the use that it makes of
+    Assumption 3.3, p(x + δ) ≤ p(x). The components are what is worth comparing.
+    """
+    check_examples(images, labels)
+    check_images(adversarial, "adversarial images", slack=1)
+    if adversarial.shape != images.shape:
+        raise ValueError(f"adversarial images must be like images, {images.shape}; got {adversarial.shape}")
+    if not 0 <= c <= 1:
+        raise ValueError(f"c must lie in [0, 1]; got {c}")
+    counts: dict[str, int] = {}
+    curvature = input_hessian_trace(surrogate, adversarial, part, chunk=chunk)
+    surrogate, target = noting(surrogate, "surrogate", counts), noting(target, "target", counts)
+
+    def of(predict: Predict, x: Array) -> tuple[Array, Array]:
+        loss, pullback = jax.vjp(lambda x: cross_entropy(predict(x), labels), x)
+        return loss, pullback(jnp.ones_like(loss))[0]
+
+    (loss_f, slope_f), (loss_g, slope_g) = of(surrogate, images), of(target, images)
+    (far_f, far_slope), far_g = of(surrogate, adversarial), cross_entropy(target(adversarial), labels)
+    pixels = (1, 2, 3)
+    square = norm(adversarial - images, pixels) ** 2
+    return TransferLossBound(
+        (far_g - far_f) ** 2,
+        far_f**2,
+        far_g**2,
+        (loss_g - loss_f) ** 2 + c * square * norm(slope_g - slope_f, pixels) ** 2,
+        (1 + c) * square * norm(far_slope, pixels) ** 2,
+        2 * square * curvature,
+    )
 
 
 def jacobian_norm(predict: Predict, images: Array) -> Array:

@@ -13,16 +13,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from transferjax.checks import check_examples
+from transferjax.checks import check_examples, check_images
 from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import (
     class_matvec,
     exact_eigenvalues,
     leading_eigenvalue,
     linearized,
+    softmax_factor,
 )
 from transferjax.metrics.lanczos import Matvec, check_effort, lanczos_eigenvalues, power_eigenvalue
 from transferjax.models import is_piecewise_linear
+from transferjax.norms import norm
 from transferjax.typing import Array, Predict
 
 METHODS = ("auto", "leading", "exact", "class_lanczos", "lanczos", "power")
@@ -176,3 +178,39 @@ def input_hessian_eigenvalues(
     if method == "power":
         return power_eigenvalue(matvec, start, steps, tol).values
     return lanczos_eigenvalues(matvec, start, k, max(steps, k), tol).values
+
+
+def input_hessian_trace(
+    predict: Predict, images: Array, part: str = "hessian", *, chunk: int | None = None
+) -> Array:
+    """The trace of each image's input Hessian of the cross-entropy, exactly, `[B]`; labels do not matter.
+
+    `tr JᵀAJ = ‖VᵀJ‖²_F` with `A = V Vᵀ`: K-1 pullbacks of one forward pass. As `JᵀAJ` is positive
+    semi-definite, this is `Σ_i |H_ii|` too.
+
+    Args:
+        predict: the model, in evaluation mode.
+        images: `[B, H, W, C]` in [0, 1].
+        part: `"hessian"`, or `"gauss_newton"` for any net's Gauss-Newton part.
+        chunk: how many of the K-1 pullbacks run at once; None for all. Bounds memory.
+
+    Raises:
+        ValueError: an unknown part, or the Hessian of a net that is not known to be piecewise linear.
+    """
+    check_images(images)
+    if part not in ("hessian", "gauss_newton"):
+        raise ValueError(f"part must be hessian or gauss_newton; got {part!r}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1 pullback at a time, or None for all; got {chunk}")
+    if part == "hessian" and not is_piecewise_linear(predict, images):
+        raise ValueError(
+            "the exact trace of the Hessian needs a model that is piecewise linear in its images "
+            "(convolution, ReLU, pooling, batch normalization in evaluation mode), and this one is not known "
+            "to be; use part='gauss_newton'"
+        )
+    logits, pullback = jax.vjp(predict, images)
+    cotangents = jnp.moveaxis(softmax_factor(logits), -1, 0)
+    sizes = jax.lax.map(
+        lambda v: norm(pullback(v)[0], (1, 2, 3)), cotangents, batch_size=chunk or len(cotangents)
+    )
+    return norm(sizes, 0) ** 2

@@ -10,7 +10,7 @@ from transferjax.norms import norm, unit
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Key, Loss, Predict
 
-DIRECTIONS = ("raw", "normalized")
+DIRECTIONS = ("raw", "normalized", "uniform")
 
 
 def gradient_norm(predict: Predict, images: Array, labels: Array, loss: Loss = cross_entropy) -> Array:
@@ -37,7 +37,8 @@ def expected_gradient_norm(
         samples: neighbours of each image, one after another.
 
     Reference: Ge et al., "Boosting Adversarial Transferability by Achieving Flat Local Maxima", NeurIPS 2023,
-    eq. 3; Fan et al., "Transferability Bound Theory", NeurIPS 2024, whose bound holds the same expectation.
+    eq. 3; Fan et al., "Transferability Bound Theory", NeurIPS 2024, eq. 5: TPA's penalty, a surrogate for its
+    bound, which holds other terms (`transfer_loss_bound`).
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1; got {samples}")
@@ -54,22 +55,27 @@ def expected_gradient_norm(
 
 
 def random_directions(key: Key, images: Array, kind: str = "normalized") -> tuple[Array, Array]:
-    """Two random Gaussian directions for each image, `[B, H, W, C]` each.
+    """Two random directions for each image, `[B, H, W, C]` each.
 
     Args:
         key: one key, or one per example.
         images: whose shape and type they take.
-        kind: `"raw"`, as drawn, of length about √N; or `"normalized"`, orthonormal, so that a coordinate on
-            the surface is an l2 distance.
+        kind: `"raw"`, Gaussian as drawn, of length about √N; `"normalized"`, orthonormal, so that a
+            coordinate on the surface is an l2 distance; `"uniform"`, every pixel from [0, 1), of length about
+            √(N/3): both then share the direction of all pixels getting brighter.
 
     Raises:
         ValueError: an unknown kind.
+
+    Reference: uniform ones, with coordinates from -1 to 1 in steps of 0.05 and pixels beyond [0, 1], are
+    those of PGN's official code (Ge et al., NeurIPS 2023).
     """
     if kind not in DIRECTIONS:
         raise ValueError(f"kind must be one of {DIRECTIONS}; got {kind!r}")
     check_images(images)
     keys = per_example(key, len(images))
-    pair = [sample(jax.random.normal, fold_in(keys, i), (images[0].size,), images.dtype) for i in (0, 1)]
+    draw = jax.random.uniform if kind == "uniform" else jax.random.normal
+    pair = [sample(draw, fold_in(keys, i), (images[0].size,), images.dtype) for i in (0, 1)]
     if kind == "normalized":
         first = unit(pair[0], -1)
         second = pair[1] - (pair[1] * first).sum(-1, keepdims=True) * first

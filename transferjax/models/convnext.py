@@ -3,6 +3,7 @@
 Reference: Liu et al., "A ConvNet for the 2020s", CVPR 2022; names as in timm.
 """
 
+import re
 from typing import ClassVar
 
 import flax.linen as nn
@@ -55,3 +56,26 @@ class ConvNeXt(Net):
                 x = Block(layers, name=f"stages.{stage}.blocks.{i}")(x)
         x = layers.layer_norm("head.norm")(global_pool(x))
         return layers.dense(self.num_classes, self.head)(layers.dropout(x, self.dropout))
+
+    @classmethod
+    def canonical(cls, name: str) -> str | None:
+        place = re.match(r"features\.(\d+)\.(\d+)\.(.*)", name)
+        if place and place[1] == "0":
+            name = f"stem.{place[2]}.{place[3]}"
+        elif place:  # torchvision's stages and what lies between them take turns
+            stage, block = divmod(int(place[1]), 2)
+            name = f"stages.{stage}.{'blocks' if block else 'downsample'}.{place[2]}.{place[3]}"
+        for theirs, ours in _TORCHVISION.items():
+            name = name.replace(theirs, ours)
+        return name
+
+
+_TORCHVISION = {
+    ".block.0.": ".conv_dw.",
+    ".block.2.": ".norm.",
+    ".block.3.": ".mlp.fc1.",
+    ".block.5.": ".mlp.fc2.",
+    ".layer_scale": ".gamma",
+    "classifier.0.": "head.norm.",
+    "classifier.2.": "head.fc.",
+}

@@ -50,6 +50,12 @@ def concatenate(*features: Array) -> Array:
     return jnp.concatenate(features, -1)
 
 
+def to_half(x: Array) -> Array:
+    """torchvision's `transform_input`: images normalized by ImageNet's statistics, now by 0.5 and 0.5."""
+    mean, std = (jnp.array(values, x.dtype) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (x * std + mean - 0.5) / 0.5
+
+
 class InceptionV3(Net):
     """Inception-v3 for images of about 299 x 299, without the auxiliary classifier.
 
@@ -57,11 +63,14 @@ class InceptionV3(Net):
         dropout: before the last layer.
         width: features, as a share of the paper's.
         blocks: how many of the blocks at each of the three resolutions, the reductions between them left out.
+        transform_input: images come normalized as ImageNet's, and the weights want 0.5 and 0.5 (torchvision's
+            own files).
     """
 
     dropout: float = 0.0
     width: float = 1.0
     blocks: tuple[int, int, int] = (3, 4, 2)
+    transform_input: bool = False
 
     image_size: ClassVar[int] = 299
     stem: ClassVar[str] = "Conv2d_1a_3x3.conv"
@@ -70,7 +79,7 @@ class InceptionV3(Net):
     taps: ClassVar[tuple[Size, Size]] = (WIDE, TALL)  # of the shorter 7 x 7 branch
 
     def forward(self, layers: Layers, x: Array) -> Array:
-        x = self.reduce(layers, x)
+        x = self.reduce(layers, to_half(x) if self.transform_input else x)
         first, second, third = self.blocks
         for letter, features in list(zip("bcd", (32, 64, 64), strict=True))[:first]:
             x = self.block_a(layers, x, f"Mixed_5{letter}", features)

@@ -3,6 +3,7 @@
 Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020; names as in timm.
 """
 
+import re
 from typing import ClassVar
 
 import flax.linen as nn
@@ -64,3 +65,24 @@ class RegNet(Net):
                 name = f"s{stage}.b{i + 1}"
                 x = Block(layers, features, 1 if i else 2, self.group, self.squeeze, name=name)(x)
         return layers.dense(self.num_classes, self.head)(layers.dropout(global_pool(x), self.dropout))
+
+    @classmethod
+    def canonical(cls, name: str) -> str | None:
+        block = re.match(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.", name)
+        if block:
+            name = f"s{block[1]}.b{int(block[2]) + 1}.{name[block.end() :]}"
+        for pattern, replacement in _TORCHVISION:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+_UNITS = {"stem": "stem", "f.a": "conv1", "f.b": "conv2", "f.c": "conv3", "proj": "downsample"}
+_TORCHVISION = [
+    *(
+        (rf"(^|\.){re.escape(theirs)}\.{index}\.", rf"\1{ours}.{layer}.")
+        for theirs, ours in _UNITS.items()
+        for index, layer in enumerate(("conv", "bn"))
+    ),
+    (r"\.f\.se\.", ".se."),
+    (r"^fc\.", "head.fc."),
+]

@@ -1,9 +1,12 @@
 """ResNets: the CIFAR variants (3 x 3 stem, no pooling), the ImageNet ones, and wide ones.
 
 Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the bottleneck strides in its
-3 x 3 convolution, as in torchvision and timm. Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016.
+3 x 3 convolution, as in torchvision and timm. Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016; Xie
+et al., "Aggregated Residual Transformations", CVPR 2017 (ResNeXt).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
@@ -31,20 +34,26 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3, 1 x 1 convolutions and a shortcut; the output is four times as wide."""
+    """1 x 1, 3 x 3, 1 x 1 convolutions and a shortcut; the output is four times as wide.
+
+    The 3 x 3 convolution has `groups` groups, each of `width_per_group / 64` of the features.
+    """
 
     layers: Layers
     features: int
     stride: int
     shortcut: str
+    groups: int = 1
+    width_per_group: int = 64
     expansion: ClassVar[int] = 4
     rectified_sum: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv, norm = self.layers.conv, self.layers.norm
-        y = nn.relu(norm("bn1")(conv(self.features, 1, name="conv1")(x)))
-        y = nn.relu(norm("bn2")(conv(self.features, 3, self.stride, name="conv2")(y)))
+        inner = self.features * self.width_per_group // 64 * self.groups
+        y = nn.relu(norm("bn1")(conv(inner, 1, name="conv1")(x)))
+        y = nn.relu(norm("bn2")(conv(inner, 3, self.stride, groups=self.groups, name="conv2")(y)))
         y = Branch()(norm("bn3")(conv(self.features * self.expansion, 1, name="conv3")(y)))
         return nn.relu(y + _shortcut(self.layers, x, y, self.stride, self.shortcut))
 
@@ -80,7 +89,7 @@ class CifarResNet(Net):
         return nn.relu(layers.norm("bn1")(layers.conv(self.width, name="conv1")(x)))
 
     def stages(self, layers: Layers, x: Array) -> Array:
-        block = Bottleneck if self.bottleneck else BasicBlock
+        block = self.block
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if stage and not i else 1
@@ -88,9 +97,20 @@ class CifarResNet(Net):
                 x = block(layers, self.width * 2**stage, stride, self.shortcut, name=name)(x)
         return x
 
+    @property
+    def block(self) -> Callable[..., nn.Module]:
+        return Bottleneck if self.bottleneck else BasicBlock
+
 
 class ResNet(CifarResNet):
-    """A ResNet for images of about 224 x 224: the same with a 7 x 7 stem and pooling."""
+    """A ResNet for images of about 224 x 224: the same with a 7 x 7 stem and pooling.
+
+    Args:
+        groups, width_per_group: of the bottlenecks; 32 and 4 for ResNeXt, 1 and 128 for a wide ResNet.
+    """
+
+    groups: int = 1
+    width_per_group: int = 64
 
     image_size: ClassVar[int] = 224
     head: ClassVar[str] = "fc"
@@ -99,6 +119,12 @@ class ResNet(CifarResNet):
     def reduce(self, layers: Layers, x: Array) -> Array:
         x = nn.relu(layers.norm("bn1")(layers.conv(self.width, 7, 2, name="conv1")(x)))
         return max_pool(x, 3, 2, padding=1)
+
+    @property
+    def block(self) -> Callable[..., nn.Module]:
+        if not self.bottleneck:
+            return BasicBlock
+        return partial(Bottleneck, groups=self.groups, width_per_group=self.width_per_group)
 
 
 class PreActivationBlock(nn.Module):

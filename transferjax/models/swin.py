@@ -3,6 +3,7 @@
 Reference: Liu et al., "Swin Transformer", ICCV 2021; names as in timm.
 """
 
+import re
 from typing import ClassVar
 
 import flax.linen as nn
@@ -124,3 +125,24 @@ class Swin(Net):
                 f"Swin's windows of {self.window} do not tile {height} x {width} images; "
                 f"use square images of a multiple of {unit}"
             )
+
+    @classmethod
+    def canonical(cls, name: str) -> str | None:
+        if name.endswith("relative_position_index"):  # follows from the window
+            return None
+        place = re.match(r"features\.(\d+)\.", name)
+        if place and place[1] != "0":  # torchvision's stages and what lies between them take turns
+            stage, block = divmod(int(place[1]), 2)
+            name = f"layers.{stage}.{'blocks' if block else 'downsample'}.{name[place.end() :]}"
+        for pattern, replacement in _TORCHVISION:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+_TORCHVISION = [
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+]

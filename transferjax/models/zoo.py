@@ -11,10 +11,18 @@ import jax.numpy as jnp
 
 from transferjax.models.convnext import ConvNeXt
 from transferjax.models.densenet import CifarDenseNet, DenseNet
+from transferjax.models.googlenet import GoogLeNet
 from transferjax.models.inception import CifarInceptionV3, InceptionV3
 from transferjax.models.inception_v4 import InceptionResNetV2, InceptionV4
 from transferjax.models.layers import Net
-from transferjax.models.mobile import EFFICIENTNET_B0, EFFICIENTNET_LITE, MNASNET, MobileNet, scaled
+from transferjax.models.mobile import (
+    EFFICIENTNET_B0,
+    EFFICIENTNET_LITE,
+    MNASNET,
+    MobileNet,
+    MobileNetV3,
+    scaled,
+)
 from transferjax.models.regnet import RegNet
 from transferjax.models.resnet import CifarResNet, CifarWideResNet, ResNet
 from transferjax.models.shufflenet import ShuffleNetV2
@@ -35,6 +43,10 @@ _RESNET: dict[int, dict[str, Any]] = {
     50: {"blocks": (3, 4, 6, 3), "bottleneck": True},
     101: {"blocks": (3, 4, 23, 3), "bottleneck": True},
     152: {"blocks": (3, 8, 36, 3), "bottleneck": True},
+}
+_WIDER: dict[str, dict[str, Any]] = {
+    "wide_resnet50_2": {**_RESNET[50], "width_per_group": 128},
+    "resnext50_32x4d": {**_RESNET[50], "groups": 32, "width_per_group": 4},
 }
 _VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _DENSENET: dict[int, dict[str, Any]] = {
@@ -59,9 +71,11 @@ ZOO: dict[str, Callable[..., Net]] = {
     "cifar_vit_small": partial(ViT, image_size=32, patch=4, depth=6, width=384, heads=6, hidden=1536),
     # For ImageNet, by timm's names.
     **{f"resnet{depth}": partial(ResNet, **options) for depth, options in _RESNET.items()},
+    **{name: partial(ResNet, **options) for name, options in _WIDER.items()},
     **{f"vgg{depth}_bn": partial(VGG, blocks=blocks) for depth, blocks in _VGG.items()},
     **{f"densenet{depth}": partial(DenseNet, **options) for depth, options in _DENSENET.items()},
     "mobilenetv2_100": MobileNet,
+    "mobilenetv3_small_100": partial(MobileNetV3, eps=1e-5),
     "mnasnet_100": partial(MobileNet, stages=MNASNET, activation=nn.relu),
     "efficientnet_b0": partial(MobileNet, stages=EFFICIENTNET_B0, activation=nn.silu, squeeze=0.25),
     **{f"efficientnet_lite{size}": _lite(*scales) for size, scales in EFFICIENTNET_LITE.items()},
@@ -78,11 +92,26 @@ ZOO: dict[str, Callable[..., Net]] = {
     "convnext_tiny": ConvNeXt,
     "swin_tiny_patch4_window7_224": Swin,
     "regnetx_032": partial(RegNet, blocks=(2, 6, 15, 2), widths=(96, 192, 432, 1008), group=48, squeeze=0.0),
+    "regnetx_160": partial(
+        RegNet, blocks=(2, 6, 13, 1), widths=(256, 512, 896, 2048), group=128, squeeze=0.0
+    ),
     "regnety_032": RegNet,
     # For ImageNet, by torchvision's names.
+    "googlenet": GoogLeNet,
+    "mobilenet_v3_small": MobileNetV3,
     "shufflenet_v2_x1_0": ShuffleNetV2,
     "squeezenet1_1": SqueezeNet,
 }
+_TORCHVISION = {
+    "mnasnet1_0": "mnasnet_100",
+    "mobilenet_v2": "mobilenetv2_100",
+    "regnet_x_16gf": "regnetx_160",
+    "swin_t": "swin_tiny_patch4_window7_224",
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_32": "vit_base_patch32_224",
+}
+"""What torchvision calls nets that timm has too: either library's files fit."""
+ZOO |= {theirs: ZOO[timms] for theirs, timms in _TORCHVISION.items()}
 
 
 def build(name: str, num_classes: int = 10, **options: Any) -> Net:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from transferjax.report.page import Section
-from transferjax.report.published import BASELINE, SHAPES, names_of, published
+from transferjax.report.published import SHAPES, called, names_of, published
 from transferjax.report.tables import Table, ordered
 
 RESAMPLES = 1000
@@ -69,7 +69,7 @@ def spearman_interval(
 
 
 def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
-    """For each group of cells, and the mean over its targets: ρ, its interval, and which side of ST.
+    """For each group of cells, and the mean over its targets: ρ, its interval, which side of the baseline.
 
     Returns:
         `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are
@@ -77,20 +77,22 @@ def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
     """
     groups = ["quantity", *SHAPES[table].groups]
     rows = [
-        _rank(dict(zip(groups, cell, strict=True)), part) for cell, part in found.groupby(groups, sort=False)
+        _rank(dict(zip(groups, cell, strict=True)), part, SHAPES[table].baseline)
+        for cell, part in found.groupby(groups, sort=False)
     ]
     if "target" in groups:
         over = [name for name in groups if name != "target"]
         means = found.groupby([*over, "row"], sort=False)[["ours", "paper"]].mean().reset_index()
         for cell, part in means.groupby(over, sort=False):
-            rows.append(_rank({**dict(zip(over, cell, strict=True)), "target": MEAN}, part))
+            where = {**dict(zip(over, cell, strict=True)), "target": MEAN}
+            rows.append(_rank(where, part, SHAPES[table].baseline))
     return pd.DataFrame(rows, columns=[*groups, "rows", "spearman", "low", "high", "same_side"])
 
 
-def _rank(where: dict[str, Hashable], part: pd.DataFrame) -> dict[str, object]:
+def _rank(where: dict[str, Hashable], part: pd.DataFrame, baseline: str) -> dict[str, object]:
     rho, low, high = spearman_interval(part["ours"], part["paper"])
     found = {"rows": len(part), "spearman": rho, "low": low, "high": high, "same_side": np.nan}
-    base, others = part[part["row"] == BASELINE], part[part["row"] != BASELINE]
+    base, others = part[part["row"] == baseline], part[part["row"] != baseline]
     if len(base) == 1 and len(others):
         sides = [np.sign(others[who] - base[who].iloc[0]) for who in ("ours", "paper")]
         found["same_side"] = float((sides[0] == sides[1]).mean())
@@ -99,12 +101,12 @@ def _rank(where: dict[str, Hashable], part: pd.DataFrame) -> dict[str, object]:
 
 def agreement_section(table: str, found: pd.DataFrame, ranked: pd.DataFrame) -> Section:
     """The cells side by side, a table for each goal and budget, and one of the orders."""
-    title = f"Agreement with the paper's Table {table.removeprefix('table')}"
+    title = f"Agreement with {called(table)}"
     if found.empty:
-        return Section(title, "No cell of the paper's table is among these results.", [], {})
+        return Section(title, f"No cell of {called(table)} is among these results.", [], {})
     text = (
-        "Ours beside the paper's numbers. ρ is Spearman's over the rows, its interval a bootstrap over rows "
-        f"(95 %); same side: the share of rows that lie above or below {BASELINE} in both."
+        f"Ours beside {called(table)}. ρ is Spearman's over the rows, its interval a bootstrap over rows "
+        f"(95 %); same side: the share of rows that lie above or below {SHAPES[table].baseline} in both."
     )
     return Section(title, text, [_ranks_table(ranked), *_cell_tables(table, found)], {})
 

@@ -50,7 +50,7 @@ def metric_curves(
         label: of the y axis.
         magnitude: the column on the x axis; the baseline's may be empty.
         panel: a column with one panel per value, say `"target"`.
-        error: `"half_range"` or `"std"`, see `tables.spread`.
+        error: see `tables.spread`.
         baseline: a mechanism without magnitude, drawn as a level across.
         log: logarithmic y axis.
 
@@ -108,35 +108,40 @@ def training_curves(
     values: Mapping[str, str],
     *,
     by: str = "mechanism",
+    x: str = "epoch",
     decays: Sequence[float] = (),
     log: Sequence[str] = (),
+    error: str = "half_range",
 ) -> Figure:
     """Quantities along training, one panel each, with the learning rate's decays marked.
 
     Args:
-        history: one row per `by`, `epoch` (and `seed`): mean line, band from the least to the largest seed.
+        history: one row per `by`, `x` (and `seed`): a line through the centres, a band of the errors.
         values: column -> y label, say `{"asr": "transfer success", "weight_top1": "λ₁ of the loss"}`.
         by: the column that tells lines apart.
+        x: the column along which they run.
         decays: epochs where the learning rate drops.
         log: columns with a logarithmic axis.
+        error: over seeds, see `tables.spread`.
 
     Reference: Gubri et al., "Going Further: Flatness at the Rescue of Early Stopping", 2023, Figures 1 and 5.
     """
-    check(history, [by, "epoch", *values])
+    check(history, [by, x, *values])
     with style():
         figure, axes = _panels(list(values), 1.75, share="none")
         for axis, (column, label) in zip(axes, values.items(), strict=True):
             for index, name in enumerate(ordered(history[by])):
-                seeds = history[history[by] == name].groupby("epoch")[column]
-                mean, color = seeds.mean(), COLORS[index % len(COLORS)]
-                axis.plot(mean.index, mean, color=color, linestyle=LINES[index % len(LINES)], label=str(name))
-                axis.fill_between(mean.index, seeds.min(), seeds.max(), color=color, alpha=0.15, linewidth=0)
+                seeds, color = history[history[by] == name].groupby(x)[column], COLORS[index % len(COLORS)]
+                points = np.array([(at, *spread(group, error)) for at, group in seeds]).reshape(-1, 3)
+                at, center, half = points[:, 0], points[:, 1], np.nan_to_num(points[:, 2])
+                axis.plot(at, center, color=color, linestyle=LINES[index % len(LINES)], label=str(name))
+                axis.fill_between(at, center - half, center + half, color=color, alpha=0.15, linewidth=0)
             for epoch in decays:
                 axis.axvline(epoch, color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
             if column in log:
                 axis.set_yscale("log")
             axis.set_ylabel(label)
-            axis.set_xlabel("epoch" + (" (dashed: learning rate decays)" if len(decays) else ""))
+            axis.set_xlabel(x + (" (dashed: learning rate decays)" if len(decays) else ""))
         legend_below(figure, axes[0], columns=6)
     return figure
 

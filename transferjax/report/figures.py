@@ -121,6 +121,25 @@ def _scatter(
     axis.margins(0.12)
 
 
+def against(rows: pd.DataFrame, x: str, y: str, name: str, xlabel: str, ylabel: str) -> Figure:
+    """One column against another, a named point for each row.
+
+    Args:
+        rows: with the columns x, y and `name`.
+        x, y, name: columns; x is logarithmic where it spans enough.
+        xlabel, ylabel: of the axes.
+    """
+    check(rows, (x, y, name))
+    with style():
+        figure, [[axis]] = subplots(1, 1, COLUMN, 2.6)
+        for index, row in enumerate(rows.to_dict("records")):
+            axis.plot(row[x], row[y], linestyle="none", **look(index))
+            axis.annotate(str(row[name]), (row[x], row[y]), (4, 3), textcoords="offset points", fontsize=7)
+        axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if _log_scale(rows[x]) else "linear")
+        axis.margins(0.15)
+    return figure
+
+
 def metric_by_mechanism(
     results: pd.DataFrame, value: str, label: str, error: str = "half_range", log: bool | None = None
 ) -> Figure:

@@ -18,6 +18,7 @@ from transferjax.report.maps import image_grid
 from transferjax.report.style import style
 from transferjax.report.stylesheet import CSS
 from transferjax.report.tables import (
+    ERRORS,
     NOISE,
     Table,
     asr_table,
@@ -62,7 +63,7 @@ def _errors(results: pd.DataFrame, error: str) -> str:
     seeds = results.groupby("mechanism")["seed"].nunique().max()
     if seeds == 1:
         return "One seed: no errors can be given."
-    how = "half the range around the mid-range" if error == "half_range" else "the standard deviation"
+    how = ERRORS[error]
     return f"± is {how} over {seeds} seeds."
 
 
@@ -223,7 +224,7 @@ def write_report(
         examples: images for the grid, see `maps.image_grid`; optionally with a `caption`. None for no grid.
         config, environment: shown at the end.
         title: the report's heading.
-        error: `"half_range"` (the paper's) or `"std"`.
+        error: over seeds, see `tables.spread`.
 
     Raises:
         ValueError: results that are not tidy.

@@ -1,11 +1,15 @@
-"""The S&P 2024 paper's tables: what they say, and a study's results in the same columns and names.
+"""Published tables: what they say, and a study's results in the same columns and names.
 
-Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 10, 12 and 13; read
-from `report/paper`.
+Read from `report/paper`, whose README says what they are.
+
+Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 10, 12 and 13; Fan et al.,
+"Transferability Bound Theory", NeurIPS 2024, Tables 1 to 3, 5 and 6; the results page of TransferAttack.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +24,16 @@ BASELINE = "ST"
 class Shape(NamedTuple):
     """How a table is laid out.
 
-    `rows` name what is compared, `groups` within which it is ranked, `values` are (centre, error or None).
+    `rows` name what is compared, `groups` within which it is ranked, `values` are (centre, error or None);
+    `baseline` is the row that the others are above or below; `title` is what pages call it.
     """
 
     rows: tuple[str, ...]
     groups: tuple[str, ...]
     values: tuple[tuple[str, str | None], ...]
     fixed: tuple[str, ...] = ()
+    baseline: str = BASELINE
+    title: str = "the paper's Table {}"
 
     @property
     def columns(self) -> list[str]:
@@ -41,6 +48,14 @@ class Shape(NamedTuple):
 _RATE = (("asr_mean", "asr_err"),)
 _WHERE = ("goal", "eps_255", "target")
 _MECHANISM = ("mechanism", "tau")
+
+
+def _attacks(baseline: str, *more: str, title: str = "TPA's Table {}", within: tuple[str, ...] = ()) -> Shape:
+    """A table of attacks: rates of one run, without errors."""
+    groups = ("goal", "eps_255", *within, "surrogate", "target")
+    return Shape(("attack",), groups, (("asr", None),), (*more, "white_box"), baseline, title)
+
+
 SHAPES = {
     "table2": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
     "table3": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
@@ -55,7 +70,22 @@ SHAPES = {
     "table10": Shape(("mechanism",), ("goal", "eps_255", "platform"), (("asr", None),)),
     "table12": Shape(_MECHANISM, (), (("train_acc", None), ("test_acc", None)), ("dataset",)),
     "table13": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
+    "tpa_table1": _attacks("MI", "iters"),
+    "tpa_table2": _attacks("MI", "iters"),
+    "tpa_table3": _attacks("MI", "iters"),
+    "tpa_table5": _attacks("VT", "iters"),
+    "tpa_table6": _attacks("VT", within=("iters",)),
+    "transferattack_resnet50": _attacks(
+        "MI-FGSM", "category", "iters", title="TransferAttack's page of results"
+    ),
 }
+OF_ATTACKS = tuple(name for name, shape in SHAPES.items() if shape.rows == ("attack",))
+"""Tables whose rows are attacks; those of the S&P paper are surrogates, or mechanisms."""
+
+
+def called(table: str) -> str:
+    """What pages call a table: "the paper's Table 2"."""
+    return SHAPES[table].title.format(table.rpartition("table")[2])
 
 
 def published(table: str, dataset: str = "cifar10") -> pd.DataFrame:
@@ -68,6 +98,7 @@ def published(table: str, dataset: str = "cifar10") -> pd.DataFrame:
     text = files("transferjax.report") / "paper" / f"{table}.csv"
     with text.open() as opened:
         found = pd.read_csv(opened, dtype={"tau": "Int64"})
+    found = found.drop_duplicates(SHAPES[table].keys)  # TransferAttack lists some under two categories
     return found[found["dataset"] == dataset].reset_index(drop=True) if "dataset" in found else found
 
 
@@ -78,7 +109,11 @@ def _shape(table: str) -> Shape:
 
 
 def in_its_columns(
-    table: str, results: pd.DataFrame, dataset: str = "cifar10", error: str = "half_range"
+    table: str,
+    results: pd.DataFrame,
+    dataset: str = "cifar10",
+    error: str = "half_range",
+    stands_for: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """A study's rows in the columns and names of a table of the paper; rates in percent.
 
@@ -89,9 +124,12 @@ def in_its_columns(
             accuracies.
         dataset: whose numbers these are.
         error: over seeds, see `tables.spread`.
+        stands_for: our networks -> the paper's whose place they take, in tables of attacks.
     """
     shape = _shape(table)
-    if table == "table6":
+    if table in OF_ATTACKS:
+        found = _of_attacks(table, results, stands_for)
+    elif table == "table6":
         found = _explained(results)
     elif table == "table7":
         found = _differences(results)
@@ -106,6 +144,27 @@ def in_its_columns(
     if "eps_255" in found and (found["eps_255"] % 1 == 0).all():
         found = found.astype({"eps_255": int})
     return found.assign(dataset=dataset)[list(published(table, dataset))]
+
+
+STEPS = re.compile(r"(.+), (\d+) steps")
+"""An attack's label where a table tells numbers of steps apart: "VT, 10 steps"."""
+
+
+def _of_attacks(table: str, results: pd.DataFrame, stands_for: Mapping[str, str]) -> pd.DataFrame:
+    """Means over seeds by attack; what the table fixes besides is its own."""
+    shape, printed = SHAPES[table], published(table)
+    said = results["attack"].map(lambda label: STEPS.fullmatch(label) or (label, label, np.nan))
+    rows = of_surrogates(
+        results.assign(iters=said.map(lambda m: float(m[2])), attack=said.map(lambda m: m[1]))
+    )
+    rows = rows.assign(
+        surrogate=rows["mechanism"].replace(dict(stands_for)), target=rows["target"].replace(dict(stands_for))
+    )
+    rows["white_box"] = (rows["surrogate"] == rows["target"]).astype(int)
+    for column in set(shape.fixed) - {"white_box"}:
+        rows[column] = rows["attack"].map(dict(zip(printed["attack"], printed[column], strict=True)))
+    rates = 100 * rows.groupby(shape.keys, sort=False, dropna=False)["asr"].mean()
+    return rates.round(4).reset_index()
 
 
 def _renamed(table: str, results: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,12 @@ COLUMNS = (
 NOISE = "noise"
 """The mechanism of rows that no surrogate made: random signs of the budget, which every attack must beat."""
 
-ERRORS = ("half_range", "std")
+ERRORS = {
+    "half_range": "half the range around the mid-range",
+    "std": "the standard deviation",
+    "two_std": "two standard deviations",
+}
+"""How an error over seeds is meant, in words."""
 
 
 class Table(NamedTuple):
@@ -91,16 +96,17 @@ def ordered(values: pd.Series) -> list[Hashable]:
 def spread(values: pd.Series, error: str = "half_range") -> tuple[float, float]:
     """Centre and error of a quantity over seeds.
 
-    `"half_range"`: `(max + min)/2 ± (max - min)/2`, the paper's. `"std"`: mean ± sample standard deviation.
+    `"half_range"`: `(max + min)/2 ± (max - min)/2`, the S&P paper's. `"std"`: mean ± sample standard
+    deviation; `"two_std"`: two of them, Gubri et al.'s.
     The error of a single seed is NaN: unknown, not zero.
     """
     if error not in ERRORS:
-        raise ValueError(f"error must be one of {ERRORS}; got {error!r}")
+        raise ValueError(f"error must be one of {', '.join(ERRORS)}; got {error!r}")
     values = values.dropna()
     if len(values) < 2:
         return float(values.mean()), float("nan")
-    if error == "std":
-        return float(values.mean()), float(values.std(ddof=1))
+    if error != "half_range":
+        return float(values.mean()), (2 if error == "two_std" else 1) * float(values.std(ddof=1))
     return float(values.max() + values.min()) / 2, float(values.max() - values.min()) / 2
 
 
@@ -134,7 +140,7 @@ def asr_table(
     Args:
         results: tidy, see `COLUMNS`.
         goal: `"untargeted"` or `"targeted"`, one block of the paper's table.
-        error: `"half_range"` or `"std"`, see `spread`.
+        error: see `spread`.
         value: `"asr"` (every image counts) or `"asr_correct"` (only those both models get right).
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 and 3.
@@ -170,7 +176,7 @@ def value_table(
         results: one row per seed: `seed`, `value`, and the columns of `rows` and `columns`.
         value, title: what to show, and what to call it.
         rows, columns: which columns go down and across.
-        error: `"half_range"` or `"std"`, see `spread`.
+        error: see `spread`.
         largest: whether large is good.
     """
     across = tuple(columns) or ("everything",)

@@ -25,9 +25,26 @@ def load(spec: Data) -> data.Source:
     read = data.source if "scale" in options else data.load
     try:
         found = read(spec.name, spec.split, **options)
-        return found.subset(spec.count, seed=spec.order_seed) if spec.count else found
+        return _part(found, spec)
     except TypeError as error:
         raise ValueError(f"data {spec.name!r}: {error}") from error
+
+
+def _part(found: data.Source, spec: Data) -> data.Source:
+    """The examples that the spec counts.
+
+    Raises:
+        ValueError: more than there are.
+    """
+    if not spec.skip:
+        return found.subset(spec.count, seed=spec.order_seed) if spec.count else found
+    end = spec.skip + spec.count if spec.count else len(found)
+    if not spec.skip < end <= len(found):
+        raise ValueError(
+            f"data {spec.name!r} ({spec.split}): expected skip and count within {len(found)} examples; got "
+            f"{spec.skip} and {spec.count}"
+        )
+    return found.subset(slice(spec.skip, end), seed=spec.order_seed)
 
 
 def checked(spec: Data) -> data.Source:
@@ -68,7 +85,7 @@ def sha256(file: str | Path) -> str:
 
 
 def place_of(spec: Data) -> tuple:
-    return spec.name, spec.split, spec.options, spec.count, spec.order_seed
+    return spec.name, spec.split, spec.options, spec.count, spec.order_seed, spec.skip
 
 
 def pin(spec: Spec) -> Spec:

@@ -10,6 +10,7 @@ import numpy as np
 
 from transferjax import data, metrics
 from transferjax.devices import mapped
+from transferjax.random import fold_in
 from transferjax.study.resolve import Context, drawn
 from transferjax.study.specs import Measure, Network, Pretrained
 from transferjax.typing import Array, Predict, PyTree
@@ -64,6 +65,46 @@ def gradient_norm(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[
         )
 
     return _per_image(context, specs, norm)
+
+
+def flatness(
+    context: Context, specs: Sequence[Measure], radius: float = 16 / 255, samples: int = 16
+) -> Iterator[tuple[Measure, Arrays]]:
+    """`E_u ‖∇ₓ ℓ(x + u)‖₂` `[N]`, u uniform in the L∞ ball; see `metrics.expected_gradient_norm`."""
+
+    def expected(predict: Predict, examples: data.Examples) -> Array:
+        keys = fold_in(jax.random.key(0), examples.indices)
+        images = data.to_float(examples.images)
+        return metrics.expected_gradient_norm(
+            keys, drawn(predict, examples), images, examples.labels, radius, samples
+        )
+
+    return _per_image(context, specs, expected)
+
+
+def loss_surface(
+    context: Context, specs: Sequence[Measure], kind: str = "uniform", extent: float = 1.0, points: int = 41
+) -> Iterator[tuple[Measure, Arrays]]:
+    """`ℓ` on a plane of random directions through each image, `[N, points, points]`, pixels unclamped."""
+
+    def surface(predict: Predict, examples: data.Examples) -> Array:
+        keys = fold_in(jax.random.key(0), examples.indices)
+        images, grid = data.to_float(examples.images), jnp.linspace(-extent, extent, points)
+        directions = metrics.random_directions(keys, images, kind)
+        return metrics.loss_surface(
+            drawn(predict, examples), images, examples.labels, directions, grid, clamp=False
+        )
+
+    return _per_image(context, specs, surface)
+
+
+def attention(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
+    """Grad-CAM of the label `[N, H, W]`; see `metrics.grad_cam`."""
+
+    def maps(predict: Predict, examples: data.Examples) -> Array:
+        return metrics.grad_cam(predict, data.to_float(examples.images), examples.labels)
+
+    return _per_image(context, specs, maps)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Views that lay a study beside the S&P 2024 paper: its tables, Figure 11, Theorem 1, its claims.
+"""Views that lay a study beside published tables, and those of the S&P paper's Figure 11 and Theorem 1.
 
 Each is `rows` and `draw` as in `views`, and `files`, the tables that are written beside the page: in the
 paper's own columns and names, our rows behind them, and how far both agree.
@@ -13,10 +13,9 @@ import pandas as pd
 
 from transferjax.report.agreement import agreement_section, cells, ranks
 from transferjax.report.analysis import regression_section, similarity_section
-from transferjax.report.claims import check_claims, claims_section
 from transferjax.report.page import Section, success_section
-from transferjax.report.published import SHAPES, in_its_columns
-from transferjax.report.tables import of_surrogates, ordered, value_table
+from transferjax.report.published import OF_ATTACKS, SHAPES, called, in_its_columns
+from transferjax.report.tables import NOISE, of_surrogates, ordered, value_table
 from transferjax.study.blocks import Block
 from transferjax.study.config import Study
 from transferjax.study.rows import PAIRS, Arrays, Row, adversarial, block_of, is_right, transfer_rows
@@ -42,28 +41,46 @@ def scalars(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
 
 
-def _beside(table: str, frame: pd.DataFrame, study: Study, dataset: str) -> tuple[pd.DataFrame, ...]:
+StandsFor = tuple[tuple[str, str], ...]
+"""Pairs (our network, the paper's whose place it takes)."""
+
+
+def _beside(
+    table: str, frame: pd.DataFrame, study: Study, dataset: str, stands_for: StandsFor
+) -> tuple[pd.DataFrame, ...]:
     """In the paper's columns; cell by cell beside it; the orders."""
-    ours = in_its_columns(table, frame, dataset, study.error)
+    ours = in_its_columns(table, frame, dataset, study.error, dict(stands_for))
     found = cells(table, ours, dataset)
     return ours, found, ranks(table, found)
 
 
 def beside(
-    frame: pd.DataFrame, study: Study, block: str, table: str = "", dataset: str = "cifar10", **more: Any
+    frame: pd.DataFrame,
+    study: Study,
+    block: str,
+    table: str = "",
+    dataset: str = "cifar10",
+    stands_for: StandsFor = (),
+    **more: Any,
 ) -> Files:
     """The table in the paper's columns, its rows, the agreement; the rows alone without a table."""
     if not table:
         return {"": scalars(frame)}
-    ours, found, ranked = _beside(table, frame, study, dataset)
+    ours, found, ranked = _beside(table, frame, study, dataset, stands_for)
     return {"": ours, "_rows": scalars(frame), "_agreement": found, "_order": ranked}
 
 
-def _agreement(table: str, frame: pd.DataFrame, study: Study, dataset: str) -> list[Section]:
+def _agreement(
+    table: str, frame: pd.DataFrame, study: Study, dataset: str, stands_for: StandsFor = ()
+) -> list[Section]:
     if not table:
         return []
-    _, found, ranked = _beside(table, frame, study, dataset)
-    return [agreement_section(table, found, ranked)]
+    _, found, ranked = _beside(table, frame, study, dataset, stands_for)
+    section = agreement_section(table, found, ranked)
+    if not stands_for:
+        return [section]
+    places = ", ".join(f"{ours} for {theirs}" for ours, theirs in stands_for)
+    return [section._replace(text=f"{section.text} Networks that stand in for the table's: {places}.")]
 
 
 def paper_rows(study: Study, block: str, table: str, dataset: str = "cifar10") -> Iterator[Row]:
@@ -72,8 +89,10 @@ def paper_rows(study: Study, block: str, table: str, dataset: str = "cifar10") -
     Raises:
         ValueError: no table of transfer success of the paper.
     """
-    if table not in SHAPES or table in ("table7", "table12"):
-        raise ValueError(f"table {table!r} is none of transfer success: view it as 'pairs' or 'clean'")
+    if table not in SHAPES or table in ("table7", "table12", *OF_ATTACKS):
+        raise ValueError(
+            f"table {table!r} is none of surrogates' success: view it as 'pairs', 'clean' or 'attacks'"
+        )
     b = known(study, block)
     parts = {m.label: getattr(m.specs[0], "parts", None) for m in (*b.surrogates, *b.targets)}
     for row in transfer_rows(study, block):
@@ -91,12 +110,45 @@ def paper(
     else:
         attacks = ordered(of_surrogates(frame)["attack"])
         for attack, goal in product(attacks, ordered(frame["goal"])):
-            rows = frame[frame["attack"].isin((attack, "noise")) & (frame["goal"] == goal)]
+            rows = frame[frame["attack"].isin((attack, NOISE)) & (frame["goal"] == goal)]
             part = success_section(rows, str(goal), study.error)
             figures = {f"{table}_{name}_{attack}": figure for name, figure in part.figures.items()}
             title = f"Table {table.removeprefix('table')}, {goal}: {attack}"
             sections.append(part._replace(title=title, figures=figures))
     return [*sections, *_agreement(table, frame, study, dataset)]
+
+
+def attack_rows(study: Study, block: str, table: str = "", stands_for: StandsFor = ()) -> Iterator[Row]:
+    """The rows of transfer of a block.
+
+    Raises:
+        ValueError: a published table whose rows are no attacks.
+    """
+    if table and table not in OF_ATTACKS:
+        raise ValueError(f"table {table!r} is none of attacks: expected one of {', '.join(OF_ATTACKS)}")
+    known(study, block)
+    return transfer_rows(study, block)
+
+
+def attacks(
+    frame: pd.DataFrame, study: Study, block: str, table: str = "", stands_for: StandsFor = ()
+) -> list[Section]:
+    """Attacks down, targets across, a table for each surrogate, goal and budget; beside a published one."""
+    percent, tables = frame.assign(asr=100 * frame["asr"]), []
+    surrogates = ordered(of_surrogates(frame)["mechanism"])
+    for surrogate, goal, eps in product(surrogates, ordered(frame["goal"]), ordered(frame["eps_255"])):
+        chosen = percent[percent["mechanism"].isin((surrogate, NOISE))]
+        chosen = chosen[(chosen["goal"] == goal) & (chosen["eps_255"] == eps)]
+        title = f"{goal} success (%) from {surrogate}, ε = {eps:g}/255"
+        tables.append(
+            value_table(chosen, "asr", title, rows="attack", columns=("target",), error=study.error)
+        )
+    title = f"Attacks: {block}" if not table else called(table).removeprefix("the paper's ")
+    text = (
+        "Transfer success of each attack; every image counts. noise is what random signs of the budget reach."
+    )
+    section = Section(title, text, tables, {})
+    return [section, *_agreement(table, frame, study, "", stands_for)]
 
 
 def pair_rows(study: Study, block: str, table: str = "", dataset: str = "cifar10") -> Iterator[Row]:
@@ -251,27 +303,3 @@ def bound(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
         if finite[term].notna().any()
     ]
     return [Section("Theorem 1", text, tables, {})]
-
-
-def claim_rows(study: Study, block: str, lgv: str = "", pairs: str = "") -> Iterator[Row]:
-    """The rows of the blocks that claims look at, each with its `role`."""
-    roles = (("all", block, transfer_rows), ("lgv", lgv, transfer_rows), ("pairs", pairs, pair_rows))
-    for role, name, rows_of in roles:
-        if name:
-            known(study, name)
-            for row in rows_of(study, name):
-                yield row._replace(tags={**row.tags, "role": role})
-
-
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
-    return check_claims({str(role): rows for role, rows in frame.groupby("role")})
-
-
-def claims(frame: pd.DataFrame, study: Study, block: str, lgv: str = "", pairs: str = "") -> list[Section]:
-    """Every claim of the paper with its verdict."""
-    return [claims_section(_checked(frame))]
-
-
-def claim_files(frame: pd.DataFrame, study: Study, block: str, lgv: str = "", pairs: str = "") -> Files:
-    """The verdicts; the rows behind them are those of the tables."""
-    return {"": _checked(frame)}

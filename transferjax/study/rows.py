@@ -125,7 +125,7 @@ def _measured(block: Block, surrogate: Member, target: Any) -> dict[str, Spec]:
     return found
 
 
-PAIRS = ("similarity", "augmentation_shift", "bound")
+PAIRS = ("similarity", "augmentation_shift", "bound", "transfer_loss")
 """Measures of two networks."""
 
 

@@ -51,7 +51,7 @@ class Head(Entry):
     title: str = ""
     batch_size: int = Field(128, ge=1)
     checkpoint_epochs: int = Field(10, ge=0)
-    error: Literal["half_range", "std"] = "half_range"
+    error: Literal["half_range", "std", "two_std"] = "half_range"
     networks: tuple[Any, ...] = ()
     attacks: tuple[Any, ...] = ()
     blocks: tuple[Any, ...] = ()

@@ -119,6 +119,7 @@ class Data(Spec):
     Args:
         name, split, options: of `data.load` (evaluation) or `data.source` (training).
         count: how many examples, 0 for all; `order_seed`: the first ones of that seeded order.
+        skip: how many come before them in that order, so that two sets have nothing in common.
         content: pinned when a study is read.
     """
 
@@ -128,8 +129,9 @@ class Data(Spec):
     options: Options = ()
     count: int = Field(0, ge=0)
     order_seed: Seed | None = None
+    skip: int = Field(0, ge=0)
     content: str = ""
-    unkeyed: ClassVar = ("name", "split", "options", "count", "order_seed")
+    unkeyed: ClassVar = ("name", "split", "options", "count", "order_seed", "skip")
 
 
 class Derived(Spec):

@@ -1,7 +1,7 @@
 """Measures of pairs that test the S&P 2024 paper's theory: Hypothesis 1 and Theorem 1."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from transferjax import data, metrics
 from transferjax.devices import mapped
 from transferjax.losses import one_hot
 from transferjax.metrics.shift import frechet_distance, off_subspace, principal_subspace
+from transferjax.models import is_piecewise_linear
 from transferjax.random import fold_in
 from transferjax.study import registry
 from transferjax.study.resolve import Context
@@ -120,10 +121,9 @@ def bound(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure,
     )  # one for all pairs
     for spec in specs:
         networks = _pair(spec)
-        if not isinstance(spec.data, Adversarial):
-            raise ValueError(f"{spec.call.name} is of attacked images; got {type(spec.data).__name__}")
-        clean, attacked = (context.dataset(images) for images in (spec.data.data, spec.data))
-        curvatures = [curvature(net, spec.data.data) for net in networks]
+        images = _attacked(spec)
+        clean, attacked = (context.dataset(of) for of in (images.data, images))
+        curvatures = [curvature(net, images.data) for net in networks]
         found = compiled(
             *map(context.predict, networks),
             jnp.asarray(clean.images),
@@ -132,6 +132,48 @@ def bound(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure,
             *curvatures,
         )
         yield spec, {name: np.asarray(value, np.float32).reshape(1) for name, value in found.items()}
+
+
+def transfer_loss(
+    context: Context, specs: Sequence[Measure], c: float = 1.0
+) -> Iterator[tuple[Measure, Arrays]]:
+    """TPA's Theorem 3.1 of two networks on attacked images, each term `[N]`: `metrics.transfer_loss_bound`.
+
+    A surrogate that is not piecewise linear has the Gauss-Newton part's second-order component.
+    """
+    compiled = context.cached(
+        ("transfer loss", c),
+        lambda: jax.jit(partial(metrics.transfer_loss_bound, c=c), static_argnames="part"),
+        0,
+    )
+    for spec in specs:
+        surrogate, target = map(context.predict, _pair(spec))
+        attacked = context.dataset(_attacked(spec))
+        clean = context.dataset(spec.data.data)  # type: ignore[union-attr]
+        linear = is_piecewise_linear(surrogate, data.to_float(jnp.asarray(clean.images[:1])))
+        part, found = "hessian" if linear else "gauss_newton", []
+        size = min(context.batch_size, len(clean))
+        for before, after in zip(
+            data.eval_batches(clean, size), data.eval_batches(attacked, size), strict=True
+        ):
+            images = (data.to_float(batch.images) for batch in (before, after))
+            found.append(jax.device_get(compiled(surrogate, target, *images, before.labels, part=part)))
+        terms = {
+            name: np.concatenate([getattr(terms, name) for terms in found])[: len(clean)]
+            for name in found[0]._fields
+        }
+        yield spec, terms
+
+
+def _attacked(spec: Measure) -> Adversarial:
+    """What is measured, if it is attacked images.
+
+    Raises:
+        ValueError: clean ones.
+    """
+    if not isinstance(spec.data, Adversarial):
+        raise ValueError(f"{spec.call.name} is of attacked images; got {type(spec.data).__name__}")
+    return spec.data
 
 
 def _curvature(context: Context, net: Any, clean: data.Dataset) -> Array:

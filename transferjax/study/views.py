@@ -21,7 +21,7 @@ from transferjax.report.analysis import (
 )
 from transferjax.report.page import Section, images_section, success_section, surrogates_section
 from transferjax.report.tables import NOISE, of_surrogates
-from transferjax.study import paper_views
+from transferjax.study import along, claim_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
 from transferjax.study.paper_views import scalars
@@ -259,10 +259,19 @@ VIEWS: dict[str, Kind] = {
     "paper": Kind(paper_views.paper_rows, paper_views.paper, _BESIDE, paper_views.beside),
     "pairs": Kind(paper_views.pair_rows, paper_views.pairs, _BESIDE, paper_views.beside),
     "clean": Kind(paper_views.clean_rows, paper_views.clean, (*_BESIDE, "train"), paper_views.beside),
+    "attacks": Kind(
+        paper_views.attack_rows, paper_views.attacks, ("block", "table", "stands_for"), paper_views.beside
+    ),
     "seeds": Kind(paper_views.seed_rows, paper_views.seeds, files=paper_views.seed_files),
     "bound": Kind(paper_views.bound_rows, paper_views.bound),
+    "epochs": Kind(along.epoch_rows, along.epochs, ("block", "decays")),
+    "stopped": Kind(along.stopped_rows, along.stopping, ("block", "validation"), along.stopped_files),
+    "sweep": Kind(along.sweep_rows, along.sweep),
+    "flatness": Kind(landscape.flatness_rows, landscape.flatness, ("block", "radius_255", "samples")),
+    "surfaces": Kind(landscape.surface_rows, landscape.surfaces, ("block", "kind", "extent", "points")),
+    "attention": Kind(landscape.attention_rows, landscape.attention),
     "claims": Kind(
-        paper_views.claim_rows, paper_views.claims, ("block", "lgv", "pairs"), paper_views.claim_files
+        claim_views.claim_rows, claim_views.claims, ("block", "paper", "roles"), claim_views.claim_files
     ),
 }
 

@@ -86,10 +86,10 @@ def import_state_dict(module: Net, state_dict: Mapping[str, Any]) -> PyTree:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Equal, or a linear layer on flattened features where the reference has it as a convolution (VGG)."""
-    return shape == wanted or (
-        len(shape) == 2 and len(wanted) == 4 and shape == (wanted[0], prod(wanted[1:]))
-    )
+    """Equal, but for dimensions of one (ConvNeXt), or a linear layer where ours is a convolution (VGG)."""
+    if len(shape) == 2 and len(wanted) == 4:
+        return shape == (wanted[0], prod(wanted[1:]))
+    return [n for n in shape if n > 1] == [n for n in wanted if n > 1]
 
 
 def _problems(

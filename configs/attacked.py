@@ -1,0 +1,207 @@
+"""What the studies of attacks (PGN, TPA) share: attacks by their papers' names, scales with their networks.
+
+Every attack takes steps of `eps / steps` and momentum 1 unless its paper says otherwise; rules that one
+attack lends to another (PGN around DIM, say) are pieces of the registry.
+"""
+
+from configs import common, scales
+
+SIXTEEN = 16 / 255
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+BACKGROUND_FIRST = tuple(range(1, 1001))
+"""`label_map` of a net with 1001 logits, the first of which is for no class (TensorFlow's)."""
+
+
+def pretrained(model, file="", size=224, normalization=None, **more):
+    """A net of a file in `weights/`; images of 299 px are resized to `size`."""
+    net = {
+        "kind": "Pretrained",
+        "model": common.call(model),
+        "file": f"weights/{model}{file}.safetensors",
+        "preprocessing": common.call("normalize", **(normalization or common.IMAGENET)),
+        **more,
+    }
+    if size == 299:
+        return net
+    return {"kind": "Apply", "call": common.call("resized", size=size), "of": (net,)}
+
+
+def piece(name, **options):
+    """A rule, input or update as it stands in an attack's options."""
+    return common.call(name, **options)
+
+
+class Attacks:
+    """The attacks at a budget: `(label, name, options)` by method.
+
+    Args:
+        eps: L∞ budget, whose shares neighbourhoods are.
+        steps: of all attacks but those that their papers give hundreds.
+        neighbors: of PGN, VMI and the others that look around; `samples` of those that transform.
+        kernel_size: of TIM.
+        long: steps of RAP and of targeted attacks.
+        step: length of a step as a share of the budget; 1 / steps if None.
+    """
+
+    def __init__(
+        self, eps=SIXTEEN, steps=10, neighbors=20, samples=20, scales=5, kernel_size=15, long=400, step=None
+    ):
+        self.eps, self.steps, self.long = eps, steps, long
+        self.step = eps * (1 / steps if step is None else step)
+        self.neighbors, self.samples, self.scales, self.kernel_size = neighbors, samples, scales, kernel_size
+
+    def plain(self, name, **options):
+        """An attack with its steps; TPA's are a tenth of any budget anyway."""
+        usual = name == "tpa" or self.step == self.eps / self.steps
+        return (name, {"steps": self.steps, **({} if usual else {"step_size": self.step}), **options})
+
+    def named(self):
+        """Every attack by a neutral name."""
+        n, s = {"neighbors": self.neighbors}, {"samples": self.samples}
+        late = {"steps": self.long, "late_start": self.long // 4}
+        return {
+            "BIM": self.plain("bim"),
+            "MI": self.plain("mi_fgsm"),
+            "NI": self.plain("ni_fgsm"),
+            "EMI": self.plain("emi_fgsm", samples=min(11, self.samples)),
+            "VMI": self.plain("vmi_fgsm", **n),
+            "PGN": self.plain("pgn", **n),
+            "RAP": ("rap", late),
+            "TPA": self.plain("tpa", neighbors=max(self.neighbors // 2, 1)),
+            "DIM": self.plain("dim"),
+            "TIM": self.plain("tim", kernel_size=self.kernel_size),
+            "SIM": self.plain("sim", scales=self.scales),
+            "Admix": self.plain("admix", scales=self.scales, samples=min(3, self.samples)),
+            "SSA": self.plain("ssa", **s),
+            "BSR": self.plain("bsr", **s),
+        }
+
+    def around(self, name):
+        """The rules that VMI, EMI or PGN put around another attack's gradient."""
+        if name == "VMI":
+            return (piece("variance_tuning", radius=1.5 * self.eps, neighbors=self.neighbors),)
+        if name == "EMI":
+            return (
+                piece("enhanced_momentum", step_size=self.step, samples=min(11, self.samples), radius=7.0),
+            )
+        return self.flat()
+
+    def flat(self, zeta=3.0, delta=0.5, exact=False):
+        """PGN's own: gradients at neighbours, each mixed with the one a step down from there."""
+        noise = piece("uniform_noise", radius=zeta * self.eps)
+        near = piece("average", transform=noise, samples=self.neighbors)
+        return (near, piece("probe", radius=-self.step, here=1 - delta, there=delta, exact=exact))
+
+    def combined(self, name, transform):
+        """An attack around an input transformation: `PGN-DIM`."""
+        other, options = self.named()[transform]
+        return (other, {**options, "outer_rules": self.around(name)})
+
+
+def imagenet(surrogates, targets, **more):
+    """Nets from files, on the 1000 images of the NIPS 2017 competition at 299 px.
+
+    The images: `data.save(data.nips2017(table, images)[0], "data/nips2017", "test")`. Files as
+    `transferjax.models.weights.convert` writes them; either library's serve.
+    """
+    return scales.Scale(
+        "ImageNet",
+        nets={**surrogates, **targets},
+        names=tuple(surrogates),
+        test=common.data("data/nips2017"),
+        seeds=1,
+        batch_size=20,
+        **more,
+    )
+
+
+def trained(s, label, **more):
+    """A scale whose surrogates are trainings; `label` is what the studies call them."""
+    return s.but(nets={}, names=(label,), **more)
+
+
+class Nets:
+    """The networks of a scale: `surrogates` and `targets` by label, and what is built around them.
+
+    `entries` are what a config's `networks` hold.
+    """
+
+    def __init__(self, s, seeds):
+        self.s, self.entries = s, []
+        if s.nets:
+            self.specs = {label: pretrained(*how) for label, how in s.nets.items()}
+            self.entries = [(label, {}, spec) for label, spec in self.specs.items()]
+        else:
+            (label,) = s.names
+            own = common.surrogates(("ST",), seeds, *s.surrogate, **s.shared(s.surrogate[0]))
+            self.entries = [(label, {**tags, "mechanism": label}, spec) for _, tags, spec in own]
+            self.specs = {label: own[0][2], **{name: s.target(name) for name in s.targets}}
+            self.entries += [(name, {}, self.specs[name]) for name in s.targets]
+        self.surrogates = s.names
+        self.targets = tuple(label for label in self.specs if label not in s.names)
+
+    def add(self, label, spec):
+        """One more network; a tuple is an ensemble."""
+        self.entries.append((label, {}, spec))
+        return label
+
+    def ensemble(self, label):
+        """All surrogates together: one network's seeds, or all that a scale has."""
+        members = tuple(spec for name, _, spec in self.entries if name in self.surrogates)
+        return self.add(label, members)
+
+    def defended(self, names):
+        """The first target behind each of these defences; labels are the defences'."""
+        net = self.specs[self.targets[0]]
+        return tuple(self.add(name, self._defence(name, net)) for name in names)
+
+    def _defence(self, name, net):
+        if name not in PURIFIERS:
+            return {
+                "kind": "Apply",
+                "call": common.call(DEFENCES[name][0], **DEFENCES[name][1]),
+                "of": (net,),
+            }
+        purifier = {
+            "kind": "Purifier",
+            "call": common.call(PURIFIERS[name], **self.s.purifiers[name]),
+            "of": None if name == "ComDefend" else net,
+            "data": self.s.train,
+            "training": self.s.purifying,
+        }
+        return {"kind": "Apply", "call": common.call("purified"), "of": (net, purifier)}
+
+
+DEFENCES = {
+    "R&P": ("resize_and_pad", {}),
+    "NIPS-R3": ("random_affine", {}),
+    "JPEG": ("jpeg", {}),
+    "FD": ("feature_distillation", {}),
+    "RS": ("smoothed", {}),
+}
+PURIFIERS = {"HGD": "hgd", "NRP": "nrp", "ComDefend": "comdefend"}
+
+
+def block(s, surrogates, attacks, targets, eps_255=None, goals=("untargeted",), **more):
+    """Attacks on surrogates, tried on targets; at the scale's budget unless told."""
+    return {
+        "surrogates": tuple(surrogates),
+        "attacks": tuple(attacks),
+        "goals": goals,
+        "eps_255": (s.eps_255,) if eps_255 is None else eps_255,
+        "targets": tuple(targets),
+        "data": s.images(s.count),
+        "accuracy": s.test,
+        **more,
+    }
+
+
+def swept(name, attack, option, values, options, unit=1):
+    """An attack at each value of an option, in a unit: labels "zeta=3", as the view `sweep` reads them."""
+    return {f"{name}={value:g}": (attack, {**options, option: unit * value}) for value in values}
+
+
+def purifying(epochs, batch_size):
+    """Purifiers' training: Adam on a warm-up and a cosine, on the images as they are."""
+    usual = common.training(epochs, batch_size=batch_size, peak=1e-3, warmup_epochs=0.25 * epochs)
+    return {**usual, "optimizer": common.call("adam"), "augment": None}

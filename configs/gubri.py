@@ -1,0 +1,292 @@
+"""Gubri et al. (2023): early stopping and sharpness minimizers as views over shared networks.
+
+    TFDS_DATA_DIR=<where the data are> python -m experiments.study --config=configs/gubri.py:<scale> \
+        --store=runs/store [--dry_run] [--views=training,claims]
+
+| scale | surrogates | epochs | targets |
+|---|---|---|---|
+| `full` | ResNet-50 | 150, decays at 50 and 100 | ten of CIFAR-10 |
+| `cpu` | the S&P study's narrow ResNet-18 | 12, decays at 4 and 8 | its four, and six trained otherwise |
+| `smoke` | tiny | 2 | one; for tests |
+
+Behind a scale, `,key=value` changes it: `cpu,seeds=1,length=6,count=200,views=training+claims`; `length` is
+the surrogates' epochs. "Going Further: Flatness at the Rescue of Early Stopping": BIM of 50 steps at 4/255,
+three seeds, bands of two standard deviations. A surrogate is a network after each of the epochs, averages
+included (SWA, WASAM: of the epochs since the first decay); where training should have stopped is chosen on
+images of their own. Of each minimizer there is a small neighbourhood, its paper's default (Foret's ρ = 0.05
+for SAM), and a large one ("l-"), six times as wide, as l-SAM's 0.3 is. Data of robust and non-robust
+features are made with 1000 steps at `full`; their budgets are those of Figure 3.
+"""
+
+from configs import attacked, common, scales
+
+MINIMIZERS = {  # label: parts, given the share of training after which weights are averaged
+    "SAM": lambda start: (("sam", {"rho": 0.05}),),
+    "l-SAM": lambda start: (("sam", {"rho": 0.3}),),
+    "ASAM": lambda start: (("asam", {"rho": 0.5}),),
+    "l-ASAM": lambda start: (("asam", {"rho": 3.0}),),
+    "GSAM": lambda start: (("gsam", {"rho": 0.05, "alpha": 0.15}),),
+    "l-GSAM": lambda start: (("gsam", {"rho": 0.3, "alpha": 0.15}),),
+    "AGSAM": lambda start: (("agsam", {"rho": 0.5, "alpha": 0.15}),),
+    "l-AGSAM": lambda start: (("agsam", {"rho": 3.0, "alpha": 0.15}),),
+    "LookSAM": lambda start: (("look_sam", {"rho": 0.05}),),
+    "l-LookSAM": lambda start: (("look_sam", {"rho": 0.3}),),
+    "WASAM": lambda start: (("sam", {"rho": 0.05}), ("swa", {"start": start})),
+    "l-WASAM": lambda start: (("sam", {"rho": 0.3}), ("swa", {"start": start})),
+    "SWA": lambda start: (("swa", {"start": start}),),
+}
+"""Seven minimizers; SWA has no neighbourhood."""
+ALL = (
+    "training",
+    "decays",
+    "minimizers",
+    "rho",
+    "techniques",
+    "lgv",
+    "D_R",
+    "D_NR",
+    "D_rand",
+    "D_det",
+    "claims",
+)
+FEATURES = {"D_R": ("robust", 16), "D_NR": ("nonrobust", 2), "D_rand": ("rand", 1), "D_det": ("det", 1)}
+"""How the data are made, and Figure 3's budget in 1/255."""
+SHARES = (1 / 6, 1 / 3, 1 / 2, 2 / 3)  # of training: decays at 25, 50, 75 and 100 of 150 epochs
+USUAL = (1 / 3, 2 / 3)
+EPS_255 = 4
+
+
+def _full():
+    nets = ("resnet18", "resnet50", "resnet101", "vgg13", "vgg16", "vgg19", "densenet121", "densenet161")
+    return scales.cifar10().but(
+        surrogate=("cifar_resnet50", {}),
+        targets={
+            **{name: (f"cifar_{name}", {}) for name in nets},
+            "inceptionv3": ("cifar_inceptionv3", {}),
+            "wideresnet28_10": ("cifar_wideresnet28_10", {}),
+        },
+        others={},
+        robust=("resnet50", "AT_6"),
+        length=150.0,
+        every=5,
+        shares=SHARES,
+        minimizers=tuple(MINIMIZERS),
+        rhos=(0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+        features={"steps": 1000},
+        pushed={},
+        smooth=1000,
+        steps=50,
+        peak=0.1,
+        collected=(10, 4),
+        count=1000,
+    )
+
+
+def _cpu():
+    return scales.cpu().but(
+        others={
+            **{name: f"{name}_5" for name in ("MU", "CM", "CO", "LS")},
+            "AT_0.01": "AT_1",
+            "AT_0.05": "AT_3",
+        },
+        robust=("VGG16", "AT_6"),
+        length=12.0,
+        every=1,
+        shares=SHARES,
+        minimizers=tuple(MINIMIZERS),
+        rhos=(0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+        features={"steps": 100},
+        pushed={"steps": 20},
+        smooth=200,
+        steps=50,
+        peak=0.05,
+        collected=(2, 5),
+        count=500,
+    )
+
+
+def _smoke():
+    return scales.smoke().but(
+        others={},
+        robust=("VGG16", "AT_3"),
+        length=2.0,
+        every=1,
+        shares=(),
+        minimizers=("SAM", "l-SAM"),
+        rhos=(0.05, 0.3),
+        features={"steps": 2},
+        pushed={"steps": 2},
+        smooth=16,
+        steps=2,
+        peak=0.05,
+        collected=(1, 2),
+        count=16,
+    )
+
+
+SCALES = {"full": _full, "cpu": _cpu, "smoke": _smoke}
+
+
+def training(s, shares=USUAL):
+    """SGD whose learning rate falls to a tenth after these shares of its epochs."""
+    at = tuple(share * s.length for share in shares)
+    usual = {**s.training, "epochs": s.length}
+    return {**usual, "schedule": common.call("step_decay", peak=s.peak, at=at)}
+
+
+def stops(s):
+    """After which epochs there is a surrogate; the last is the end of training."""
+    return tuple(float(epoch) for epoch in range(s.every, int(s.length) + 1, s.every))
+
+
+class Surrogates:
+    """Trainings by label, each a network at every stop; `entries` as a config has them."""
+
+    def __init__(self, s, seeds):
+        self.s, self.seeds = s, seeds
+        self.entries, self.stops, self.ends = [], {}, {}
+
+    def train(self, label, parts=(), shares=USUAL, source=None):
+        """A training of each seed."""
+        s, model = self.s, self.s.surrogate
+        made = [{"name": name, "options": options} for name, options in parts]
+        shared = {"data": source or s.train, "training": training(s, shares), **s.stats}
+        self.stops[label] = tuple(f"{label}, epoch {epoch:g}" for epoch in stops(s))
+        for seed in self.seeds:
+            net = common.network(*model, parts=tuple(made), seed=seed, **shared)
+            self.ends.setdefault(label, {})[seed] = net
+            for name, epoch in zip(self.stops[label], stops(s), strict=True):
+                tags = {"mechanism": label, "seed": seed, "epoch": epoch, "decay": shares[0] * s.length}
+                self.entries.append((name, tags, {**net, "epoch": epoch}))
+        return self.stops[label]
+
+    def around(self, label, how, **options):
+        """A predict factory around the ends of a training: "SGD + SGM"."""
+        name = f"{label} + {how}"
+        for seed, net in self.ends[label].items():
+            spec = {"kind": "Apply", "call": common.call(**options), "of": (net,)}
+            self.entries.append((name, {"mechanism": name, "seed": seed}, spec))
+        return name
+
+    def collect(self, label):
+        """LGV from the ends of a training, by SGD at a constant high rate."""
+        name = f"{label} + LGV"
+        epochs, per_epoch = self.s.collected
+        for seed, net in self.ends[label].items():
+            spec = common.snapshots(net, epochs=epochs, per_epoch=per_epoch, peak=self.s.peak / 2)
+            self.entries.append((name, {"mechanism": name, "seed": seed}, spec))
+        return name
+
+    def of(self, *labels, last=False):
+        """All stops of these trainings, or their ends."""
+        return tuple(name for label in labels for name in self.stops[label][-1 if last else 0 :])
+
+
+def networks(s, seeds, views):
+    """(surrogates, names of the networks of each block)."""
+    found = Surrogates(s, seeds)
+    found.train("SGD")
+    for label in dict.fromkeys(("SAM", "l-SAM", *(s.minimizers if "minimizers" in views else ()))):
+        found.train(label, MINIMIZERS[label](USUAL[0]))
+    blocks = {"training": found.of("SGD", "SAM", "l-SAM"), "minimizers": found.of("SGD", *s.minimizers)}
+    if "minimizers" not in views:
+        blocks.pop("minimizers")
+    if "decays" in views:
+        rows = {f"SGD, decay at {share * s.length:g}": share for share in s.shares}
+        blocks["decays"] = found.of("SGD") + sum(
+            (found.train(n, (), (share,)) for n, share in rows.items()), ()
+        )
+    if "rho" in views:
+        own = {0.05: "SAM", 0.3: "l-SAM"}
+        names = [own.get(rho) or f"SAM, ρ = {rho:g}" for rho in s.rhos]
+        for rho, name in zip(s.rhos, names, strict=True):
+            if rho not in own:
+                found.train(name, (("sam", {"rho": rho}),))
+        blocks["rho"] = found.of("SGD", *names, last=True)
+    if "techniques" in views:
+        own = [found.around(n, how, **call) for n in ("SGD", "l-SAM") for how, call in TECHNIQUES.items()]
+        blocks["techniques"] = (*found.of("SGD", "l-SAM", last=True), *own)
+    if "lgv" in views:
+        blocks["lgv"] = tuple(found.collect(name) for name in ("SGD", "l-SAM"))
+    plain = s.target(s.robust[0])
+    for label in (label for label in FEATURES if label in views):
+        how, options = FEATURES[label][0], s.features if label in ("D_R", "D_NR") else s.pushed
+        maker = s.target(*s.robust) if label == "D_R" else plain
+        blocks[label] = found.train(label, source=common.derived(how, maker, s.train, **options))
+    return found.entries, blocks
+
+
+TECHNIQUES = {"SGM": {"name": "skip_gradient"}, "ghosts": {"name": "ghost_skips"}}
+
+
+def attacks(s):
+    """BIM with steps of a tenth of each budget, and what is combined with it."""
+    budgets = sorted({EPS_255, *(eps for _, eps in FEATURES.values())})
+    step = {"steps": s.steps, "step_size": EPS_255 / 255 / 10}
+    bim = (
+        ("BIM" if eps == EPS_255 else f"BIM {eps}/255", "bim", {"steps": s.steps, "step_size": eps / 2550})
+        for eps in budgets
+    )
+    return (
+        *bim,
+        ("MI", "mi_fgsm", step),
+        ("DI", "dim", {**step, "decay": 0.0}),
+        ("LGV", "lgv", {**step, "replace": True}),
+    )
+
+
+def blocks(s, targets, members):
+    """Every block by name; `validation` is `minimizers` on other images."""
+    curvature = tuple((name, name, {}, s.images(s.smooth)) for name in ("weight_eigenvalue", "weight_trace"))
+    found = {}
+    for name, surrogates in members.items():
+        eps = FEATURES[name][1] if name in FEATURES else EPS_255
+        own = {"techniques": ("BIM", "MI", "DI"), "lgv": ("LGV",)}.get(
+            name, ("BIM" if eps == EPS_255 else f"BIM {eps}/255",)
+        )
+        more = {"noise": False, "measures": curvature if name == "training" else ()}
+        found[name] = attacked.block(s, surrogates, own, targets, (eps,), **more)
+    if "minimizers" in found:
+        found["validation"] = {**found["minimizers"], "data": {**s.images(s.count), "skip": s.count}}
+    return found
+
+
+def views(s, names):
+    """The views by name."""
+    decays = tuple(share * s.length for share in USUAL)
+    roles = [("training", "epochs", {"block": "training"})]
+    stopped = {"block": "minimizers", "validation": "validation"}
+    roles += [("stopped", "stopped", stopped)] if "minimizers" in names else []
+    roles += [("features", "epochs", {"block": name}) for name in ("D_R", "D_NR") if name in names]
+    found = {
+        "training": ("epochs", {"block": "training", "decays": decays}),
+        "decays": ("epochs", {"block": "decays"}),
+        "minimizers": ("stopped", stopped),
+        "rho": ("table", {"block": "rho"}),
+        "techniques": ("table", {"block": "techniques"}),
+        "lgv": ("table", {"block": "lgv"}),
+        **{name: ("epochs", {"block": name, "decays": decays}) for name in FEATURES},
+        "claims": ("claims", {"block": "training", "paper": "gubri", "roles": tuple(roles)}),
+    }
+    return tuple((name, *found[name]) for name in names)
+
+
+def get_config(variant="cpu"):
+    """Everything of one scale."""
+    s, seeds, said = scales.chosen(SCALES, variant, tables="", length=0.0)
+    s = s.but(length=said["length"] or s.length)
+    names = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
+    entries, members = networks(s, seeds, names)
+    others = {f"target {label}": s.target(s.robust[0], how) for label, how in s.others.items()}
+    targets = {**{label: s.target(label) for label in s.targets}, **others}
+    asked = views(s, names)
+    return common.study(
+        f"Gubri et al. on {s.where}",
+        networks=(*entries, *((label, {}, spec) for label, spec in targets.items())),
+        attacks=attacks(s),
+        blocks=common.needed(blocks(s, tuple(targets), members), asked),
+        views=asked,
+        batch_size=s.batch_size,
+        checkpoint_epochs=s.checkpoint_epochs,
+        error="two_std",
+    )

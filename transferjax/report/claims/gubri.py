@@ -1,0 +1,104 @@
+"""Claims of "Going Further: Flatness at the Rescue of Early Stopping" (Gubri et al., 2023).
+
+Roles: "training", rows of transfer along training with `epoch`, `decay` and curvatures; "stopped", those of
+the view of that name; "features", rows along training on robust and non-robust features.
+"""
+
+import numpy as np
+import pandas as pd
+
+from transferjax.report.agreement import spearman
+from transferjax.report.claims.verdicts import POINTS, Claim, success
+
+LARGE = {f"l-{name}": name for name in ("SAM", "ASAM", "GSAM", "AGSAM", "LookSAM", "WASAM")}
+
+
+def along(rows: pd.DataFrame, mechanism: str, value: str = "asr") -> pd.Series:
+    """A quantity by epoch, mean over targets.
+
+    Raises:
+        KeyError: the mechanism is not there, or is at one epoch only.
+    """
+    found = rows[rows["mechanism"] == mechanism].groupby("epoch")[value].mean().sort_index()
+    if len(found) < 2:
+        raise KeyError(f"{mechanism} along training")
+    return found
+
+
+def _stopping_helps(rows: pd.DataFrame) -> float:
+    asr = success(rows)
+    return asr["SGD, stopped"] - asr["SGD"]
+
+
+def _falls_after_a_decay(rows: pd.DataFrame) -> float:
+    """From the last epoch at the high rate to the end of the same training."""
+    drops = []
+    for name, own in rows[rows["decay"] > 0].groupby("mechanism"):
+        asr, decay = 100 * along(rows, str(name)), own["decay"].iloc[0]
+        before, after = asr[asr.index <= decay], asr[asr.index > decay]
+        if len(before) and len(after):
+            drops.append(before.iloc[-1] - after.iloc[-1])
+    if not drops:
+        raise KeyError("epochs before and after a decay")
+    return float(np.mean(drops))
+
+
+def _large_sam_first(rows: pd.DataFrame) -> float:
+    asr = success(rows)
+    asr = asr[~asr.index.str.contains("stopped|noise")]
+    return asr["l-SAM"] - asr.drop("l-SAM").max()
+
+
+def _large_sam_over_stopping(rows: pd.DataFrame) -> float:
+    asr = success(rows)
+    return asr["l-SAM"] - asr["SGD, stopped"]
+
+
+def _large_neighbourhoods(rows: pd.DataFrame) -> float:
+    asr = success(rows)
+    gains = [asr[large] - asr[small] for large, small in LARGE.items() if large in asr and small in asr]
+    if not gains:
+        raise KeyError("a minimizer with both neighbourhoods")
+    return float(np.mean(gains))
+
+
+def _trace_falls_where_transfer_rises(rows: pd.DataFrame) -> float:
+    asr, trace = along(rows, "SAM"), along(rows, "SAM", "weight_trace")
+    if len(asr) < 3:
+        raise KeyError("three epochs of SAM")
+    return -float(spearman(trace, asr))
+
+
+def _sam_is_flatter(rows: pd.DataFrame) -> float:
+    traces = [along(rows, name, "weight_trace").iloc[-1] for name in ("SGD", "l-SAM")]
+    return float(np.log(traces[0] / traces[1]))
+
+
+def _peak_alike(rows: pd.DataFrame) -> float:
+    """0.25 less how far apart the peaks are, as a share of the training."""
+    peaks = {name: along(rows, name).idxmax() for name in ("D_R", "D_NR")}
+    return 0.25 - abs(peaks["D_R"] - peaks["D_NR"]) / rows["epoch"].max()
+
+
+CLAIMS = (
+    Claim("transfer peaks before the end of training", "Figure 1", "stopped", _stopping_helps, POINTS),
+    Claim("after the learning rate decays it falls", "Figure 2", "training", _falls_after_a_decay, POINTS),
+    Claim("l-SAM is first of all minimizers", "Figure 6", "stopped", _large_sam_first, POINTS),
+    Claim("l-SAM beats early stopping", "abstract", "stopped", _large_sam_over_stopping, POINTS),
+    Claim("large neighbourhoods beat small ones", "Figure 6", "stopped", _large_neighbourhoods, POINTS),
+    Claim(
+        "SAM's trace falls when transfer rises",
+        "Figure 5",
+        "training",
+        _trace_falls_where_transfer_rises,
+        "minus Spearman's ρ",
+    ),
+    Claim("l-SAM ends flatter than SGD", "Figure 5", "training", _sam_is_flatter, "log of the traces' ratio"),
+    Claim(
+        "on D_R and D_NR transfer peaks alike",
+        "Figure 3",
+        "features",
+        _peak_alike,
+        "share of training below 1/4",
+    ),
+)

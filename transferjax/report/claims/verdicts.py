@@ -1,0 +1,153 @@
+"""Papers' claims as numbered checks, each with a verdict and the interval that says so.
+
+A claim is a margin that should be positive, computed once for each training seed; Student's interval over
+the seeds decides: all of it above zero, the claim holds; all below, it does not; else, and with one seed, it
+cannot be told at this scale.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from transferjax.report.page import Section
+from transferjax.report.tables import Table, of_surrogates, significant
+
+HOLDS, FAILS, UNTOLD = "holds", "does not", "cannot be told at this scale"
+Margin = Callable[[pd.DataFrame], float]
+"""Rows of one seed -> how much the claim is fulfilled; raises KeyError where what it compares is missing."""
+
+
+class Claim(NamedTuple):
+    """What the paper says, where, in which frame to look (`role`), and its margin."""
+
+    text: str
+    place: str
+    role: str
+    margin: Margin
+    unit: str
+
+
+def means(rows: pd.DataFrame, value: str, by: str = "mechanism") -> pd.Series:
+    """Mean over targets, goals and budgets."""
+    return rows.groupby(by, sort=False)[value].mean()
+
+
+def success(rows: pd.DataFrame, by: str = "mechanism") -> pd.Series:
+    """Transfer success in percent, by mechanism or attack."""
+    return 100 * means(rows, "asr", by)
+
+
+def value_of(label: str) -> float | None:
+    """The value in an attack's label: 3.0 of "zeta=3"; None where it has none."""
+    found = re.search(r"=(-?\d[\d.e-]*)$", label)
+    return float(found[1]) if found else None
+
+
+def by_value(rows: pd.DataFrame) -> pd.Series:
+    """Transfer success in percent by the value in the attacks' labels.
+
+    Raises:
+        KeyError: no such labels.
+    """
+    values = rows["attack"].map(value_of)
+    if values.isna().all():
+        raise KeyError("attacks labelled by a value")
+    return success(rows.assign(value=values), "value")
+
+
+POINTS = "points of ASR"
+
+
+class Verdict(NamedTuple):
+    """The margin's mean over seeds, its interval and what follows."""
+
+    verdict: str
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def verdict(margins: pd.Series, level: float = 0.95) -> Verdict:
+    """What margins of several seeds say: `mean ± t(n - 1) s / √n` against zero.
+
+    Args:
+        margins: one a seed.
+        level: of Student's interval.
+    """
+    import scipy.stats
+
+    margins, nan = margins.dropna(), float("nan")
+    if len(margins) < 2:
+        return Verdict(UNTOLD, float(margins.mean()), nan, nan, len(margins))
+    half = scipy.stats.t.ppf((1 + level) / 2, len(margins) - 1) * margins.std(ddof=1) / len(margins) ** 0.5
+    mean = float(margins.mean())
+    # Two seeds that agree to the last bit are few images, and no certainty.
+    chance = half == 0 and len(margins) < 3
+    said = UNTOLD if chance else HOLDS if mean - half > 0 else FAILS if mean + half < 0 else UNTOLD
+    return Verdict(said, mean, mean - half, mean + half, len(margins))
+
+
+def check_claims(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Every claim with its verdict.
+
+    Args:
+        claims: a paper's.
+        frames: by role, rows as the study has them.
+
+    Returns:
+        `number`, `claim`, `place`, `verdict`, `margin`, `low`, `high`, `unit`, `seeds`, `why` where nothing
+        could be computed.
+    """
+    rows = []
+    for number, claim in enumerate(claims, start=1):
+        margins, why = _margins(claim, frames)
+        found = verdict(margins)
+        rows.append(
+            {
+                "number": number,
+                **{"claim": claim.text, "place": claim.place, "verdict": found.verdict},
+                **{"margin": found.mean, "low": found.low, "high": found.high},
+                **{"unit": claim.unit, "seeds": found.seeds, "why": why},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _margins(claim: Claim, frames: Mapping[str, pd.DataFrame]) -> tuple[pd.Series, str]:
+    """One margin for each seed that has what the claim compares; else what is missing."""
+    frame = frames.get(claim.role)
+    if frame is None or frame.empty:
+        return pd.Series(dtype=float), f"no rows of {claim.role!r}"
+    found, why = {}, ""
+    for seed, rows in of_surrogates(frame).groupby("seed"):
+        try:
+            found[seed] = claim.margin(rows)
+        except KeyError as error:
+            why = f"missing: {error.args[0]}"
+    return pd.Series(found, dtype=float), "" if found else why
+
+
+def claims_section(checked: pd.DataFrame) -> Section:
+    """The verdicts as a table of margins, and as text."""
+    lines = [
+        f"{row.number}. {row.claim} ({row.place}): {row.verdict}" + (f" ({row.why})" if row.why else "")
+        for row in checked.itertuples()
+    ]
+    text = (
+        "Each claim is a margin that should be positive, one for each training seed; the interval is "
+        "Student's (95 %) over seeds. " + "; ".join(lines) + "."
+    )
+    labels = [f"{row.number}. {row.claim}: {row.verdict} [{row.unit}]" for row in checked.itertuples()]
+    center = checked[["margin", "low", "high", "seeds"]].astype(float).set_axis(labels, axis=0)
+    center.columns = pd.MultiIndex.from_tuples(
+        [("margin", name) for name in ("mean", "low", "high", "seeds")]
+    )
+    nothing = pd.DataFrame(np.nan, center.index, center.columns)
+    best = pd.DataFrame(False, center.index, center.columns)
+    return Section(
+        "The paper's claims", text, [Table("Claims", center, nothing, best, significant, "claim")], {}
+    )

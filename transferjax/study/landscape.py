@@ -1,0 +1,155 @@
+"""Views of where adversarial images lie: flatness, TPA's components, loss surfaces, attention."""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from transferjax.report.agreement import spearman_interval
+from transferjax.report.figures import against
+from transferjax.report.maps import attention_grid, loss_surfaces
+from transferjax.report.page import Section
+from transferjax.report.tables import value_table
+from transferjax.study import registry
+from transferjax.study.binding import call_of
+from transferjax.study.blocks import Block
+from transferjax.study.config import Study
+from transferjax.study.content import load
+from transferjax.study.rows import Arrays, Row, adversarial, block_of, transfer_rows
+from transferjax.study.specs import Measure
+
+COMPONENTS = ("model_difference", "first_order", "second_order")
+SHOWN = 6  # images in a grid of attention maps
+
+
+def flatness_rows(study: Study, block: str, radius_255: float = 16.0, samples: int = 16) -> Iterator[Row]:
+    """The rows of transfer of one surrogate's attacks, with the flatness and TPA's components around them."""
+    around = call_of(registry.MEASURES, "flatness", {"radius": radius_255 / 255, "samples": samples})
+    theorem = call_of(registry.MEASURES, "transfer_loss", {})
+    for row in transfer_rows(study, block):
+        target, images = row.needs["target"].target, row.needs["target"].images  # type: ignore[attr-defined]
+        if len(images.surrogates) != 1:  # noise has none, and an ensemble's loss is no network's
+            continue
+        (surrogate,) = images.surrogates
+        more = {
+            "flatness": Measure(call=around, of=surrogate, data=images),
+            "theorem": Measure(call=theorem, of=(surrogate, target), data=images),
+        }
+
+        def reduce(found: Mapping[str, Arrays], own: Any = row.reduce) -> dict[str, Any]:
+            theorem = {name: np.mean(value, dtype=np.float64) for name, value in found["theorem"].items()}
+            return {
+                **own(found),
+                "flatness": np.mean(found["flatness"]["values"], dtype=np.float64),
+                **theorem,
+            }
+
+        yield row._replace(needs={**row.needs, **more}, reduce=reduce)
+
+
+def flatness(
+    frame: pd.DataFrame, study: Study, block: str, radius_255: float = 16.0, samples: int = 16
+) -> list[Section]:
+    """Flatness and components against transfer: is the flattest attack the best?"""
+    columns = ("flatness", *COMPONENTS, "transfer_loss")
+    parts = [
+        value_table(
+            frame,
+            name,
+            name.replace("_", " "),
+            rows="attack",
+            columns=("target",),
+            error=study.error,
+            largest=False,
+        )
+        for name in columns
+    ]
+    means = frame.groupby("attack", sort=False)[["asr", *columns]].mean()
+    means["bound"] = means[list(COMPONENTS)].sum(axis=1)
+    orders = [
+        f"{name.replace('_', ' ')} {rho:.2f} [{low:.2f}, {high:.2f}]"
+        for name in (*columns, "bound")
+        for rho, low, high in [spearman_interval(means[name], means["asr"])]
+    ]
+    text = (
+        f"Flatness is the mean gradient norm within {radius_255:g}/255 of the adversarial image (small is "
+        "flat); the components are those of TPA's Theorem 3.1, means over images in squared nats, C = 1; a "
+        "surrogate that is not piecewise linear has the Gauss-Newton part's second-order component. "
+        f"Spearman's ρ with transfer over {len(means)} attacks, bootstrap over them (95 %): "
+        f"{', '.join(orders)}."
+    )
+    percent = means.assign(success=100 * means["asr"]).reset_index()
+    figures = {
+        f"{name}_{block}": (
+            against(percent, name, "success", "attack", name.replace("_", " "), "transfer success (%)"),
+            f"Transfer against {name.replace('_', ' ')}, a point for each attack.",
+        )
+        for name in ("flatness", "bound")
+    }
+    return [Section("Flatness and transfer", text, parts, figures)]
+
+
+def surface_rows(
+    study: Study, block: str, kind: str = "uniform", extent: float = 1.0, points: int = 41
+) -> Iterator[Row]:
+    """A row per attack: the surrogate's loss around what the attack made of it, at the largest budget."""
+    b = block_of(study, block, "attacks")
+    options = {"kind": kind, "extent": extent, "points": points}
+    surface = call_of(registry.MEASURES, "loss_surface", options)
+    surrogate = b.surrogates[0]
+    for tags, images in _largest(b):
+        spec = Measure(call=surface, of=surrogate.specs[0], data=images)
+        yield Row(
+            tags, {"it": spec}, lambda found: {"surface": found["it"]["values"].mean(0, dtype=np.float64)}
+        )
+
+
+def _largest(b: Block) -> Iterator[tuple[dict[str, Any], Any]]:
+    """What each attack makes of the first surrogate at the largest budget, with its tags."""
+    _, eps_255, eps = max(b.budgets, key=lambda budget: budget[2])
+    surrogate = b.surrogates[0]
+    for (attack, call), (goal_name, goal) in product(b.attacks, b.goals):
+        tags = {**surrogate.tags, "attack": attack, "goal": goal_name, "eps_255": eps_255}
+        yield tags, adversarial(b, surrogate, call, goal, eps)
+
+
+def surfaces(
+    frame: pd.DataFrame,
+    study: Study,
+    block: str,
+    kind: str = "uniform",
+    extent: float = 1.0,
+    points: int = 41,
+) -> list[Section]:
+    """Loss surfaces of every attack side by side."""
+    drawn = {str(row.attack): row.surface for row in frame.itertuples()}
+    figure = loss_surfaces(drawn, np.linspace(-extent, extent, points), unit=f"{kind} direction")
+    text = (
+        f"The surrogate's loss on the plane of two {kind} random directions through each adversarial image, "
+        "as change from the centre, mean over images; pixels leave [0, 1], as in PGN's code."
+    )
+    return [Section("Loss surfaces", text, [], {f"surfaces_{block}": (figure, "Change of the loss.")})]
+
+
+def attention_rows(study: Study, block: str) -> Iterator[Row]:
+    """A row for the clean images and one for each attack: where the first target looks."""
+    b = block_of(study, block, "attacks", "targets")
+    look, target = call_of(registry.MEASURES, "attention", {}), b.targets[0].specs[0]
+    for name, images in (("clean", b.data), *((tags["attack"], images) for tags, images in _largest(b))):
+        spec = Measure(call=look, of=target, data=images)
+        tags = {**b.surrogates[0].tags, "attack": name, "target": b.targets[0].label}
+        yield Row(tags, {"it": spec}, lambda found: {"maps": found["it"]["values"]})
+
+
+def attention(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
+    """Grad-CAM of the label, clean and attacked, and how far it moved."""
+    b, maps = study.blocks[block], dict(zip(frame["attack"], frame["maps"], strict=True))
+    images = load(b.data).images[:SHOWN]  # type: ignore[attr-defined]
+    clean = next(iter(maps.values()))
+    moved = frame.assign(moved=[float(np.abs(found - clean).mean()) for found in frame["maps"]])
+    table = value_table(moved, "moved", "mean change of the map", rows="attack", error=study.error)
+    figure = attention_grid(images, {name: found[:SHOWN] for name, found in maps.items()})
+    text = f"Grad-CAM maps of {frame['target'].iloc[0]} for the label, on clean images and on attacked ones."
+    return [Section("Attention", text, [table], {f"attention_{block}": (figure, "Grad-CAM of the label.")})]
