@@ -1,4 +1,4 @@
-"""A real browser for tests: Debian's Chromium through Selenium; without either, tests are skipped and say why."""
+"""A real browser for tests: Debian's Chromium through Selenium; skipped, with a reason, without them."""
 
 import contextlib
 import shutil
@@ -17,7 +17,7 @@ def _program(names):
 
 @contextlib.contextmanager
 def browsing():
-    """A driver whose `get_log("browser")` is the console and `get_log("performance")` the network's events."""
+    """A driver; its `get_log` of "browser" is the console, of "performance" the network's events."""
     selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install '.[test]'")
     options = selenium.ChromeOptions()
     options.binary_location = _program(BROWSERS)

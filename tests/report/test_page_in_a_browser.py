@@ -1,4 +1,4 @@
-"""What a reader meets: the page of a report in a real browser, with a pointer, a keyboard and a phone's width."""
+"""The report's page as a reader meets it: in a real browser, with pointer, keyboard and a phone's width."""
 
 import json
 
