@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/store
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  install, then a whole study of handwritten digits: $(STORE)/studies/digits/report.html"
 	@echo "make test        install the test extra, then run the tests"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        the documentation site: runs/site/index.html; warnings are errors"
 	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch)"
 
 # One stamp per extra: pip is asked again only when pyproject.toml changed.
@@ -29,6 +30,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/.installed-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build
 
 bench: .venv/.installed-bench
 	for file in $$(grep -l __main__ benchmarks/*.py | grep -v 'harness\|page'); do PYTHONPATH=. $(BIN)/python $$file || exit 1; done
