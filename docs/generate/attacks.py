@@ -120,8 +120,9 @@ attacks.{name}  # {signature}
 |---|---|---|
 {rows}
 
-The picture is a handwritten digit, attacked at its defaults with a budget of {round(255 * EPS)}/255 on a small
-net (of several surrogates: two of them), the perturbation enlarged. The gradients are counted while it is made.
+The picture is a handwritten digit, attacked at the defaults with a budget of {round(255 * EPS)}/255 on a
+small net (two of them where it takes several), the perturbation enlarged. The gradients are counted while
+it is made.
 """
 
 
@@ -130,9 +131,9 @@ def index() -> str:
     lines = [
         "# Attacks",
         "",
-        "Each is a combination of the pieces of [the four slots](../../slots.md); all take `norm`, and all that are",
-        "made of `ascend` take `outer_rules` and `inner_rules`, so that they nest. This table is made from the code;",
-        "gradients per image are counted on a small net, at the defaults.",
+        "Each is a combination of the pieces of [the four slots](../../slots.md). All take `norm`; those that are",
+        "made of `ascend` take `outer_rules` and `inner_rules`, so that they nest. This table is made from the",
+        "code; gradients per image are counted on a small net, at the defaults.",
         "",
         "| attack | what it does | gradients per image | golden |",
         "|---|---|---:|---|",

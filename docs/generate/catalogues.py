@@ -62,8 +62,9 @@ def mechanisms() -> str:
     )
     return f"""# Training mechanisms
 
-What fills the slots of the one train step; `configs/methods.py` has the mechanisms by name, with the magnitudes of
-Table 11 of the S&P paper, and they add up: `SAM&IR` has the parts of both. This page is made from the code.
+What fills the slots of the one train step; `configs/methods.py` has the mechanisms by name, with the
+magnitudes of Table 11 of the S&P paper, and they add up: `SAM&IR` has the parts of both. This page is made
+from the code.
 
 ## By name, as on CIFAR-10
 
@@ -100,7 +101,8 @@ def nets() -> str:
     wrappers = {n: getattr(predicts, n) for n in predicts.__all__ if inspect.isfunction(getattr(predicts, n))}
     return f"""# Nets and predicts
 
-Names for `models.build(name, num_classes=…)`; `models.load(path, name)` reads files of weights. Made from the code.
+Names for `models.build(name, num_classes=…)`; `models.load(name, path)` reads files of weights. Made from
+the code.
 
 {table(("name", "net"), rows)}
 ## What makes a predict, or another of one
@@ -113,7 +115,8 @@ def defended() -> str:
     things = {n: getattr(defences, n) for n in defences.__all__}
     return f"""# Defences
 
-Everything here goes before a net: what comes out is a predict again, to be attacked or evaluated. Made from the code.
+Everything here goes before a net: what comes out is a predict again, to be attacked or evaluated. Made from
+the code.
 
 {functions(things)}"""
 
@@ -170,5 +173,5 @@ def pages() -> dict[str, str | bytes]:
         "catalogue/defences.md": defended(),
         "catalogue/pieces.md": pieces(),
         "catalogue/views.md": shown(),
-        "catalogue/options.md": f"# Options by their names elsewhere\n\nMade from the code.\n\n{names_elsewhere()}",
+        "catalogue/options.md": f"# Options elsewhere\n\nMade from the code.\n\n{names_elsewhere()}",
     }

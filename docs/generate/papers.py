@@ -125,15 +125,16 @@ def page() -> str:
     rest = "\n".join(section(name, module) for name, module in here.items() if name not in mapped)
     return f"""# From a paper to the command
 
-Every table and figure is a *view* of a config; `--views=` makes one, and what it shares with others is made once:
+Every table and figure is a *view* of a config; `--views=` makes one, and what it shares with others is made
+once:
 
 ```
 python -m experiments.study --config=configs/<config>.py:<scale> --store=runs/store --views=<view> [--dry_run]
 ```
 
-`--dry_run` says what is missing and what it costs on this machine. Costs below are the planner's estimates for two
-CPU cores and an empty store, of one view alone; GPU hours assume the speed that `--dry_run` names. This page is made
-from the configs.
+`--dry_run` says what is missing and what it costs on this machine. Costs below are the planner's estimates
+for two CPU cores and an empty store, of one view alone; GPU hours assume the speed that `--dry_run` names.
+This page is made from the configs.
 
 {chr(10).join(parts)}
 ## Studies of this library
