@@ -131,9 +131,9 @@ def index() -> str:
     lines = [
         "# Attacks",
         "",
-        "Each is a combination of the pieces of [the four slots](../../slots.md). All take `norm`; those that are",
-        "made of `ascend` take `outer_rules` and `inner_rules`, so that they nest. This table is made from the",
-        "code; gradients per image are counted on a small net, at the defaults.",
+        "Each is a combination of the pieces of [the four slots](../../slots.md). All take `norm`; those",
+        "made of `ascend` take `outer_rules` and `inner_rules`, so that they nest. This table is made from",
+        "the code; gradients per image are counted on a small net, at the defaults.",
         "",
         "| attack | what it does | gradients per image | golden |",
         "|---|---|---:|---|",
