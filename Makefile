@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/store
 
-.PHONY: quickstart test wheel lint lowest browser audit soak bench clean
+.PHONY: quickstart test wheel lint docs lowest browser audit soak bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test        install the test extra, then run the tests"
 	@echo "make wheel       build the wheel and try it in an empty environment"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        the documentation site: runs/site/index.html; warnings are errors"
 	@echo "make lowest      the tests, with the lowest versions that pyproject.toml allows, in .venv-lowest"
 	@echo "make browser     the tests that look at reports in a browser"
 	@echo "make audit       known vulnerabilities of what is installed"
@@ -54,6 +55,9 @@ audit: .venv/.installed-audit
 
 soak: .venv/.installed-test
 	$(BIN)/python -m tests.soak
+
+docs: .venv/.installed-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build
 
 bench: .venv/.installed-bench
 	for file in $$(grep -l __main__ benchmarks/*.py | grep -v 'harness\|page'); do PYTHONPATH=. $(BIN)/python $$file || exit 1; done

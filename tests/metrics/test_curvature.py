@@ -34,9 +34,7 @@ def test_relu_net_against_the_full_hessian(method, mlp, batch, full_hessians, x6
     np.testing.assert_allclose(found[:, 4:], 0, atol=1e-14)
 
 
-def test_the_trace_is_that_of_the_full_hessian_and_the_sum_of_all_eigenvalues(
-    mlp, batch, full_hessians, x64
-):
+def test_the_trace_is_that_of_the_full_hessian_and_the_sum_of_all_eigenvalues(mlp, batch, full_hessians, x64):
     predict, (images, labels) = mlp(scale=20.0), batch()  # sure predictions: no square may underflow
     full = full_hessians(predict, images, labels)
     found = input_hessian_trace(predict, images)

@@ -15,11 +15,15 @@ def test_writes_a_self_contained_page_and_a_markdown_file(tmp_path, make_results
     paths = write_report(tmp_path / "run", results, examples, {"seed": 0}, environment, "A <run>")
     page, text = paths.html.read_text(), paths.markdown.read_text()
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(images) == len(paths.figures) == 5
+    assert len(paths.figures) == 5
+    assert len(images) == 3 + 3 * len(
+        examples["labels"]
+    )  # the plane is a drawing, the images are in the viewer
+    assert page.count('class="point"') == 3 * 3 * 2
     assert all(base64.b64decode(image)[:4] == b"\x89PNG" for image in images)
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "<title>A &lt;run&gt;</title>" in page
-    assert "prefers-color-scheme: dark" in page
+    assert "color-scheme: light dark" in page
     assert "ST -&gt; VGG &lt;untargeted&gt;" in page
     for figure in paths.figures:
         assert f"](figures/{figure.name})" in text

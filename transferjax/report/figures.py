@@ -40,10 +40,19 @@ def asr_by_mechanism(results: pd.DataFrame, goal: str = "untargeted", error: str
     return figure
 
 
-def _log_scale(values: pd.Series) -> bool:
+def log_scale(values: pd.Series) -> bool:
     """Whether positive values span enough to need a logarithmic axis."""
     values = values.dropna()
     return bool(len(values) and values.min() > 0 and values.max() > 5 * values.min())
+
+
+def of_plane(results: pd.DataFrame, goal: str, eps_255: float | None) -> tuple[pd.DataFrame, float]:
+    """The rows that a plane shows, and their budget: the median one if None."""
+    chosen = of_surrogates(check(results)[results["goal"] == goal])
+    if eps_255 is None:
+        budgets = np.unique(chosen["eps_255"])
+        eps_255 = float(budgets[len(budgets) // 2])
+    return chosen[chosen["eps_255"] == eps_255], eps_255
 
 
 def smoothness_similarity_plane(
@@ -58,11 +67,7 @@ def smoothness_similarity_plane(
         results: tidy, see `tables.COLUMNS`.
         goal, eps_255: which rows give the colour; the median budget if None.
     """
-    chosen = of_surrogates(check(results)[results["goal"] == goal])
-    if eps_255 is None:
-        budgets = np.unique(chosen["eps_255"])
-        eps_255 = float(budgets[len(budgets) // 2])
-    chosen = chosen[chosen["eps_255"] == eps_255]
+    chosen, eps_255 = of_plane(results, goal, eps_255)
     mechanisms, targets = ordered(chosen["mechanism"]), ordered(chosen["target"])
     percent = 100 * chosen["asr"]
     scale = mpl.colors.Normalize(percent.min(), max(percent.max(), percent.min() + 1e-9))
@@ -76,7 +81,7 @@ def smoothness_similarity_plane(
             axis.set_visible(False)
         for i, (axis, target) in enumerate(zip(flat, targets, strict=False)):
             _scatter(axis, chosen[chosen["target"] == target], mechanisms, scale)
-            axis.set(title=str(target), xscale="log" if _log_scale(chosen["smoothness"]) else "linear")
+            axis.set(title=str(target), xscale="log" if log_scale(chosen["smoothness"]) else "linear")
             if i + columns >= len(targets):  # the lowest panel of its column
                 axis.set_xlabel("λ₁ (← smoother)")
                 axis.tick_params(labelbottom=True)
@@ -135,7 +140,7 @@ def against(rows: pd.DataFrame, x: str, y: str, name: str, xlabel: str, ylabel: 
         for index, row in enumerate(rows.to_dict("records")):
             axis.plot(row[x], row[y], linestyle="none", **look(index))
             axis.annotate(str(row[name]), (row[x], row[y]), (4, 3), textcoords="offset points", fontsize=7)
-        axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if _log_scale(rows[x]) else "linear")
+        axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log_scale(rows[x]) else "linear")
         axis.margins(0.15)
     return figure
 
@@ -154,6 +159,6 @@ def metric_by_mechanism(
         axis.errorbar(pairs[:, 0], rows, xerr=np.nan_to_num(pairs[:, 1]), linestyle="none", **look(0))
         axis.set_yticks(rows, [str(name) for name in mechanisms])
         axis.set(xlabel=label, ylim=(len(mechanisms) - 0.5, -0.5))
-        if _log_scale(results[value]) if log is None else log:
+        if log_scale(results[value]) if log is None else log:
             axis.set_xscale("log")
     return figure

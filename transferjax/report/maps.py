@@ -21,26 +21,48 @@ def _floats(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
 
 
-def image_grid(examples: dict[str, Any], columns: int = 8) -> Figure:
-    """Clean images, perturbations and adversarial images under each other, with what the model says.
+_EXAMPLES = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions")
 
-    The perturbation is stretched so that its largest change is black or white; grey means no change.
+
+def said_of(predictions: Any) -> Mapping[str, Sequence[Any]]:
+    """Predictions by model; those of one that has no name are "model"'s."""
+    return predictions if isinstance(predictions, Mapping) else {"model": predictions}
+
+
+def compared(examples: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Clean images, perturbations to look at, adversarial images, and what stretches a perturbation.
+
+    The largest change is black or white, grey is no change.
+
+    Raises:
+        ValueError: examples that lack something, see `image_grid`.
+    """
+    if missing := [name for name in _EXAMPLES if name not in examples]:
+        raise ValueError(f"examples lack {missing}; expected {list(_EXAMPLES)}")
+    clean, adversarial = _floats(examples["clean"]), _floats(examples["adversarial"])
+    difference = adversarial - clean
+    factor = 0.5 / (float(np.abs(difference).max()) or 1.0)
+    return clean, 0.5 + factor * difference, adversarial, factor
+
+
+def image_grid(examples: Mapping[str, Any], columns: int = 8) -> Figure:
+    """Clean images, perturbations and adversarial images under each other, with what the model says.
 
     Args:
         examples: `clean` and `adversarial` `[n, H, W, C]`, in [0, 1] or uint8; `labels`, `clean_predictions`
-            and `adversarial_predictions` `[n]`: class names or numbers.
+            and `adversarial_predictions` `[n]`: class names or numbers. Predictions of several models are a
+            mapping from names to them; the grid shows those of the first.
         columns: show at most so many.
     """
-    needed = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions")
-    if missing := [name for name in needed if name not in examples]:
-        raise ValueError(f"examples lack {missing}; expected {list(needed)}")
-    clean, adversarial = (_floats(examples[name])[:columns] for name in needed[:2])
-    difference = adversarial - clean
-    largest = float(np.abs(difference).max()) or 1.0
+    *pictures, factor = compared(examples)
+    clean, difference, adversarial = (images[:columns] for images in pictures)
+    before, after = (
+        next(iter(said_of(examples[f"{name}_predictions"]).values())) for name in ("clean", "adversarial")
+    )
     lines = (
-        ("clean", clean, examples["clean_predictions"]),
-        (f"perturbation\n×{0.5 / largest:.0f}", 0.5 + difference / (2 * largest), None),
-        ("adversarial", adversarial, examples["adversarial_predictions"]),
+        ("clean", clean, before),
+        (f"perturbation\n×{factor:.0f}", difference, None),
+        ("adversarial", adversarial, after),
     )
     with style(), mpl.rc_context({"axes.grid": False}):
         cell = PAGE / columns

@@ -1,12 +1,11 @@
 """A run's report, twice: `report.md` for the repository, `report.html` for the reader, a single file."""
 
-import base64
-import html
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,8 +14,9 @@ from matplotlib.figure import Figure
 from transferjax.files import write_bytes, write_text
 from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, smoothness_similarity_plane
 from transferjax.report.maps import image_grid
+from transferjax.report.markup import document, escape, png_source
+from transferjax.report.plane import interactive_plane
 from transferjax.report.style import style
-from transferjax.report.stylesheet import CSS
 from transferjax.report.tables import (
     ERRORS,
     NOISE,
@@ -30,17 +30,27 @@ from transferjax.report.tables import (
     to_html,
     to_markdown,
 )
+from transferjax.report.viewer import viewer
 
 _PIXELS_PER_INCH = 128  # a figure of a page's width fills the page, and all figures have letters of one size
 
 
 class Section(NamedTuple):
-    """A heading, what to make of it, and its tables and figures (by file name)."""
+    """A heading, what to make of it, its tables and its figures (by file name).
+
+    `live` is HTML for the page alone, by name: it takes the place of the figure of its name, which the
+    Markdown keeps; where there is none it stands before the tables.
+    """
 
     title: str
     text: str
     tables: list[Table]
     figures: dict[str, tuple[Figure, str]]
+    live: Mapping[str, str] = MappingProxyType({})
+
+
+Examples = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""Images of one attack, or of each of several."""
 
 
 class ReportPaths(NamedTuple):
@@ -86,12 +96,13 @@ def success_section(results: pd.DataFrame, goal: str, error: str) -> Section:
 
 def surrogates_section(results: pd.DataFrame, error: str) -> Section:
     goal = str(ordered(results["goal"])[0])
-    figures = {}
+    figures, live = {}, {}
     if of_surrogates(results)[["smoothness", "similarity"]].notna().all(axis=None):
         figures["plane"] = (
             smoothness_similarity_plane(results, goal),
             "Smoothness, similarity and transfer success: one point per surrogate.",
         )
+        live["plane"] = interactive_plane(results, goal)
         figures["smoothness"] = (
             metric_by_mechanism(results, "smoothness", "top input-Hessian eigenvalue", error),
             "Model smoothness by mechanism: the mean top eigenvalue of the input Hessian, lower is smoother.",
@@ -100,18 +111,19 @@ def surrogates_section(results: pd.DataFrame, error: str) -> Section:
         "Smoothness is the mean top eigenvalue of the input Hessian (lower is smoother), similarity the mean "
         "cosine between the surrogate's and the target's input gradients. " + _errors(results, error)
     )
-    return Section("Why: smoothness and similarity", text, [model_table(results, error)], figures)
+    return Section("Why: smoothness and similarity", text, [model_table(results, error)], figures, live)
 
 
-def images_section(examples: Mapping[str, Any]) -> Section:
-    """A grid of images, see `maps.image_grid`, with its `caption`."""
-    text = str(examples.get("caption", "What the target model says before and after the attack."))
-    figure = (image_grid(dict(examples)), "Clean image, perturbation, adversarial image.")
-    return Section("Images", text, [], {"images": figure})
+def images_section(examples: Examples) -> Section:
+    """Images of one attack or of several, see `maps.image_grid`, each with a `caption` and perhaps `aims`."""
+    series = [examples] if isinstance(examples, Mapping) else list(examples)
+    text = str(series[0].get("caption", "What the target model says before and after the attack."))
+    figure = (image_grid(series[0]), "Clean image, perturbation, adversarial image.")
+    return Section("Images", text, [], {"images": figure}, {"images": viewer(series)})
 
 
 def sections(
-    results: pd.DataFrame, examples: Mapping[str, Any] | None = None, error: str = "half_range"
+    results: pd.DataFrame, examples: Examples | None = None, error: str = "half_range"
 ) -> list[Section]:
     """What the report holds, before it is written."""
     parts = [success_section(results, str(goal), error) for goal in ordered(results["goal"])]
@@ -140,32 +152,31 @@ def _markdown(title: str, parts: list[Section], config: Mapping, environment: Ma
     return "\n".join(lines)
 
 
+def _picture(figure: Figure, caption: str, data: bytes) -> str:
+    width, text = round(_PIXELS_PER_INCH * figure.get_figwidth()), escape(caption)
+    return (
+        f'<figure class="picture"><div><img width="{width}" alt="{text}" src="{png_source(data)}"></div>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
 def _html(
     title: str, parts: list[Section], pictures: Mapping[str, bytes], config: Mapping, environment: Mapping
 ) -> str:
-    body = [f"<h1>{html.escape(title)}</h1>"]
+    sections = []
     for part in parts:
-        body.append(f"<section><h2>{html.escape(part.title)}</h2><p>{html.escape(part.text)}</p>")
-        body += [to_html(table) for table in part.tables]
+        inner = [f"<p>{escape(part.text)}</p>"]
+        inner += [text for name, text in part.live.items() if name not in part.figures]
+        inner += map(to_html, part.tables)
         for name, (figure, caption) in part.figures.items():
-            width = round(_PIXELS_PER_INCH * figure.get_figwidth())
-            data, text = base64.b64encode(pictures[name]).decode(), html.escape(caption)
-            body.append(
-                f'<figure><img width="{width}" alt="{text}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{text}</figcaption></figure>"
-            )
-        body.append("</section>")
-    for name, value in (("Configuration", config), ("Environment", environment)):
-        if not value:
-            continue
-        text = html.escape(_as_json(value))
-        body.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{CSS}</style></head>\n"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
+            inner.append(part.live.get(name) or _picture(figure, caption, pictures[name]))
+        sections.append((part.title, "".join(inner)))
+    end = "".join(
+        f"<details><summary>{name}</summary><pre>{escape(_as_json(value))}</pre></details>"
+        for name, value in (("Configuration", config), ("Environment", environment))
+        if value
     )
+    return document(title, sections, end)
 
 
 def write_page(directory: str | os.PathLike, name: str, parts: list[Section], title: str) -> Path:
@@ -210,7 +221,7 @@ def write_sections(
 def write_report(
     directory: str | os.PathLike,
     results: pd.DataFrame,
-    examples: Mapping[str, Any] | None = None,
+    examples: Examples | None = None,
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     title: str = "Transferability report",
@@ -221,7 +232,7 @@ def write_report(
     Args:
         directory: where to; made if it does not exist.
         results: tidy, see `tables.COLUMNS`; any number of mechanisms, seeds, targets, goals and budgets.
-        examples: images for the grid, see `maps.image_grid`; optionally with a `caption`. None for no grid.
+        examples: images to look at, of one attack or of a sequence of several, see `images_section`.
         config, environment: shown at the end.
         title: the report's heading.
         error: over seeds, see `tables.spread`.

@@ -1,11 +1,12 @@
 """Tables from tidy results: one row per surrogate, seed, target, goal and budget in, a table out."""
 
-import html
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from transferjax.report.markup import escape
 
 COLUMNS = (
     "mechanism",
@@ -265,25 +266,34 @@ def to_markdown(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """The table as HTML, its upper column heads spanning what they share."""
+    """The table as HTML, its upper column heads spanning what they share; the page's script sorts it.
+
+    A cell carries its number, so that sorting is by value and not by what is printed.
+    """
     groups: list[list] = []
     for column in table.center.columns:
         if groups and groups[-1][0] == column[0]:
             groups[-1][1] += 1
         else:
             groups.append([column[0], 1])
-    upper = "".join(f'<th colspan="{span}">{html.escape(str(name))}</th>' for name, span in groups)
-    lower = "".join(f"<th>{html.escape(str(column[1]))}</th>" for column in table.center.columns)
+    upper = "".join(f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in groups)
+    lower = "".join(
+        f'<th scope="col" data-name="{escape(" ".join(map(str, column)))}">{escape(column[1])}</th>'
+        for column in table.center.columns
+    )
     body = []
     for row in table.center.index:
         cells = (
-            _cell(table, row, column, ("<b>", "</b>"), ' <span class="error">± {}</span>')
+            f'<td data-value="{table.center.at[row, column]:.9g}">'
+            + _cell(table, row, column, ("<b>", "</b>"), ' <span class="error">± {}</span>')
+            + "</td>"
             for column in table.center.columns
         )
-        body.append(
-            f"<tr><th>{html.escape(str(row))}</th>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
-        )
+        body.append(f'<tr><th scope="row">{escape(row)}</th>{"".join(cells)}</tr>')
+    title = escape(table.title)
     return (
-        f'<div class="scroll"><table><caption>{html.escape(table.title)}</caption><thead>'
-        f"<tr><th></th>{upper}</tr><tr><th></th>{lower}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table class="sortable">'
+        f"<caption>{title}</caption><thead><tr><td></td>{upper}</tr>"
+        f'<tr><th scope="col">{escape(table.corner)}</th>{lower}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )

@@ -4,7 +4,7 @@ A view is two functions: `rows(study, **options)`, which is the only demand ther
 `draw(frame, study, **options)` -> sections of the page. Views are drawn anew each time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,13 @@ from transferjax.report.analysis import (
     similarity_section,
     smoothness_table,
 )
-from transferjax.report.page import Section, images_section, success_section, surrogates_section
+from transferjax.report.page import Section, success_section, surrogates_section
 from transferjax.report.tables import NOISE, of_surrogates
-from transferjax.study import along, claim_views, landscape, paper_views
+from transferjax.study import along, claim_views, image_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
 from transferjax.study.paper_views import scalars
-from transferjax.study.rows import Arrays, Row, adversarial, block_of, is_right, transfer_rows
+from transferjax.study.rows import Arrays, Row, block_of, is_right, transfer_rows
 from transferjax.study.specs import Call, Measure, Network, Spec, Verdicts
 
 
@@ -139,56 +139,6 @@ def _measure(block: Block, column: str) -> tuple[Call, Any]:
     raise ValueError(f"block {block.name!r} measures no {column!r}; it has {[m[0] for m in block.measures]}")
 
 
-EXAMPLES = 6  # images in the report's grid
-
-
-def image_rows(study: Study, block: str) -> Iterator[Row]:
-    """The largest budget of the first attack, on the first surrogate and target."""
-    b = block_of(study, block, "attacks", "targets")
-    surrogate, target = b.surrogates[0], b.targets[0]
-    (_, call), (goal_name, goal) = b.attacks[0], b.goals[0]
-    _, eps_255, eps = max(b.budgets, key=lambda budget: budget[2])
-    images = adversarial(b, surrogate, call, goal, eps)
-    needs: dict[str, Spec] = {
-        "images": images,
-        "clean": Verdicts(target=target.specs[0], images=b.data),
-        "fooled": Verdicts(target=target.specs[0], images=images),
-    }
-
-    def reduce(found: Mapping[str, Arrays]) -> dict[str, Any]:
-        said = {name: found[name]["classes"][:EXAMPLES] for name in ("clean", "fooled")}
-        return {
-            "adversarial": found["images"]["images"][:EXAMPLES],
-            "labels": found["clean"]["labels"][:EXAMPLES],
-            **said,
-        }
-
-    caption = f"{surrogate} -> {target.label}, {goal_name}, eps {eps_255:g}/255"
-    yield Row({"caption": caption}, needs, reduce)
-
-
-def image_grid(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
-    """Clean image, perturbation, adversarial image."""
-    from transferjax.study.content import load
-
-    row, dataset = frame.iloc[0], study.blocks[block].data
-    clean = load(dataset)
-    names = np.array(clean.class_names)
-    count = len(row["labels"])
-    return [
-        images_section(
-            {
-                "clean": clean.images[:count],  # type: ignore[attr-defined]
-                "adversarial": row["adversarial"],
-                "labels": names[row["labels"]].tolist(),
-                "clean_predictions": names[row["clean"]].tolist(),
-                "adversarial_predictions": names[row["fooled"]].tolist(),
-                "caption": row["caption"],
-            }
-        )
-    ]
-
-
 def training_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per network and epoch of its training."""
     b = study.blocks[block]
@@ -254,7 +204,7 @@ VIEWS: dict[str, Kind] = {
     "regression": Kind(transfer_rows, regression),
     "matrix": Kind(matrix_rows, matrix, ("block", "column")),
     "spectrum": Kind(spectrum_rows, spectrum, ("block", "column")),
-    "images": Kind(image_rows, image_grid),
+    "images": Kind(image_views.image_rows, image_views.image_series),
     "training": Kind(training_rows, training),
     "paper": Kind(paper_views.paper_rows, paper_views.paper, _BESIDE, paper_views.beside),
     "pairs": Kind(paper_views.pair_rows, paper_views.pairs, _BESIDE, paper_views.beside),

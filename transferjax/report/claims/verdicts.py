@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from transferjax.report.claims.listed import claims_list
 from transferjax.report.page import Section
 from transferjax.report.tables import Table, of_surrogates, significant
 
@@ -132,15 +133,14 @@ def _margins(claim: Claim, frames: Mapping[str, pd.DataFrame]) -> tuple[pd.Serie
 
 
 def claims_section(checked: pd.DataFrame) -> Section:
-    """The verdicts as a table of margins, and as text."""
-    lines = [
-        f"{row.number}. {row.claim} ({row.place}): {row.verdict}" + (f" ({row.why})" if row.why else "")
-        for row in checked.itertuples()
-    ]
+    """The verdicts as a table of margins, and in the page as a list."""
+    unknown = [f"{row.number}. {row.claim}: {row.why}" for row in checked.itertuples() if row.why]
     text = (
         "Each claim is a margin that should be positive, one for each training seed; the interval is "
-        "Student's (95 %) over seeds. " + "; ".join(lines) + "."
+        "Student's (95 %) over seeds."
     )
+    if unknown:
+        text += f" Not computed: {'; '.join(unknown)}."
     labels = [f"{row.number}. {row.claim}: {row.verdict} [{row.unit}]" for row in checked.itertuples()]
     center = checked[["margin", "low", "high", "seeds"]].astype(float).set_axis(labels, axis=0)
     center.columns = pd.MultiIndex.from_tuples(
@@ -148,6 +148,5 @@ def claims_section(checked: pd.DataFrame) -> Section:
     )
     nothing = pd.DataFrame(np.nan, center.index, center.columns)
     best = pd.DataFrame(False, center.index, center.columns)
-    return Section(
-        "The paper's claims", text, [Table("Claims", center, nothing, best, significant, "claim")], {}
-    )
+    table = Table("Margins", center, nothing, best, significant, "claim")
+    return Section("The paper's claims", text, [table], {}, {"claims": claims_list(checked)})
