@@ -9,7 +9,7 @@ from configs import common
 from configs.methods import strength
 
 ALL = (
-    *("table2", "table4", "table5", "table6", "table7", "table8", "table12", "table13"),
+    *("table2", "table4", "table5", "table6", "table7", "table8", "table11", "table12", "table13"),
     *("figure2", "figure3", "figures4to6", "figures7to10", "figure11", "hypothesis1", "theorem1", "claims"),
 )
 IMAGENETTE = tuple("table3" if name == "table2" else name for name in ALL if name not in ("table4", "table5"))
@@ -29,7 +29,9 @@ def possible(s, seeds):
     needs = {
         **dict.fromkeys(("table4", "table5", "table7", "hypothesis1"), "ST" in labels),
         "figure2": any(label.startswith("AT_") for label in labels),
-        **dict.fromkeys(("figure3", "figures4to6", "figures7to10"), any("_" in label for label in labels)),
+        **dict.fromkeys(
+            ("table11", "figure3", "figures4to6", "figures7to10"), any("_" in label for label in labels)
+        ),
         "figure11": len(seeds) > 1,
     }
     return tuple(table for table in s.tables if needs.get(table, True))
@@ -185,6 +187,7 @@ def views(s):
         **{name: ("paper", options) for name, options in paper.items()},
         "table6": ("paper", {"block": "all", "table": "table6", **ours}),
         "table7": ("pairs", {"block": "table7", "table": "table7", **ours}),
+        "table11": ("magnitudes", {"block": "all", "shown": "main", "table": "table11", **ours}),
         "table12": ("clean", {"block": "main", "train": "train", "table": "table12", **ours}),
         "figure2": ("curve", {"block": "all", "mechanisms": ("AT",), "x": "strength"}),
         "figure3": ("curve", {"block": "all", "show": ("smoothness",)}),

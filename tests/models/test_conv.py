@@ -37,7 +37,9 @@ def test_derivatives_equal_lax(x64, kernel, stride, padding):
     check_derivatives((7, 6), kernel, stride, padding)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, "SAME"), (5, 2, ((2, 2), (3, 1)))])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, "SAME"), (3, 2, ((1, 2), (3, 0))), (5, 2, ((2, 2), (3, 1)))]
+)
 def test_a_kernel_larger_than_its_image(x64, kernel, stride, padding):
     check_derivatives((2, 3), kernel, stride, padding)
 

@@ -2,7 +2,7 @@
 
 Read from `report/paper`, whose README says what they are.
 
-Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 10, 12 and 13; Fan et al.,
+Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 to 13; Fan et al.,
 "Transferability Bound Theory", NeurIPS 2024, Tables 1 to 3, 5 and 6; the results page of TransferAttack.
 """
 
@@ -68,6 +68,7 @@ SHAPES = {
     "table8": Shape(("surrogate",), ("target_training", "goal"), (("asr", None),)),
     "table9": Shape(("surrogate",), ("target",), (("surrogate_acc", None), ("asr", None))),
     "table10": Shape(("mechanism",), ("goal", "eps_255", "platform"), (("asr", None),)),
+    "table11": Shape(("mechanism", "tau"), ("parameter",), (("value", None),), ("dataset",)),
     "table12": Shape(_MECHANISM, (), (("train_acc", None), ("test_acc", None)), ("dataset",)),
     "table13": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
     "tpa_table1": _attacks("MI", "iters"),
@@ -102,6 +103,10 @@ def published(table: str, dataset: str = "cifar10") -> pd.DataFrame:
     return found[found["dataset"] == dataset].reset_index(drop=True) if "dataset" in found else found
 
 
+_PARAMETERS = {"prob": "p", "size": "size_px", "eps": "eps_l2", "weight": "lambda", "rho": "rho"}
+"""What Table 11 calls hyper-parameters."""
+
+
 def _shape(table: str) -> Shape:
     if table not in SHAPES:
         raise ValueError(f"table {table!r}: expected one of {', '.join(SHAPES)}")
@@ -120,8 +125,8 @@ def in_its_columns(
     Args:
         table: "table2", …
         results: one row per seed: those of transfer, with `mechanism`, `seed`, `target` and so on; for
-            Table 7 `similarity` of pairs, for Table 8 also `same_as_target`, for Table 12 `train` and `test`
-            accuracies.
+            Table 7 `similarity` of pairs, for Table 8 also `same_as_target`, for Table 11 a row per
+            hyper-parameter, for Table 12 `train` and `test` accuracies.
         dataset: whose numbers these are.
         error: over seeds, see `tables.spread`.
         stands_for: our networks -> the paper's whose place they take, in tables of attacks.
@@ -133,6 +138,8 @@ def in_its_columns(
         found = _explained(results)
     elif table == "table7":
         found = _differences(results)
+    elif table == "table11":
+        found = results.drop_duplicates("mechanism").replace({"parameter": _PARAMETERS})
     elif table == "table12":
         found = _accuracies(results)
     elif table == "table9":

@@ -4,6 +4,7 @@ Each is `rows` and `draw` as in `views`, and `files`, the tables that are writte
 paper's own columns and names, our rows behind them, and how far both agree.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -184,6 +185,38 @@ def pairs(
             " Hypothesis 1 expects the similarity to fall where these rise."
         )
     return [Section(f"Pairs: {block}", text, tables, {}), *_agreement(table, frame, study, dataset)]
+
+
+def magnitude_rows(
+    study: Study, block: str, shown: str, table: str = "table11", dataset: str = "cifar10"
+) -> Iterator[Row]:
+    """A row per network of one part whose hyper-parameter is swept ("IR_3"), as it is trained; nothing is made.
+
+    Args:
+        shown: the block of those that tables of success show, by whatever name ("IR").
+    """
+    trained = {m.label: m.specs[0].parts for m in known(study, shown).surrogates}
+    for m in known(study, block).surrogates:
+        if re.fullmatch(r"[A-Z]+_\d+", m.label):
+            (part,) = m.specs[0].parts
+            (parameter,) = (name for name, value in part.options if value == m.tags["strength"])
+            used = int(m.specs[0].parts in trained.values())
+            values = {"parameter": parameter, "value": m.tags["strength"], "used_in_tables_2_3": used}
+            yield Row({"mechanism": m.label, "seed": m.tags["seed"], **values}, {}, lambda found: {})
+
+
+def magnitudes(
+    frame: pd.DataFrame,
+    study: Study,
+    block: str,
+    shown: str,
+    table: str = "table11",
+    dataset: str = "cifar10",
+) -> list[Section]:
+    """Table 11: the hyper-parameters."""
+    text = "Hyper-parameters of the networks of this study, beside the paper's: a difference is a mistake of ours."
+    sections = _agreement(table, frame, study, dataset)
+    return [section._replace(title="Table 11: magnitudes", text=text) for section in sections]
 
 
 def clean_rows(

@@ -208,6 +208,9 @@ VIEWS: dict[str, Kind] = {
     "training": Kind(training_rows, training),
     "paper": Kind(paper_views.paper_rows, paper_views.paper, _BESIDE, paper_views.beside),
     "pairs": Kind(paper_views.pair_rows, paper_views.pairs, _BESIDE, paper_views.beside),
+    "magnitudes": Kind(
+        paper_views.magnitude_rows, paper_views.magnitudes, (*_BESIDE, "shown"), paper_views.beside
+    ),
     "clean": Kind(paper_views.clean_rows, paper_views.clean, (*_BESIDE, "train"), paper_views.beside),
     "attacks": Kind(
         paper_views.attack_rows, paper_views.attacks, ("block", "table", "stands_for"), paper_views.beside

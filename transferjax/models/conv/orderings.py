@@ -7,6 +7,9 @@ What wins over it, in milliseconds (float32, batch 32, two cores of an AMD EPYC;
     64 -> 256 channels, 32 x 32 pixels                      46.1           18.0
     512 -> 128, 16 x 16                                     20.4           14.3
     64 -> 128, 32 x 32, stride 2                             7.6            2.9
+    3 x 3, stride 1: y / cotangent of x             exchanged       one product (`_columns`)
+    512 channels, 2 x 2 pixels                    13.3 / 16.0        5.6 / 10.6
+    512, 1 x 1                                     8.8 /  8.9        4.8 /  5.4
     3 x 3, stride 1: y / cotangent of x / of w      XLA's kernel    Winograd's order
     64 channels, 32 x 32 pixels                  22 / 31 / 35      42 / 47 / 50: not taken
     128, 16 x 16                                 20 / 19 / 23      12 / 12 / 13
@@ -18,9 +21,10 @@ convolution: `cifar_resnet18`, batch 32, takes 397 / 743 / 1310 ms forward / gra
 and 371 / 646 / 1162 ms with it, but compiles in 1.3 / 3.1 / 6.0 s without it and in 11 / 20 / 34 s with it.
 So it is for whoever trains for hours and says so: `TRANSFERJAX_WINOGRAD=on` in the environment.
 
-What was tried and lost: matrix products tap by tap, all rows of a kernel side by side (which wins only for
-the cotangent of an image with three channels, 0.5 % of a net), sums over parts of the channels; in Winograd's
-order parts of 32 images, in a loop, unrolled or chained, batched products, and its transforms as products.
+What was tried and lost: matrix products tap by tap, of a kernel's rows or of all its taps side by side (two to
+five times slower; the second wins for the cotangent of an image with three channels, 0.5 % of a net), sums
+over parts of the channels; in Winograd's order parts of 32 images, in a loop, unrolled or chained, batched
+products, and its transforms as products.
 """
 
 import math
@@ -45,6 +49,10 @@ _WIDE = {"on": 128, "off": math.inf}[xla.setting("TRANSFERJAX_WINOGRAD", ("off",
 
 _TILES = 128
 """Rows of its matrix products; with fewer its kernel's transform, and reading its kernel, cost more."""
+
+
+_FEW = 9
+"""Taps of a kernel that may stand side by side in memory."""
 
 
 def extent(size: int, spacing: int) -> int:
@@ -79,6 +87,8 @@ def convolve(x: Array, w: Array, *, strides: Pair, pads: Any, dilation: Pair, sp
             gradient = winograd.kernel_gradient(_pad(x.transpose(3, 1, 2, 0), pads), w.transpose(2, 0, 1, 3))
             return gradient.transpose(2, 0, 1, 3)
     if math.prod(kernel) > math.prod(image) and padded[0] >= kernel[0] and padded[1] >= kernel[1]:
+        if math.prod(kernel) <= _FEW and dilation == spread == ONE:
+            return _columns(_pad(x, pads), w, strides, places, precision)
         return _swapped(x, w, strides, pads, dilation, spread, precision)
     return direct(x, w)
 
@@ -91,6 +101,17 @@ def _pays(images: int, places: Pair, channels: Sequence[int]) -> bool:
 
 def _pad(x: Array, pads: Any) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
+
+
+def _columns(x: Array, w: Array, strides: Pair, places: Pair, precision: Any) -> Array:
+    """One product of the pixels under all taps, side by side, with the kernel."""
+    rows, columns = (extent(n, s) for n, s in zip(places, strides, strict=True))
+    taps = [
+        x[:, i : i + rows : strides[0], j : j + columns : strides[1]]
+        for i in range(w.shape[0])
+        for j in range(w.shape[1])
+    ]
+    return jnp.tensordot(jnp.concatenate(taps, -1), w.reshape(-1, w.shape[-1]), 1, precision=precision)
 
 
 def _swapped(
