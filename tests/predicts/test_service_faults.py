@@ -516,11 +516,12 @@ def https(tmp_path):
         pytest.skip("needs openssl, to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    command = ["openssl", *options.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", *options.split(), "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     with Server(lambda request: b"[[1, 2, 3]]", tls) as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")
         yield server, certificate
 
 

@@ -11,8 +11,8 @@ import hashlib
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from transferjax.checks import check_images, check_labels
 from transferjax.connections import TransportError, connections
@@ -48,7 +49,7 @@ CREDENTIALS = re.compile(
 """Names of headers and of an address's fields that say who asks and when, and not what is asked."""
 
 
-@dataclass
+@dataclass(eq=False)
 class HttpTarget:
     """A prediction service as a target: `target(images)` gives logits `[B, K]`, or classes `[B]`.
 
@@ -169,18 +170,33 @@ class HttpTarget:
         return np.eye(num_classes, dtype=np.float32)[found]
 
     def _each(
-        self, ask: Callable[[np.ndarray], np.ndarray], batches: Iterable[np.ndarray]
+        self, ask: Callable[[np.ndarray], np.ndarray], batches: Collection[np.ndarray]
     ) -> list[np.ndarray]:
         """`ask` of each batch, several at a time; after an error no new ones begin, and the others end."""
-        if self.concurrency == 1:
-            return [ask(batch) for batch in batches]
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = [pool.submit(ask, batch) for batch in batches]
+        hidden = None if len(batches) > 1 else True  # None: only where there is no terminal
+        bar = tqdm(
+            total=len(batches), desc=urlsplit(self.url).hostname, unit="request", disable=hidden, leave=False
+        )
+
+        def counted(batch: np.ndarray) -> np.ndarray:
+            said = ask(batch)
+            bar.update()
+            bar.set_postfix(sent=self.spent)
+            return said
+
+        with bar:
+            if self.concurrency == 1:
+                return [counted(batch) for batch in batches]
+            pool = ThreadPoolExecutor(self.concurrency)
             try:
-                return [one.result() for one in asked]
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+                asked = [pool.submit(counted, batch) for batch in batches]
+                wait(asked, return_when=FIRST_EXCEPTION)
+            finally:
+                pool.shutdown(cancel_futures=True)
+            for one in asked:
+                if not one.cancelled():
+                    one.result()  # the first error, if there is one
+            return [one.result() for one in asked]
 
     def _said(self, pixels: np.ndarray, num_classes: int | None) -> np.ndarray:
         """The kept answer, if it is one; else a new one, which is kept before it is read."""
@@ -212,7 +228,7 @@ class HttpTarget:
                 f"{shown(self.url)}: {error} ({kept}, and read again without asking)"
             ) from error
         except (ServiceError, ValueError, RecursionError) as error:
-            begins = "" if repr(body[:40])[2:-1] in str(error) else f"; body: {body[:200]!r}"
+            begins = "" if repr(body[:200]) in str(error) else f"; body: {body[:200]!r}"
             raise Rejected(f"{shown(self.url)}: {error}{begins} ({kept})") from error
         except Exception as error:
             raise ServiceError(
@@ -235,19 +251,19 @@ class HttpTarget:
         where, end = shown(self.url), None
         failed: TransportError | None = None
         for attempt in range(self.attempts):
-            wait = 0.0
+            pause = 0.0
             if failed is not None:
-                wait = self.backoff * 2 ** min(attempt - 1, 60) if failed.after is None else failed.after
-            if end is not None and self.clock() + wait >= end:
+                pause = self.backoff * 2 ** min(attempt - 1, 60) if failed.after is None else failed.after
+            if end is not None and self.clock() + pause >= end:
                 raise ServiceError(
-                    f"{where} failed: {failed}; the next try, {wait:g} s later, would be beyond the deadline "
-                    f"of {self.deadline:g} s"
+                    f"{where} failed: {failed}; the next try, {pause:g} s later, would be beyond the "
+                    f"deadline of {self.deadline:g} s"
                 ) from failed
-            if wait:
-                self.sleep(wait)
+            if pause:
+                self.sleep(pause)
             self._keep_the_rate()
             self._spend(count, failed)
-            end = end or self.clock() + self.deadline
+            end = self.clock() + self.deadline if end is None else end
             try:
                 return self._exchange(body, headers, min(self.timeout, max(end - self.clock(), 0.1)))
             except TransportError as error:
