@@ -7,8 +7,6 @@
 A service has no gradient: it is a target, for evaluation.
 """
 
-import hashlib
-import re
 import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -17,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import jax
 import numpy as np
@@ -32,6 +30,7 @@ from transferjax.predicts.answers import (
     UnknownNames,
     check_no_error,
     checked,
+    name_of,
 )
 from transferjax.predicts.foreign import without_gradient
 from transferjax.predicts.formats import Encode, Parse, Then, as_json
@@ -41,12 +40,6 @@ from transferjax.typing import Array, Predict
 
 class BudgetExceeded(RuntimeError):
     """The next request would go beyond the budget of queries."""
-
-
-CREDENTIALS = re.compile(
-    r"(auth|authorization|key|token|cookie|secret|signature)($|[-_])|(^|[-_])(date|nonce|sig)($|[-_])"
-)
-"""Names of headers and of an address's fields that say who asks and when, and not what is asked."""
 
 
 @dataclass(eq=False)
@@ -201,7 +194,7 @@ class HttpTarget:
     def _said(self, pixels: np.ndarray, num_classes: int | None) -> np.ndarray:
         """The kept answer, if it is one; else a new one, which is kept before it is read."""
         body, headers = self.encode(list(pixels))
-        name = self._name(pixels, body, headers)
+        name = name_of(self.url, {**headers, **self.headers}, pixels, body)
         if (kept := self._answers.get(name)) is not None:
             try:
                 rows = self._understood(kept.body, name, len(pixels), num_classes)
@@ -235,16 +228,6 @@ class HttpTarget:
                 f"parse failed with {type(error).__name__}: {error}; body: {body[:200]!r}. {kept}, and read "
                 "again without a new request: mend parse, or delete it to ask anew"
             ) from error
-
-    def _name(self, pixels: np.ndarray, body: bytes, headers: Mapping[str, str]) -> str:
-        """The hash of what is asked, whoever asks: address, headers, pixels, body."""
-        parts = urlsplit(self.url)
-        query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if _says_what(pair[0])]
-        address = parts._replace(query=urlencode(query)).geturl()
-        sent = {k.lower(): v for k, v in {**headers, **self.headers}.items() if _says_what(k)}
-        asked = hashlib.sha256(repr((address, sorted(sent.items()), pixels.shape, len(body))).encode())
-        asked.update(body + pixels.tobytes())
-        return asked.hexdigest()
 
     def _request(self, body: bytes, headers: dict[str, str], count: int) -> bytes:
         """One request and its tries: again where no whole answer came or the status is one of `RETRY`."""
@@ -312,10 +295,6 @@ class HttpTarget:
                 self.sleep(wait)
 
 
-def _says_what(name: str) -> bool:
-    return not CREDENTIALS.search(name.lower())
-
-
 def _to_uint8(images: np.ndarray) -> np.ndarray:
     if images.ndim == 4 and images.dtype == np.uint8 and images.size:
         return images
@@ -323,4 +302,4 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
         check_images(images)
     except ValueError as error:
         raise ValueError(f"images must be uint8, or floats in [0, 1]; {error}") from None
-    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)
