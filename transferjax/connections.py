@@ -57,10 +57,10 @@ def connections(tls: ssl.SSLContext | None = None, size: int = 1) -> Any:
     kinds = _watched(urllib3)
 
     @cache
-    def manager(proxy: str | None, secure: bool) -> Any:
+    def manager(proxy: str | None) -> Any:
         options: dict[str, Any] = {"num_pools": 4, "maxsize": size}
-        if secure:
-            options["ssl_context"] = tls or ssl.create_default_context()
+        if tls is not None:
+            options["ssl_context"] = tls
         made: Any
         if proxy is None:
             made = urllib3.PoolManager(**options)
@@ -76,7 +76,7 @@ def connections(tls: ssl.SSLContext | None = None, size: int = 1) -> Any:
     def pool(url: str) -> Any:
         parts = urlsplit(url)
         proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-        return manager(proxy, parts.scheme == "https")
+        return manager(proxy)
 
     return pool
 
@@ -159,9 +159,10 @@ def one_error(watch: Watch) -> Iterator[None]:
         if watch.over or isinstance(cause, TimeoutError):
             reason = f"no whole answer within {watch.timeout:g} s"
             raise TransportError(reason, reached=watch.reached) from error
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if isinstance(cause, ssl.SSLCertVerificationError) or type(cause).__name__ == "CertificateError":
+            why = getattr(cause, "verify_message", cause)
             advice = "pass an SSLContext that trusts it, if you do"
-            raise TransportError(f"its certificate: {cause.verify_message}: {advice}", again=False) from error
+            raise TransportError(f"its certificate: {why}: {advice}", again=False) from error
         said = getattr(cause, "strerror", None) or str(cause)
         kind = "" if isinstance(cause, OSError) and said else f"{type(cause).__name__}: "
         raise TransportError(f"{kind}{said}".removesuffix(": "), reached=watch.reached) from error

@@ -67,17 +67,31 @@ class Response:
     def __init__(self, raw: Any, watch: Watch, url: str, each_piece: bool):
         self.status, self.reason, self.headers, self.url = raw.status, raw.reason or "", raw.headers, url
         self._raw, self._watch, self._each, self.whole = raw, watch, each_piece, False
-        self.length = _length(self.headers)
 
-    def pieces(self) -> Iterator[bytes]:
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body, if it says so.
+
+        Raises:
+            TransportError: it says what is no number.
+        """
+        text = self.headers.get("Content-Length")
+        if text is not None and not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise TransportError(f"a Content-Length of {text[:40]!r}")
+        return None if text is None else int(text)
+
+    def pieces(self, start: int = 0) -> Iterator[bytes]:
         """The body as it is sent, each piece as soon as it has arrived.
+
+        Args:
+            start: where in a file the body begins, for the message.
 
         Raises:
             TransportError: it broke off, or took too long.
         """
         # urllib3 1.26 waits for whole pieces; the reader below it does not
         read = getattr(self._raw, "read1", None) or self._raw._fp.read1
-        seen = 0
+        seen, length = 0, self.length
         while True:
             if self._each:
                 self._watch.extend()
@@ -90,8 +104,8 @@ class Response:
             seen += len(piece)
             yield piece
         chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
-        if self.length is not None and not chunked and seen < self.length:
-            raise TransportError(f"the connection closed after {seen} of {self.length} bytes")
+        if length is not None and not chunked and seen < length:
+            raise TransportError(f"the connection closed after {start + seen} of {start + length} bytes")
         self.whole = True
 
     def body(self, max_bytes: int) -> bytes:
@@ -163,17 +177,13 @@ def opened(
             place = raw.headers.get("Location") if raw.status in REDIRECTS else None
             if not (left and place):
                 break
-            raw.close()
+            _done(raw, whole=False)
             url = _redirected(url, place)
+        response = Response(raw, watch, url, each_piece)
         try:
-            with one_error(watch):
-                response = Response(raw, watch, url, each_piece)
             yield response
-        except BaseException:
-            raw.close()  # what is left of the body would be taken for the next answer
-            raise
-        else:
-            raw.release_conn() if response.whole else raw.close()
+        finally:
+            _done(raw, response.whole)
 
 
 def answer(pool: Any, method: str, url: str, *, timeout: float, max_bytes: int, **request: Any) -> bytes:
@@ -212,6 +222,15 @@ def seconds(header: str | None) -> float | None:
     return max(wait, 0.0) if math.isfinite(wait) else None
 
 
+def _done(raw: Any, whole: bool) -> None:
+    """Gives the connection back, closed if something is left that would be taken for the next answer."""
+    if not whole:
+        raw.close()
+        if raw.connection is not None:
+            raw.connection.close()
+    raw.release_conn()
+
+
 def _redirected(url: str, place: str) -> str:
     try:
         there = urljoin(url, place)
@@ -219,15 +238,6 @@ def _redirected(url: str, place: str) -> str:
     except ValueError:
         raise TransportError(f"a redirect to {place!r}, which is no http address", again=False) from None
     return there
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("Content-Length")
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise TransportError(f"a Content-Length of {text[:40]!r}")
-    return int(text)
 
 
 def _too_large(size: str, max_bytes: int) -> TransportError:

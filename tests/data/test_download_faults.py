@@ -35,7 +35,7 @@ def test_a_download_starts_again_and_gets_a_byte_further_each_time(server, tmp_p
     """You see: "cannot download …: 51 new bytes in 10 s".
     Do: fetch the file elsewhere and put it where the message says.
     """
-    server.plan = [HEAD + CONTENT[: 1 + i] for i in range(100_000)]
+    server.plan = [HEAD + CONTENT[: 1 + i] for i in range(3000)]
     start = time.monotonic()
     with pytest.raises(DownloadError, match=r"\d+ new bytes in \d+ s"):
         download(server.url, tmp_path / "file.tar", timeout=0.3, sha256=SHA256)

@@ -138,7 +138,7 @@ def test_the_surest_known_name_counts():
         said(ranked(names), [["c", 0.9]])
     with pytest.raises(ServiceError, match="not finite"):
         said(ranked(names), [["a", float("nan")]])
-    for bad in ([3], [{"odd": "a"}], [["a", "b", "c"]], {"a": "much"}, 3):
+    for bad in ([3], [{"odd": "a"}], [["a", 1, "c"]], {"a": "much"}, 3):
         with pytest.raises(ServiceError, match="answered something else"):
             said(ranked(names), bad)
     with pytest.raises(ValueError, match="vocabulary is empty"):

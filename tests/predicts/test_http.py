@@ -161,6 +161,17 @@ def test_headers_are_sent_and_connections_kept(server, target):
     assert len(server._open) == 1
 
 
+def test_a_proxy_of_the_environment_is_used(server, target, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://me:secret@{server.host}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    service, _ = target(url="http://service.example/predict")
+    np.testing.assert_allclose(service(IMAGES[:1]), COLOURS[:1], rtol=1e-6)
+    (request,) = server.requests
+    assert request.line == "POST http://service.example/predict HTTP/1.1"
+    assert request.headers["proxy-authorization"] == "Basic bWU6c2VjcmV0"
+
+
 def test_zipped_answers_and_bodies(server, target):
     server.plan = [http(gzip.compress(b"[[1, 2, 3]]"), Content_Encoding="gzip")]
     service, _ = target(encode=formats.gzipped(formats.as_json))

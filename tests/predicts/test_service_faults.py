@@ -1,5 +1,6 @@
 """Services"""
 
+import gc
 import gzip
 import json
 import shutil
@@ -151,13 +152,23 @@ def test_more_headers_than_anyone_sends(server, target):
     tried_again(server, target, HEAD + b"X-A: " + b"1" * 70_000 + b"\r\n\r\n", "line")
 
 
-@pytest.mark.parametrize("length", ["many", "-1", "1e3", "5, 6", "9" * 5000, "\u0663"])
+@pytest.mark.parametrize("length", ["many", "-1", "1e3", "9" * 5000, "\u0663"])
 def test_a_content_length_that_is_no_number(server, target, length):
     """You see: "a Content-Length of 'many'", after all tries.
     Do: ask the service's owner.
     """
     fault = HEAD + f"Content-Length: {length}\r\n\r\n[[1, 2, 3]]".encode()
     tried_again(server, target, fault, "(a Content-Length of|[Cc]ontent-[Ll]ength)")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_answer_with_two_lengths(server, target):
+    """You see: "Content-Length contained multiple unmatching values", after all tries.
+    Do: ask the service's owner.
+    """
+    fault = HEAD + b"Content-Length: 5, 6\r\n\r\n[[1, 2, 3]]"
+    tried_again(server, target, fault, "Content-Length contained multiple unmatching values")
+    gc.collect()  # urllib3 1.26 leaves the socket to it
 
 
 @pytest.mark.parametrize("wait", ["nan", "inf", "-inf", "1e999", "soon"])
@@ -516,11 +527,12 @@ def https(tmp_path):
         pytest.skip("needs openssl, to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    command = ["openssl", *options.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", *options.split(), "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     with Server(lambda request: b"[[1, 2, 3]]", tls) as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")
         yield server, certificate
 
 

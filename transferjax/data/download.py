@@ -159,7 +159,7 @@ class _Fetch:
         hidden = None if self.progress else True  # None: only where there is no terminal
         bar = tqdm(desc=self.part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=hidden)
         with self.part.open("ab" if start else "wb") as file, bar:
-            for piece in response.pieces():
+            for piece in response.pieces(start):
                 file.write(piece)
                 bar.update(len(piece))
                 self._most = max(self._most, file.tell())

@@ -6,11 +6,12 @@ no prediction stays `.rejected`: it is read again first, and asked for anew only
 
 import hashlib
 import json
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import numpy as np
 
@@ -46,7 +47,6 @@ class Answers:
 
     def __init__(self, directory: str | Path | None):
         self._memory: dict[str, Kept] = {}
-        self._lock = Lock()
         self.directory = None if directory is None else Path(directory)
         if self.directory is not None:
             try:
@@ -79,34 +79,52 @@ class Answers:
         Raises:
             ServiceError: it cannot be written; it stays in memory.
         """
-        if self.directory is not None:
-            path = self._path(name, False)
-            try:
-                write_bytes(path, _checksum(body) + b"\n" + body)
-                return
-            except OSError as error:
-                failed = ServiceError(f"an answer came, and cannot be kept in {path}: {error.strerror}")
-                failed.__cause__ = error
-        with self._lock:
+        if self.directory is None:
             self._memory[name] = Kept(body, False)
-        if self.directory is not None:
-            raise failed
+            return
+        path = self._path(name, False)
+        try:
+            write_bytes(path, _checksum(body) + b"\n" + body)
+        except OSError as error:
+            self._memory[name] = Kept(body, False)
+            raise ServiceError(f"an answer came, and cannot be kept in {path}: {error.strerror}") from error
 
     def accept(self, name: str) -> None:
         """Says that the answer of that name is a prediction."""
-        with self._lock:
-            if name in self._memory:
-                self._memory[name] = Kept(self._memory[name].body, True)
-        if self.directory is not None and self._path(name, False).exists():
+        if name in self._memory:
+            self._memory[name] = Kept(self._memory[name].body, True)
+        elif self.directory is not None and self._path(name, False).exists():
             self._path(name, False).replace(self._path(name, True))
 
     def place(self, name: str) -> str:
         """Where it lies, for messages."""
-        here = [str(p) for p in (self._path(name, a) for a in (True, False)) if p and p.exists()]
-        return here[0] if here else "memory"
+        if name in self._memory or self.directory is None:
+            return "memory"
+        return str(next((p for a in (True, False) if (p := self._path(name, a)).exists()), self.directory))
 
     def _path(self, name: str, accepted: bool) -> Path:
         return (self.directory or Path()) / f"{name}.{'answer' if accepted else 'rejected'}"
+
+
+CREDENTIALS = re.compile(
+    r"(auth|authorization|key|token|cookie|secret|signature)($|[-_])|(^|[-_])(date|nonce|sig)($|[-_])"
+)
+"""Names of headers and of an address's fields that say who asks and when, and not what is asked."""
+
+
+def name_of(url: str, headers: Mapping[str, str], pixels: np.ndarray, body: bytes) -> str:
+    """The hash of what is asked, whoever asks: address, headers, pixels, body."""
+    parts = urlsplit(url)
+    query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if _says_what(pair[0])]
+    address = parts._replace(query=urlencode(query)).geturl()
+    sent = sorted((name.lower(), value) for name, value in headers.items() if _says_what(name))
+    asked = hashlib.sha256(repr((address, sent, pixels.shape, len(body))).encode())
+    asked.update(body + pixels.tobytes())
+    return asked.hexdigest()
+
+
+def _says_what(name: str) -> bool:
+    return not CREDENTIALS.search(name.lower())
 
 
 def _checksum(body: bytes) -> bytes:

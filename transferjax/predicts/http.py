@@ -7,20 +7,19 @@
 A service has no gradient: it is a target, for evaluation.
 """
 
-import hashlib
-import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from transferjax.checks import check_images, check_labels
 from transferjax.connections import TransportError, connections
@@ -32,6 +31,7 @@ from transferjax.predicts.answers import (
     UnknownNames,
     check_no_error,
     checked,
+    name_of,
 )
 from transferjax.predicts.formats import Encode, Parse, Then, as_json
 from transferjax.transport import answer, check_address, check_headers, shown
@@ -42,13 +42,7 @@ class BudgetExceeded(RuntimeError):
     """The next request would go beyond the budget of queries."""
 
 
-CREDENTIALS = re.compile(
-    r"(auth|authorization|key|token|cookie|secret|signature)($|[-_])|(^|[-_])(date|nonce|sig)($|[-_])"
-)
-"""Names of headers and of an address's fields that say who asks and when, and not what is asked."""
-
-
-@dataclass
+@dataclass(eq=False)
 class HttpTarget:
     """A prediction service as a target: `target(images)` gives logits `[B, K]`, or classes `[B]`.
 
@@ -169,23 +163,38 @@ class HttpTarget:
         return np.eye(num_classes, dtype=np.float32)[found]
 
     def _each(
-        self, ask: Callable[[np.ndarray], np.ndarray], batches: Iterable[np.ndarray]
+        self, ask: Callable[[np.ndarray], np.ndarray], batches: Collection[np.ndarray]
     ) -> list[np.ndarray]:
         """`ask` of each batch, several at a time; after an error no new ones begin, and the others end."""
-        if self.concurrency == 1:
-            return [ask(batch) for batch in batches]
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = [pool.submit(ask, batch) for batch in batches]
+        hidden = None if len(batches) > 1 else True  # None: only where there is no terminal
+        bar = tqdm(
+            total=len(batches), desc=urlsplit(self.url).hostname, unit="request", disable=hidden, leave=False
+        )
+
+        def counted(batch: np.ndarray) -> np.ndarray:
+            said = ask(batch)
+            bar.update()
+            bar.set_postfix(sent=self.spent)
+            return said
+
+        with bar:
+            if self.concurrency == 1:
+                return [counted(batch) for batch in batches]
+            pool = ThreadPoolExecutor(self.concurrency)
             try:
-                return [one.result() for one in asked]
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+                asked = [pool.submit(counted, batch) for batch in batches]
+                wait(asked, return_when=FIRST_EXCEPTION)
+            finally:
+                pool.shutdown(cancel_futures=True)
+            for one in asked:
+                if not one.cancelled():
+                    one.result()  # the first error, if there is one
+            return [one.result() for one in asked]
 
     def _said(self, pixels: np.ndarray, num_classes: int | None) -> np.ndarray:
         """The kept answer, if it is one; else a new one, which is kept before it is read."""
         body, headers = self.encode(list(pixels))
-        name = self._name(pixels, body, headers)
+        name = name_of(self.url, {**headers, **self.headers}, pixels, body)
         if (kept := self._answers.get(name)) is not None:
             try:
                 rows = self._understood(kept.body, name, len(pixels), num_classes)
@@ -212,7 +221,7 @@ class HttpTarget:
                 f"{shown(self.url)}: {error} ({kept}, and read again without asking)"
             ) from error
         except (ServiceError, ValueError, RecursionError) as error:
-            begins = "" if repr(body[:40])[2:-1] in str(error) else f"; body: {body[:200]!r}"
+            begins = "" if repr(body[:200]) in str(error) else f"; body: {body[:200]!r}"
             raise Rejected(f"{shown(self.url)}: {error}{begins} ({kept})") from error
         except Exception as error:
             raise ServiceError(
@@ -220,34 +229,24 @@ class HttpTarget:
                 "again without a new request: mend parse, or delete it to ask anew"
             ) from error
 
-    def _name(self, pixels: np.ndarray, body: bytes, headers: Mapping[str, str]) -> str:
-        """The hash of what is asked, whoever asks: address, headers, pixels, body."""
-        parts = urlsplit(self.url)
-        query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if _says_what(pair[0])]
-        address = parts._replace(query=urlencode(query)).geturl()
-        sent = {k.lower(): v for k, v in {**headers, **self.headers}.items() if _says_what(k)}
-        asked = hashlib.sha256(repr((address, sorted(sent.items()), pixels.shape, len(body))).encode())
-        asked.update(body + pixels.tobytes())
-        return asked.hexdigest()
-
     def _request(self, body: bytes, headers: dict[str, str], count: int) -> bytes:
         """One request and its tries: again where no whole answer came or the status is one of `RETRY`."""
         where, end = shown(self.url), None
         failed: TransportError | None = None
         for attempt in range(self.attempts):
-            wait = 0.0
+            pause = 0.0
             if failed is not None:
-                wait = self.backoff * 2 ** min(attempt - 1, 60) if failed.after is None else failed.after
-            if end is not None and self.clock() + wait >= end:
+                pause = self.backoff * 2 ** min(attempt - 1, 60) if failed.after is None else failed.after
+            if end is not None and self.clock() + pause >= end:
                 raise ServiceError(
-                    f"{where} failed: {failed}; the next try, {wait:g} s later, would be beyond the deadline "
-                    f"of {self.deadline:g} s"
+                    f"{where} failed: {failed}; the next try, {pause:g} s later, would be beyond the "
+                    f"deadline of {self.deadline:g} s"
                 ) from failed
-            if wait:
-                self.sleep(wait)
+            if pause:
+                self.sleep(pause)
             self._keep_the_rate()
             self._spend(count, failed)
-            end = end or self.clock() + self.deadline
+            end = self.clock() + self.deadline if end is None else end
             try:
                 return self._exchange(body, headers, min(self.timeout, max(end - self.clock(), 0.1)))
             except TransportError as error:
@@ -296,10 +295,6 @@ class HttpTarget:
                 self.sleep(wait)
 
 
-def _says_what(name: str) -> bool:
-    return not CREDENTIALS.search(name.lower())
-
-
 def _to_uint8(images: np.ndarray) -> np.ndarray:
     if images.ndim == 4 and images.dtype == np.uint8 and images.size:
         return images
@@ -307,4 +302,4 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
         check_images(images)
     except ValueError as error:
         raise ValueError(f"images must be uint8, or floats in [0, 1]; {error}") from None
-    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)

@@ -53,10 +53,10 @@ def ranked(
     def parse(body: bytes, count: int) -> list[np.ndarray]:
         found = at(body, *path)
         try:
-            words = [words_of(found)] if _is_ranking(found) else [words_of(one) for one in found]
+            said = [found] if _is_ranking(found) else found
+            return [row_of(words_of(one), classes, other, width) for one in said]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ServiceError(f"the service answered something else: {body[:200]!r}") from error
-        return [row_of(one, classes, other, width) for one in words]
 
     return parse
 
