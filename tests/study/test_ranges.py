@@ -111,7 +111,7 @@ def spec_fields():
 FREE = {("Call", "version"), ("Network", "mean"), ("Network", "std")}  # the engine's; asked with the data
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), spec_fields())
+@pytest.mark.parametrize(("kind", "name", "value"), list(spec_fields()))
 def test_a_negative_number_in_any_field_of_any_spec_is_refused_in_one_line(kind, name, value):
     """The line names the field."""
     if (kind.__name__, name) in FREE:
@@ -130,7 +130,7 @@ def choices():
                 yield pytest.param(kind, name, get_args(field.annotation), id=f"{kind.__name__}-{name}")
 
 
-@pytest.mark.parametrize(("kind", "name", "known"), choices())
+@pytest.mark.parametrize(("kind", "name", "known"), list(choices()))
 def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(kind, name, known):
     """`dtype=float31`, `norm=l3`, a goal that nobody has."""
     with pytest.raises(Mistakes) as caught:
@@ -140,7 +140,7 @@ def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(kind, n
     assert "'float31'" in line
 
 
-@pytest.mark.parametrize("kind", specs.KINDS.values(), ids=specs.KINDS)
+@pytest.mark.parametrize("kind", list(specs.KINDS.values()), ids=list(specs.KINDS))
 def test_an_unknown_field_of_any_spec_is_refused_by_name(kind):
     """With the nearest, or all that there are."""
     with pytest.raises(Mistakes, match=r"unknown field 'colour'; (did you mean|known: )"):
