@@ -468,3 +468,11 @@ def test_features_are_flat():
     ):
         with pytest.raises(ValueError, match=r"features must be \[n, .*flatten"):
             function(maps)
+
+
+@pytest.mark.parametrize("name", ["correct", "fooled", "transfer_success"])
+def test_success_on_a_predict_that_returns_nan_is_no_number(name):
+    """The class of NaN logits is class 0, and every image of it would count."""
+    metric = getattr(metrics, name)
+    with pytest.raises(ValueError, match="predict returned NaN for 1 of 4 images: look at its weights"):
+        metric(lambda x: PREDICT(x).at[2].set(jnp.nan), IMAGES, LABELS)

@@ -91,4 +91,5 @@ def test_a_full_disk_lasts_for_a_while(tmp_path, monkeypatch):
     finally:
         done.set()
         cast.end()
+        process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -82,7 +82,7 @@ def start(tmp_path):
     yield start
     for process in processes:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_two_processes_in_one_directory_end_and_one_is_whole(start, tmp_path):

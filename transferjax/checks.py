@@ -138,23 +138,21 @@ def _advice(name: str, shape: Shape, dtype: Any, batch: Shape) -> str:
 
 
 def check_outputs(logits: Array | np.ndarray, count: int) -> None:
-    """Logits `[count, K]`, by their shape; none of them NaN, where there are values."""
-    _described("logits", logits)
+    """Logits `[count, K]`, by their shape."""
     if logits.ndim != 2 or len(logits) != count:
         classes = logits.ndim == 1 and jnp.issubdtype(logits.dtype, jnp.integer)
         advice = " (classes? as one-hot rows, which a service's num_classes=K makes)" if classes else ""
         raise ValueError(
             f"predict must return logits [B, K] for {count} images; got shape {logits.shape}{advice}"
         )
-    check_no_nan(logits, "predict returned NaN", "the weights and the normalization")
 
 
-def check_no_nan(array: Array | np.ndarray, what: str, advice: str) -> None:
+def check_no_nan(array: Array | np.ndarray, what: str, advice: str = "its weights and normalization") -> None:
     """No NaN in `[B, …]`, where there are values.
 
     Args:
         array: the first axis counts images.
-        what: happened, if there is one.
+        what: happened, if there is one: "predict returned NaN".
         advice: where to look.
 
     Raises:

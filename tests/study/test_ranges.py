@@ -1,16 +1,18 @@
 """Whatever a config can say, out of its range: one line with the name, the value and what was expected."""
 
 import inspect
+import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import cv2
 import numpy as np
 import pytest
 
 from tests.study import small
 from transferjax.study import binding, registry, specs
 from transferjax.study.mistakes import Mistakes
-from transferjax.study.specs import Apply, Call, Pretrained, Spec, build
+from transferjax.study.specs import Apply, Call, Data, Pretrained, Purifier, Spec, build
 
 TABLES = {t.what: t for t in vars(registry).values() if isinstance(t, registry.Table)}
 SIGNED = {  # -1 means something
@@ -111,7 +113,7 @@ def spec_fields():
 FREE = {("Call", "version"), ("Network", "mean"), ("Network", "std")}  # the engine's; asked with the data
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), spec_fields())
+@pytest.mark.parametrize(("kind", "name", "value"), list(spec_fields()))
 def test_a_negative_number_in_any_field_of_any_spec_is_refused_in_one_line(kind, name, value):
     """The line names the field."""
     if (kind.__name__, name) in FREE:
@@ -130,7 +132,7 @@ def choices():
                 yield pytest.param(kind, name, get_args(field.annotation), id=f"{kind.__name__}-{name}")
 
 
-@pytest.mark.parametrize(("kind", "name", "known"), choices())
+@pytest.mark.parametrize(("kind", "name", "known"), list(choices()))
 def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(kind, name, known):
     """`dtype=float31`, `norm=l3`, a goal that nobody has."""
     with pytest.raises(Mistakes) as caught:
@@ -140,7 +142,7 @@ def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(kind, n
     assert "'float31'" in line
 
 
-@pytest.mark.parametrize("kind", specs.KINDS.values(), ids=specs.KINDS)
+@pytest.mark.parametrize("kind", list(specs.KINDS.values()), ids=list(specs.KINDS))
 def test_an_unknown_field_of_any_spec_is_refused_by_name(kind):
     """With the nearest, or all that there are."""
     with pytest.raises(Mistakes, match=r"unknown field 'colour'; (did you mean|known: )"):
@@ -207,3 +209,66 @@ def test_a_label_map_of_no_or_equal_logits_is_refused(chosen):
     """Whatever the file of weights holds."""
     with pytest.raises(Mistakes, match=r"label_map: expected different logits, from 0 on; got \("):
         build(Pretrained, {"model": {"name": "resnet18"}, "file": "x", "label_map": chosen}, "network")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of two images."""
+    for name in ("cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((16, 16, 3), 128, np.uint8))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0, -1, 8.5, "8", True, (8, 8)])
+@pytest.mark.parametrize("name", ["digits", "a folder"])
+def test_a_size_of_images_that_is_none_is_refused(folder, name, value):
+    """Zero, negative, half a pixel, text, a truth, two numbers; of whatever data."""
+    path = folder if name == "a folder" else name
+    with pytest.raises(Mistakes) as caught:
+        bound(Data(name=path, split="train", options={"size": value}))
+    (line,) = caught.value.lines
+    assert "size must be a whole number of pixels, at least 1" in line
+    assert f"got {value!r}" in line
+
+
+@pytest.mark.parametrize("scale", [0.5, (0.5,), (0.1, 0.5, 1.0), (0.0, 1.0), (1.0, 0.5), (0.5, 2.0), "ab"])
+def test_a_scale_of_crops_that_is_none_is_refused(folder, scale):
+    """One number, three, out of order, out of [0, 1]."""
+    with pytest.raises(Mistakes, match=r"expected (two bounds|0 < scale)") as caught:
+        bound(Data(name=folder, split="train", options={"scale": scale}))
+    assert len(caught.value.lines) == 1
+
+
+def test_a_purifiers_training_is_tried_before_anything_is_computed():
+    """A batch larger than the data, no update in all, a warm-up that never ends."""
+    purifier = Purifier(call={"name": "comdefend", "options": {"features": 4}}, data=small.TRAIN,
+                        training=small.training())  # fmt: skip
+    for changes, message in (
+        ({"batch_size": 65}, "batch_size 65 does not fit"),
+        ({"accumulate": 3}, "accumulate 3: expected at most the 2"),
+        ({"schedule": Call(name="warmup_cosine", options={"peak": 0.1, "warmup_epochs": 3.0})}, "warmup=6"),
+    ):
+        with pytest.raises(Mistakes, match=message):
+            bound(purifier.replace(training=purifier.training.replace(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--workers=-1", "--workers=-1: "),
+        ("--min_age_hours=-1", "--min_age_hours=-1"),
+        ("--num_processes=0", "--num_processes=0"),
+        ("--process_id=-1", "--process_id=-1"),
+        ("--workers=two", "--workers=two"),
+        ("--wokers=2", "did you mean.*workers|'wokers'"),
+    ],
+)
+def test_a_flag_out_of_its_range_is_one_line(finish, tmp_path, flag, message):
+    """Nothing is made, not even the store."""
+    code, out, err = finish(tmp_path / "store", flag, config=None)
+    assert (code, out) == (1, "")
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert not (tmp_path / "store").exists()

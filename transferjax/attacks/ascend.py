@@ -24,6 +24,7 @@ def logits_of(predict: Predict, keys: Key, x: Array) -> Array:
     """Logits `[B, K]`, in float32 at least; a random predict draws from `keys`."""
     logits = with_keys(predict, keys)(x)
     check_outputs(logits, len(x))
+    check_no_nan(logits, "predict returned NaN")
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
@@ -126,7 +127,7 @@ def ascend(
         memory = initial_memory(grad_fn, x, {"clean": images}, keys, labels)
         begin = look(x, fold_in(keys, 0), labels)
         (x, _, _), (lost, seen) = jax.lax.scan(step, (x, update.init(x), memory), jnp.arange(1, steps + 1))
-        check_no_nan(jnp.where(lost.any(0), jnp.nan, 0.0), "the loss is NaN", "the weights of predict")
+        check_no_nan(jnp.where(lost.any(0), jnp.nan, 0.0), "predict, or the loss, became NaN")
         x = x if finish is None else finish(x, images)
         return (x, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begin, seen)) if info else x
 

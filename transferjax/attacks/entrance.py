@@ -36,8 +36,9 @@ def enter(
         ValueError: see `checks`; adversarial images with NaN, where there are values.
     """
     check_examples(images, labels, soft=soft, empty=True)
+    images = jnp.asarray(images)
     if not len(images) and not info:
-        return jnp.asarray(images)
+        return images
     wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     found = run(key, predict, wide, labels, **({"info": True} if info else {}))
     x, seen = found if info else (found, None)

@@ -99,7 +99,7 @@ def source(name: str, split: str, *, data_dir: PathLike | None = None, **options
     if name not in IMAGENETTE and (saved_splits(name) or not Path(name).is_dir()):
         return load(name, split, data_dir=data_dir, **options)
     chosen = _options(name, options, size=224, scale=(0.08, 1.0))
-    crop = random_resized_crop(tuple(chosen["scale"]))
+    crop = random_resized_crop(chosen["scale"])
     if name in IMAGENETTE:
         return stream(name, _imagenette_split(split), size=chosen["size"], crop=crop, data_dir=data_dir)
     return image_folder(name, split, size=chosen["size"], crop=crop)
@@ -108,7 +108,10 @@ def source(name: str, split: str, *, data_dir: PathLike | None = None, **options
 def _options(name: str, given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     if unknown := sorted(given.keys() - defaults.keys()):
         raise TypeError(f"{name} has no options {unknown}; it has {sorted(defaults)}")
-    return {**defaults, **given}
+    size = (chosen := {**defaults, **given}).get("size", 1)
+    if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+        raise ValueError(f"{name}: size must be a whole number of pixels, at least 1; got {size!r}")
+    return chosen
 
 
 def _imagenette_split(split: str) -> str:

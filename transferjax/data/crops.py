@@ -74,6 +74,8 @@ def random_resized_crop(
     Reference: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6; torchvision's
     RandomResizedCrop, the same distribution.
     """
+    if any(np.shape(bounds) != (2,) for bounds in (scale, ratio)):
+        raise ValueError(f"expected two bounds each of scale and ratio, got {scale} and {ratio}")
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
         raise ValueError(f"expected 0 < scale <= 1 and 0 < ratio, both in order, got {scale} and {ratio}")
 

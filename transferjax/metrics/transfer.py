@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from transferjax.checks import check_images, check_labels, check_mask, check_outputs
+from transferjax.checks import check_images, check_labels, check_mask, check_no_nan, check_outputs
 from transferjax.classes import check_vocabulary
 from transferjax.typing import Array, Predict
 
@@ -34,6 +34,7 @@ def _logits(
     check_images(images, empty=True)
     logits = predict(images)
     check_outputs(logits, len(images))
+    check_no_nan(logits, "predict returned NaN")
     check_labels(labels, len(images))
     check_vocabulary(labels, logits.shape[-1], num_classes)
     check_labels(labels, len(images), logits.shape[-1])

@@ -47,7 +47,7 @@ def bind(table: Table, call: Call) -> Call:
             wrong.append(f"{table.what} {call.name!r}: {name} must be {kind}; got {value!r}")
         elif value != known[name].default:  # a default may mean more than a number: 0, for all
             try:
-                ranges.check(table.ranges, call.name, name, value)
+                ranges.check(table.allowed, call.name, name, value)
             except ValueError as error:
                 wrong.append(f"{table.what} {call.name!r}: {error}")
         if name in row.free:

@@ -50,16 +50,16 @@ _VIEWS = flags.DEFINE_list("views", [], "draw and make only what these views nee
 _DRY = flags.DEFINE_bool("dry_run", False, "say what is there and what is missing; compute nothing")
 _JSON = flags.DEFINE_bool("json", False, "end with one line of JSON: made, found, missing, failed")
 _LIST = flags.DEFINE_bool("list", False, "list the config's networks, attacks, blocks and views")
-_WORKERS = flags.DEFINE_integer("workers", 0, "make results with so many worker processes here (Dask)")
+_WORKERS = flags.DEFINE_integer("workers", 0, "make results with so many worker processes here (Dask)", 0)
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "make results on the workers of this Dask scheduler")
-_AGE = flags.DEFINE_float("min_age_hours", 24.0, "gc: spare what is younger")
+_AGE = flags.DEFINE_float("min_age_hours", 24.0, "gc: spare what is younger", 0.0)
 _DROP = flags.DEFINE_string("drop", "", "gc: forget this study first; what it alone needed is garbage then")
 _GRACE = flags.DEFINE_float(
     "grace", 30.0, "seconds from Ctrl-C or SIGTERM, after which it stops at the next step, to the very end"
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0", 0)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the other processes of a cluster that says who they are (Slurm, TPU pods, …)"
 )
@@ -192,6 +192,11 @@ def _begin(plans: bool) -> None:
     if plans or _WORKERS.value or _SCHEDULER.value:
         jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
     elif _COORDINATOR.value:
+        count, mine = _NUM_PROCESSES.value, _PROCESS_ID.value
+        if None not in (count, mine) and mine >= count:
+            raise ValueError(
+                f"--process_id={mine}: expected one of 0 … {count - 1}, as --num_processes={count}"
+            )
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     elif _DISTRIBUTED.value:
         jax.distributed.initialize()

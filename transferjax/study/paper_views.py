@@ -190,7 +190,7 @@ def pairs(
 def magnitude_rows(
     study: Study, block: str, shown: str, table: str = "table11", dataset: str = "cifar10"
 ) -> Iterator[Row]:
-    """A row per network of one part whose hyper-parameter is swept ("IR_3"), as it is trained; nothing is made.
+    """A row per network with a magnitude ("IR_3") and its hyper-parameter; nothing is made.
 
     Args:
         shown: the block of those that tables of success show, by whatever name ("IR").
@@ -214,7 +214,7 @@ def magnitudes(
     dataset: str = "cifar10",
 ) -> list[Section]:
     """Table 11: the hyper-parameters."""
-    text = "Hyper-parameters of the networks of this study, beside the paper's: a difference is a mistake of ours."
+    text = "Hyper-parameters of this study's networks: what differs from the paper's is a mistake."
     sections = _agreement(table, frame, study, dataset)
     return [section._replace(title="Table 11: magnitudes", text=text) for section in sections]
 

@@ -51,13 +51,13 @@ class Row:
 class Table:
     """Rows by name; `offered` parameters are filled by the engine from the spec around a call.
 
-    `ranges` says what the others may be.
+    `allowed` says what the others may be.
     """
 
     what: str
     rows: Callable[[], Mapping[str, Row]]
     offered: frozenset[str] = frozenset()
-    ranges: ranges.Ranges = field(default_factory=dict)
+    allowed: ranges.Ranges = field(default_factory=dict)
 
     def row(self, name: str) -> Row:
         """The row of that name.

@@ -11,9 +11,9 @@ from transferjax.models.weights.torch import input_channels
 from transferjax.study import registry
 from transferjax.study.content import facts
 from transferjax.study.nets import module_of, recipe_of
-from transferjax.study.networks import check_fit, program_of, train_step
+from transferjax.study.networks import check_fit, optimizer, program_of, train_step
 from transferjax.study.shapes import abstract, image_of, predict_of
-from transferjax.study.specs import STORED, Apply, Data, Network, Pretrained, Purifier, Spec
+from transferjax.study.specs import STORED, Apply, Data, Network, Pretrained, Purifier, Spec, Training
 from transferjax.study.walk import children
 from transferjax.typing import PyTree
 
@@ -28,7 +28,7 @@ def try_out(spec: Spec, stored: Callable[[Spec], bool]) -> None:
         return
     trials: dict[type[Spec], Callable[[Any], object]] = {
         Network: _network,
-        Purifier: recipe_of,
+        Purifier: _purifier,
         Apply: _apply,
         Pretrained: _pretrained,
     }
@@ -57,15 +57,28 @@ def _variables(spec: Network) -> PyTree:
         _check_channels(name, getattr(spec, name), known.image_shape[-1])
     if min(spec.std) <= 0:
         raise ValueError(f"std {spec.std}: expected positive values")
-    steps_per_epoch = data.steps_per_epoch(known.size, spec.training.batch_size)
-    steps, batches = max(1, round(spec.training.epochs * steps_per_epoch)), spec.training.accumulate
-    if batches > steps:
-        raise ValueError(f"accumulate {batches}: expected at most the {steps} batches of the whole training")
-    train_step(spec, known.num_classes, steps_per_epoch)
+    train_step(spec, known.num_classes, _steps_per_epoch(spec.training, known.size))
     cropped = isinstance(spec.data, Data) and "scale" in dict(spec.data.options)
     if spec.training.augment is not None and cropped:
         raise ValueError("the data come as random crops, flipped half of the time already: no `augment` then")
     return abstract(spec)
+
+
+def _steps_per_epoch(training: Training, size: int) -> int:
+    """Of a training on so many images, which must hold a batch, and in all an update."""
+    found = data.steps_per_epoch(size, training.batch_size)
+    steps = max(1, round(training.epochs * found))
+    if training.accumulate > steps:
+        expected = f"expected at most the {steps} batches of the whole training"
+        raise ValueError(f"accumulate {training.accumulate}: {expected}")
+    return found
+
+
+def _purifier(spec: Purifier) -> None:
+    recipe_of(spec)
+    optimizer(spec.training, _steps_per_epoch(spec.training, facts(spec.data).size))
+    if spec.training.augment is not None:
+        registry.make(registry.AUGMENTS, spec.training.augment)
 
 
 def _check_channels(name: str, values: tuple[float, ...], channels: int) -> None:
