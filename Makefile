@@ -2,14 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/store
+FUZZ_SECONDS ?= 3600
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint fuzz bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  install, then a whole study of handwritten digits: $(STORE)/studies/digits/report.html"
 	@echo "make test        install the test extra, then run the tests"
 	@echo "make lint        ruff and mypy"
+	@echo "make fuzz        damaged and hostile files, configs and answers for FUZZ_SECONDS (an hour)"
 	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch)"
 
 # One stamp per extra: pip is asked again only when pyproject.toml changed.
@@ -29,6 +31,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+fuzz: .venv/.installed-test
+	$(BIN)/python -m tests.fuzz --seconds=$(FUZZ_SECONDS) --out=runs/fuzz
 
 bench: .venv/.installed-bench
 	for file in $$(grep -l __main__ benchmarks/*.py | grep -v 'harness\|page'); do PYTHONPATH=. $(BIN)/python $$file || exit 1; done

@@ -181,7 +181,7 @@ def test_a_tensor_without_torch(tmp_path):
         (Program(0, (2, 2), (1, 10**12)), "ends at"),
         (Program(0, (-1,), (1,)), "a tensor of shape"),
         (Program(3, (2,), (-1,)), "a tensor of shape"),
-        (Program(0, (2, 2), (1,)), "a tensor without"),
+        (Program(0, (2, 2), (1,)), "a tensor of shape"),
         (Program(0, (2,), (1,), kind="Evil"), "a persistent id of 'storage' torch.Evil"),
         (Program(0, (2,), (1,), tag="module"), "a persistent id of 'module'"),
     ],
