@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/store
+FUZZ_SECONDS ?= 3600
 
-.PHONY: quickstart test wheel lint docs lowest browser audit soak bench clean
+.PHONY: quickstart test wheel lint docs lowest browser audit fuzz soak bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +16,7 @@ help:
 	@echo "make lowest      the tests, with the lowest versions that pyproject.toml allows, in .venv-lowest"
 	@echo "make browser     the tests that look at reports in a browser"
 	@echo "make audit       known vulnerabilities of what is installed"
+	@echo "make fuzz        damaged and hostile files, configs and answers for FUZZ_SECONDS (an hour)"
 	@echo "make soak        half an hour of killed processes, full disks and flipped bytes"
 	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch)"
 
@@ -52,6 +54,9 @@ browser: .venv/.installed-test
 
 audit: .venv/.installed-audit
 	$(BIN)/pip-audit --skip-editable
+
+fuzz: .venv/.installed-test
+	$(BIN)/python -m tests.fuzz --seconds=$(FUZZ_SECONDS) --out=runs/fuzz
 
 soak: .venv/.installed-test
 	$(BIN)/python -m tests.soak

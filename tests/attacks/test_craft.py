@@ -286,13 +286,13 @@ def damage(file, how):
     ],
 )
 def test_adversarial_images_that_are_damaged_are_made_again(format, name, how, dataset, predict, tmp_path):
-    """Adversarial images cut to 10 of 20, or with a flipped byte: loading refuses, crafting makes them again."""
+    """Adversarial images cut to 10 of 20, or with a flipped byte: refused, and crafting makes them again."""
     made = craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
     expected = np.array(made.images)
     damage(tmp_path / name, how)
-    with pytest.raises(ValueError, match="is damaged .*run craft again"):
+    with pytest.raises(ValueError, match=r"is damaged .*run craft again"):
         Crafted.load(tmp_path)
-    with pytest.warns(UserWarning, match="is made again: .*is damaged"):
+    with pytest.warns(UserWarning, match=r"is made again: .*is damaged"):
         again = craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
     np.testing.assert_array_equal(again.images, expected)
     np.testing.assert_array_equal(Crafted.load(tmp_path).images, expected)
@@ -304,7 +304,7 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("format", ["npy", "png"])
 def test_a_run_that_is_copied_elsewhere_goes_on_there(format, dataset, predict, tmp_path, monkeypatch):
-    """A directory of adversarial images copied to another place goes on there; a damaged one from the start."""
+    """Half of the images, copied to another place, go on there; damaged ones are made from the start."""
     place, seen = sys.modules["transferjax.attacks.crafted"].Place, []
     write = place.write
 

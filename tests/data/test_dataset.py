@@ -159,7 +159,7 @@ class TestSaved:
         with pytest.raises(FileNotFoundError, match=r"it has \['robust'\]"):
             load(str(tmp_path / "half"), "train")
 
-    @pytest.mark.parametrize("damage", ["cut", "swap", "garbage", "format", "label"])
+    @pytest.mark.parametrize("damage", ["cut", "flipped", "swap", "garbage", "format", "label"])
     def test_damage_is_noticed(self, tmp_path, damage):
         save(small(), tmp_path, "train")
         images, manifest = tmp_path / "train" / "images.npy", tmp_path / "train" / "manifest.json"

@@ -76,7 +76,7 @@ class TestChecks:
     @pytest.mark.parametrize("name", ["*train*", "dataset_info.json", "features.json"])
     @pytest.mark.parametrize("length", [0, 100])
     def test_damaged_prepared_data_are_named(self, home, directory, name, length):
-        """A shard or a description of prepared data is cut: an error with its place and the command to repeat."""
+        """A shard or a description of prepared data is cut: an error with its place and what to do."""
         (file,) = directory.glob(name)
         file.write_bytes(file.read_bytes()[:length])
         with pytest.raises(ValueError, match=r"3\.0\.2.* is damaged .*remove .*data\.prepare cifar10"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as dumps
 
 from tests.fuzz.base import EDITS, Property, answers, edited
-from tests.models.torch_files import legacy_save, torch_save, torch_zip
+from tests.models.torch_files import legacy_bytes, legacy_head, torch_save, torch_zip
 from transferjax.models.weights.bounds import FACTOR, SLACK
 from transferjax.models.weights.formats import read_tensors
 
@@ -101,29 +101,25 @@ def pickles(program: bytes, directory: Path) -> None:
     storages = [np.arange(count, dtype=np.float32) for count in (4, 16)]
     reads_weights(torch_zip(directory / "new.pth", program, storages))
     (directory / "old.pth").write_bytes(
-        _legacy_head() + program + b"\x80\x02]X\x01\x00\x00\x000a." + bytes(24)
+        legacy_head() + program + b"\x80\x02]X\x01\x00\x00\x000a." + bytes(24)
     )
     reads_weights(directory / "old.pth")
 
 
 @functools.cache
-def _legacy_head() -> bytes:
-    buffer = io.BytesIO()
-    legacy_save({}, buffer)
-    content = buffer.getvalue()
-    return content[: content.rindex(b"\x80\x02", 0, content.rindex(b"\x80\x02"))]
-
-
-@functools.cache
 def _weights(kind: str) -> bytes:
-    buffer = io.BytesIO()
-    if kind == "safetensors":
-        return dumps(ARRAYS_OF_A_NET)
-    writers = {"new.pth": torch_save, "old.pth": legacy_save}
-    if kind in writers:
-        writers[kind]({"state_dict": ARRAYS_OF_A_NET, "epoch": 3}, buffer)
-    else:
-        {"npz": np.savez, "zipped.npz": np.savez_compressed}[kind](buffer, **ARRAYS_OF_A_NET)
+    buffer, checkpoint = io.BytesIO(), {"state_dict": ARRAYS_OF_A_NET, "epoch": 3}
+    match kind:
+        case "safetensors":
+            return dumps(ARRAYS_OF_A_NET)
+        case "old.pth":
+            return legacy_bytes(checkpoint)
+        case "new.pth":
+            torch_save(checkpoint, buffer)
+        case "npz":
+            np.savez(buffer, **ARRAYS_OF_A_NET)
+        case "zipped.npz":
+            np.savez_compressed(buffer, **ARRAYS_OF_A_NET)
     return buffer.getvalue()
 
 

@@ -1,7 +1,7 @@
 """What readers promise of any bytes: what they hold, or an error of their own, soon and in little memory.
 
-Each property is a strategy and a check. The suite tries some cases of each; `python -m tests.fuzz` goes on for
-as long as it is told.
+Each property is a strategy and a check. The suite tries some cases of each; `python -m tests.fuzz` goes on
+for as long as it is told.
 """
 
 import shutil

@@ -181,7 +181,7 @@ def test_a_tensor_without_torch(tmp_path):
         (Program(0, (2, 2), (1, 10**12)), "ends at"),
         (Program(0, (-1,), (1,)), "a tensor of shape"),
         (Program(3, (2,), (-1,)), "a tensor of shape"),
-        (Program(0, (2, 2), (1,)), "a tensor without"),
+        (Program(0, (2, 2), (1,)), "a tensor of shape"),
         (Program(0, (2,), (1,), kind="Evil"), "a persistent id of 'storage' torch.Evil"),
         (Program(0, (2,), (1,), tag="module"), "a persistent id of 'module'"),
     ],
@@ -226,7 +226,7 @@ def test_overlapping_safetensors_are_refused(tmp_path):
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     header = json.dumps({"a": entry, "b": entry}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(ValueError, match="lies at 0 to 4, expected from 4"):
+    with pytest.raises(ValueError, match="invalid offset for tensor `b`"):
         read_tensors(path)
 
 

@@ -11,7 +11,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.models.torch_files import Storage, Tensor, legacy_save, torch_pickle, torch_save, torch_zip
+from tests.models.torch_files import (
+    Storage,
+    Tensor,
+    legacy_head,
+    legacy_save,
+    torch_pickle,
+    torch_save,
+    torch_zip,
+)
 from transferjax import models
 from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.formats import read_tensors
@@ -36,7 +44,7 @@ def doubling(times):
 
 
 SELF = b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dicth\x00s."
-DOUBLED = doubling(100)
+DOUBLED = doubling(90)
 PROGRAMS = {
     "a dict that is its own state_dict": (SELF, "a dict inside of itself"),
     "a list in itself": (b"\x80\x02]q\x00h\x00a.", "a list inside of itself"),
@@ -53,7 +61,7 @@ PROGRAMS = {
         + b"X\x03\x00\x00\x00cpuK\x04tQ.",
         "a storage called",
     ),
-    "as arguments": (b"\x80\x02ctorch\nSize\n" + DOUBLED + b"R.", "values, written out|a call of torch.Size"),
+    "as arguments": (b"\x80\x02ctorch\nSize\n" + DOUBLED + b"\x85R.", "written out in full"),
     "lists a thousand deep": (b"\x80\x02" + b"]" * 1000 + b"a" * 999 + b".", "nested more than 100 deep"),
     "a hundred thousand arguments": (
         b"\x80\x02ctorch\ndevice\n(" + b"K\x01" * 100_000 + b"tq\x00R0"
@@ -76,10 +84,7 @@ def test_a_pickle_that_unfolds_without_end_is_refused(tmp_path, name):
 def test_the_same_pickle_in_the_legacy_format_is_refused(tmp_path, name):
     """The same in the format of PyTorch before 1.6."""
     program, match = PROGRAMS[name]
-    plain = b"".join(
-        pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
-    )
-    (tmp_path / "net.pth").write_bytes(plain + program + pickle.dumps(["0"], protocol=2))
+    (tmp_path / "net.pth").write_bytes(legacy_head() + program + pickle.dumps(["0"], protocol=2))
     refused(tmp_path / "net.pth", f"{match}|a persistent id|truncated", ValueError)
 
 
@@ -218,7 +223,7 @@ def test_safetensors_of_every_type_are_read(tmp_path, kind, dtype):
 def test_names_that_go_on_and_on_are_refused(tmp_path):
     """A tensor's name of a hundred thousand characters is refused."""
     path = torch_save({"module." * 20_000 + "a": np.zeros(2, np.float32)}, tmp_path / "net.pth")
-    refused(path, "a name of 140001 characters")
+    refused(path, "a name of 140001 characters", ValueError)
 
 
 def test_weights_that_are_not_finite_are_said(tmp_path):

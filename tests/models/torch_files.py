@@ -90,18 +90,23 @@ def torch_save(content, path):
     return path
 
 
-def legacy_save(content, path, protocol=1001, little=True):
-    """As PyTorch before 1.6: `_legacy_save` of torch/serialization.py."""
-    program, storages = torch_pickle(content, legacy=True)
+def legacy_head(protocol=1001, little=True):
+    """The three pickles with which a file of PyTorch before 1.6 begins."""
     sizes = {"short": 2, "int": 4, "long": 4}
     system = {"protocol_version": protocol, "little_endian": little, "type_sizes": sizes}
-    with open(path, "wb") as file:
-        for plain in (0x1950A86A20F9469CFC6C, protocol, system):
-            pickle.dump(plain, file, protocol=2)
-        file.write(program)
-        pickle.dump(sorted(storages), file, protocol=2)
-        for key in sorted(storages):
-            file.write(len(storages[key]).to_bytes(8, "little") + storages[key].tobytes())
+    return b"".join(pickle.dumps(plain, 2) for plain in (0x1950A86A20F9469CFC6C, protocol, system))
+
+
+def legacy_bytes(content, **system):
+    """As PyTorch before 1.6: `_legacy_save` of torch/serialization.py."""
+    program, storages = torch_pickle(content, legacy=True)
+    numbers = (len(storages[key]).to_bytes(8, "little") + storages[key].tobytes() for key in sorted(storages))
+    return legacy_head(**system) + program + pickle.dumps(sorted(storages), 2) + b"".join(numbers)
+
+
+def legacy_save(content, path, **system):
+    """`legacy_bytes` in a file."""
+    path.write_bytes(legacy_bytes(content, **system))
     return path
 
 

@@ -101,8 +101,9 @@ def checkpoint_of(root, step):
 
 
 def test_only_the_steps_after_the_last_checkpoint_are_trained_again(start, finish, whole, tmp_path):
-    root = tmp_path / "store"
-    kill(start, root, checkpoint_of(root, 16))  # epoch 4 of 8, with 4 steps each
+    """Killed while it trains, then the store is moved: the same command goes on from its last checkpoint."""
+    kill(start, tmp_path / "first", checkpoint_of(tmp_path / "first", 16))  # epoch 4 of 8, with 4 steps each
+    root = (tmp_path / "first").rename(tmp_path / "store")
     (scratch,) = (root / "scratch").iterdir()
     newest = max(int(path.name) for path in scratch.iterdir() if path.name.isdigit())
     study(finish, root)

@@ -41,7 +41,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("step", [1, 5, 7, 10, 18])
 def test_who_is_stopped_at_any_step_goes_on_with_the_same_bits(tmp_path, step):
-    """Asked to stop inside of an epoch: a checkpoint of that step, and weights and history end with the same bits."""
+    """Asked to stop inside of an epoch: a checkpoint of that step, and the same bits at the end."""
     with pytest.raises(Stopped):
         train(tmp_path / "run", stopped=after(step))
     assert (tmp_path / "run" / str(step)).is_dir()

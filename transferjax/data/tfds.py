@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,22 @@ def data_source(directory: Path, split: str) -> Any:
 class _OnDisk:
     """The encoded images of a prepared split, by index."""
 
-    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
-        self.records = records
+    def __init__(self, records: Sequence[dict[str, Any]], directory: Path, split: str) -> None:
+        self.records, self.place = records, (directory, split)
 
     def __getitem__(self, index: int) -> bytes:
-        return self.records[index]["image"]
+        with _reading(*self.place):
+            return self.records[index]["image"]
+
+
+@contextmanager
+def _reading(directory: Path, split: str) -> Iterator[None]:
+    """Names the split, and what to do, where ArrayRecord (a RuntimeError) or TFDS cannot read it."""
+    try:
+        yield
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{directory} ({split}) is damaged ({said}); {_again(directory)}") from error
 
 
 def stream(
@@ -154,7 +166,7 @@ def stream(
     """
     directory = prepared(name, data_dir)
     check_split(directory, split)
-    try:
+    with _reading(directory, split):
         records = data_source(directory, split)
         small = sum(shard.stat().st_size for shard in _shards(directory, split)) <= KEEP_IN_MEMORY
         labels: list[int] = []
@@ -164,11 +176,8 @@ def stream(
             labels += [record["label"] for record in part]
             if small:
                 images += [record["image"] for record in part]
-    except Exception as error:  # RuntimeError of ArrayRecord, and whatever TFDS says of its files
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(f"{directory} ({split}) is damaged ({said}); {_again(directory)}") from error
     mark, names = digest(fingerprint(directory, split), size), CLASS_NAMES[name.split("/")[0]]
-    encoded = images if small else _OnDisk(records)
+    encoded = images if small else _OnDisk(records, directory, split)
     return ImageStream(encoded, np.array(labels, np.int32), names, size, crop, name, mark)
 
 
@@ -223,11 +232,8 @@ def _info(directory: Path) -> dict[str, Any]:
 
 def _again(directory: Path) -> str:
     """What to do about prepared data that cannot be read."""
-    name = (
-        "/".join(directory.parts[-3:-1])
-        if directory.parts[-3:-2] == ("imagenette",)
-        else directory.parent.name
-    )
+    *_, dataset, name, _ = ("", *directory.parts)
+    name = f"{dataset}/{name}" if dataset in CLASS_NAMES else name
     return f"remove {directory}, then run `python -m transferjax.data.prepare {name}`"
 
 

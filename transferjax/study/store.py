@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from transferjax.data.storage import atomic_directory
-from transferjax.files import checksum, directory_at, write_text, writing
+from transferjax.files import Unwritable, checksum, directory_at, write_text, writing
 from transferjax.study import walk
 from transferjax.study.specs import Network, Service, Spec, Verdicts
 
@@ -118,6 +118,10 @@ class Store:
                 (directory / PROVENANCE).write_text(json.dumps(said, indent=1) + "\n")
         except FileExistsError:
             pass
+        except Unwritable:
+            raise
+        except OSError as error:
+            raise Unwritable(f"cannot write {self.path(spec)}: {error.strerror or error}") from error
 
     def get(self, spec: Spec) -> dict[str, np.ndarray]:
         """The arrays of a result.

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from transferjax.files import Unwritable, alone
+from transferjax.stopping import Stopped
 from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
 
@@ -52,8 +53,8 @@ def open_checkpoints(
             manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
         try:
             yield manager
-        except BaseException:
-            with suppress(Exception):  # what went wrong first counts
+        except BaseException as error:  # what went wrong first counts; who was asked to stop says that it is kept
+            with _keeping(directory) if isinstance(error, Stopped) else suppress(Exception):
                 manager.close()
             raise
         with _keeping(directory):

@@ -226,7 +226,7 @@ def _find(content: Any) -> Mapping[str, np.ndarray] | None:
 def _without_prefix(content: Mapping[str, Any]) -> Tensors:
     """Without what wrappers put before every name, and without what these keep beside the net."""
     if long := [key for key in content if len(key) > LONGEST_NAME]:
-        raise UnsafeFile(f"a tensor with a name of {len(long[0])} characters: {long[0][:80]}…")
+        raise ValueError(f"a tensor with a name of {len(long[0])} characters: {long[0][:80]}…")
     own = [key for key in content if not is_stray(key)]
     while prefix := next((p for p in _PREFIXES if own and all(key.startswith(p) for key in own)), None):
         if left_out := [key for key in content if not key.startswith(prefix)]:

@@ -6,8 +6,7 @@ the numbers, the storages' keys), and the storages behind them.
 
 A pickle is a program for a small stack machine, and Python's interpreter of it can call any function. The
 interpreter here knows only the instructions that state dicts need; a function is a name, and only the few
-names in `_CALLS` mean something. Everything else is refused. (One file, long as it is: what keeps it safe is
-read as a whole.)
+names in `_CALLS` mean something. Everything else is refused.
 """
 
 import functools
@@ -16,15 +15,13 @@ import mmap
 import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from transferjax.models.weights.bounds import Allowance, UnsafeFile, check_unfolded, shown
+from transferjax.models.weights.storages import DTYPES, Storage, are_counts, tensor
 
 
 class _Name(NamedTuple):
@@ -39,57 +36,6 @@ class _Name(NamedTuple):
 
 def _said(value: Any) -> str:
     return str(value) if isinstance(value, _Name) else shown(value)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class _Storage:
-    """The untyped content of one entry of the archive, as numbers of one type; copies cost an allowance."""
-
-    values: np.ndarray
-    allowance: Allowance
-    views: dict[tuple, np.ndarray] = field(default_factory=dict)
-    """Copies that were made, by offset, shape and strides: weights that are tied stay one array."""
-
-
-_DTYPES: dict[str, Any] = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-
-
-def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
-    """A copy of the view that a tensor is of its storage; out of bounds is an error."""
-    if not isinstance(storage, _Storage):
-        raise UnsafeFile("a tensor without a storage")
-    place = (offset, shape, strides)
-    if not (_counts(shape) and _counts(strides) and _counts((offset,)) and len(shape) == len(strides)):
-        raise UnsafeFile(f"a tensor of shape {shown(shape)} with strides {shown(strides)} at {shown(offset)}")
-    values = storage.values
-    if 0 not in shape:
-        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if last >= len(values):
-            raise UnsafeFile(f"a tensor that ends at {last} in a storage of {len(values)} values")
-    if place not in storage.views:
-        storage.allowance.spend(prod(shape) * values.itemsize)  # strides of 0 repeat a value for nothing
-        steps = [stride * values.itemsize for stride in strides]
-        start = values[offset:] if 0 not in shape else values[:0]
-        storage.views[place] = np.array(np.lib.stride_tricks.as_strided(start, shape, steps))
-    return storage.views[place]
-
-
-def _counts(numbers: Any) -> bool:
-    """Whether these are sizes, as many as NumPy has axes."""
-    return (
-        isinstance(numbers, tuple) and len(numbers) <= 64 and all(type(n) is int and n >= 0 for n in numbers)
-    )
 
 
 def _entries(pairs: Any = ()) -> dict:
@@ -129,8 +75,8 @@ _INERT = (
 """What training checkpoints keep beside the weights. Becomes an empty dict, whatever it was."""
 _TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2")
 _CALLS: dict[tuple[str, ...], Callable[..., Any]] = {
-    **{("torch._utils", name): _tensor for name in _TENSORS},
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    **{("torch._utils", name): tensor for name in _TENSORS},
+    ("torch._utils", "_rebuild_parameter"): lambda made, *_: made,
     ("collections", "OrderedDict"): _entries,
     ("torch", "Size"): lambda sizes=(): sizes,
     **{tuple(name.rsplit(".", 1)): lambda *_: {} for name in _INERT},
@@ -301,29 +247,29 @@ def _read_legacy(file: mmap.mmap) -> Any:
 
     def note(persistent_id: Any) -> None:
         kind, key, _, count, *_ = _storage_id(persistent_id)
-        if not _counts((count,)):
+        if not are_counts((count,)):
             raise UnsafeFile(f"storage {key} of {shown(count)} values")
         if kinds.setdefault(key, (kind, count)) != (kind, count):
             raise UnsafeFile(f"storage {key} as {count} {kind} and as {kinds[key]}")
 
     _Machine(note, _WITHOUT_NUMBERS).run(file)
-    storages, keys = dict[str, _Storage](), plain.run(file)
+    storages, keys = dict[str, Storage](), plain.run(file)
     for key in keys:
         kind, count = kinds[key if isinstance(key, str) else shown(key)]
-        dtype = np.dtype(_DTYPES[kind])
+        dtype = np.dtype(DTYPES[kind])
         if int.from_bytes(file.read(8), "little") != count or count * dtype.itemsize > size - file.tell():
             raise ValueError(f"storage {key} should have {count} values")
-        storages[key] = _Storage(np.frombuffer(file.read(count * dtype.itemsize), dtype), allowance)
+        storages[key] = Storage(np.frombuffer(file.read(count * dtype.itemsize), dtype), allowance)
 
-    def load(persistent_id: Any) -> _Storage:
+    def load(persistent_id: Any) -> Storage:
         _, key, _, _, *view = _storage_id(persistent_id)
         whole = storages[key]
         if not view or view[0] is None:
             return whole
         _, offset, length = view[0]  # (its own key, where it begins, how long it is)
-        if not _counts((offset, length)):
+        if not are_counts((offset, length)):
             raise UnsafeFile(f"a part of storage {key} at {shown(offset)} of {shown(length)} values")
-        return _Storage(whole.values[offset : offset + length], allowance)
+        return Storage(whole.values[offset : offset + length], allowance)
 
     file.seek(start)
     return _Machine(load).run(file)
@@ -338,7 +284,7 @@ def _storage_id(persistent_id: Any) -> tuple:
     if not isinstance(persistent_id, tuple) or not 5 <= len(persistent_id) <= 6:
         raise UnsafeFile(f"a persistent id {shown(persistent_id)}")
     tag, kind, key, *rest = persistent_id
-    if tag != "storage" or not isinstance(kind, _Name) or kind.name not in _DTYPES:
+    if tag != "storage" or not isinstance(kind, _Name) or kind.name not in DTYPES:
         raise UnsafeFile(f"a persistent id of {_said(tag)} {_said(kind)}")
     if not isinstance(key, str):
         raise UnsafeFile(f"a storage called {shown(key)}")
@@ -367,10 +313,10 @@ def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
         return archive.read(f"{root}data/{key}")
 
     @functools.cache
-    def storage(kind: str, key: str) -> _Storage:
-        return _Storage(np.frombuffer(content(key), _DTYPES[kind]), allowance)
+    def storage(kind: str, key: str) -> Storage:
+        return Storage(np.frombuffer(content(key), DTYPES[kind]), allowance)
 
-    def load(persistent_id: Any) -> _Storage:
+    def load(persistent_id: Any) -> Storage:
         kind, key, *_ = _storage_id(persistent_id)
         return storage(kind, key)
 
