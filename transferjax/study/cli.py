@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _make_importable(argv: Sequence[str]) -> None:
-    """What a config imports is found beside its outermost package, then among the configs that are shipped."""
+    """What a config imports is found beside its outermost package, then among the configs shipped."""
     for argument in argv:
         name, _, path = argument.partition("=")
         folder = Path(path.partition(":")[0]).absolute().parent
