@@ -11,6 +11,7 @@ import pytest
 from transferjax import models
 from transferjax.models.layers import Layers
 from transferjax.models.mobile import EFFICIENTNET_B0, EFFICIENTNET_LITE, scaled
+from transferjax.models.weights.convert import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = {"width": 4, "blocks": (1, 2)}
@@ -63,6 +64,18 @@ class TestNames:
         with pytest.raises(ValueError, match="does not fit") as error:
             loaded(theirs)
         assert "these names fit" not in str(error.value)
+
+    def test_convert_takes_the_mapping_from_a_file(self, weights, tmp_path):
+        theirs = {name.replace("conv1.", "first."): value for name, value in weights.items()}
+        np.savez(tmp_path / "net.npz", **theirs)
+        names = {
+            name.replace("conv1.", "first.")[:-7]: name[:-7] for name in weights if "conv1.weight" in name
+        }
+        (tmp_path / "names.json").write_text(json.dumps(names))
+        options = [f"--option={name}={value}" for name, value in SMALL.items()]
+        flags = ["--model=cifar_resnet18", f"--names={tmp_path}/names.json", *options]
+        main([f"{tmp_path}/net.npz", f"{tmp_path}/ours.npz", *flags])
+        same(models.load("cifar_resnet18", tmp_path / "ours.npz", **SMALL), loaded(weights))
 
     @pytest.mark.parametrize(
         ("names", "message"),

@@ -21,6 +21,7 @@ from transferjax.metrics import proportion_interval
 from transferjax.predicts.conventions import guess_preprocessing
 from transferjax.report import NOISE, Section, Table, write_sections
 from transferjax.study import registry
+from transferjax.typing import Predict
 
 COLUMNS = ("surrogate", "attack", "eps_255", "norm", "target", "images", "target_error", "asr", "asr_low",
            "asr_high", "both_right", "asr_both", "asr_both_low", "asr_both_high")  # fmt: skip
@@ -127,13 +128,17 @@ def _call(given: Any) -> tuple[str, dict[str, Any]]:
     return (given, {}) if isinstance(given, str) else (given[0], dict(given[1]))
 
 
+@jax.jit
+def _logits(predict: Predict, images: jax.Array) -> jax.Array:
+    return predict(library.to_float(images))
+
+
 def _answers(model: Model, dataset: Dataset, images: np.ndarray, batch_size: int) -> np.ndarray:
     """The classes `[N]` that a model says of uint8 images."""
-    judge = jax.jit(lambda predict, x: predict(library.to_float(x)))
     said = []
     padded = Dataset(images, dataset.labels, dataset.class_names)
     for batch in library.eval_batches(padded, min(batch_size, len(images))):
-        logits = judge(model.predict, batch.images)
+        logits = _logits(model.predict, batch.images)
         try:
             check_classes(dataset.num_classes, logits.shape[-1], dataset.name)
         except ValueError as error:
