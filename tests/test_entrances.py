@@ -15,6 +15,7 @@ from transferjax.attacks import projections, updates
 from transferjax.attacks.catalogue import targeted
 from transferjax.attacks.catalogue.auto_attack import one_after_another
 from transferjax.attacks.catalogue.auto_attack.apgd import targeted_dlr
+from transferjax.predicts import guess_preprocessing
 from transferjax.study import registry
 from transferjax.training import augment, penalties
 from transferjax.training.objective import objective
@@ -99,6 +100,7 @@ STRICT = {name: attacker(name) for name in ATTACKS if name != "ascend"} | {
     "evaluate": lambda x, y: training.evaluate(PREDICT, x, y, MASK),
     "weight_matvec": lambda x, y: metrics.weight_matvec(linear, WEIGHTS, x, y).start,
     "robustness_flags": lambda x, y: attacks.inspection.robustness_flags(PREDICT, x, y, KEY, lambda f: f),
+    "guess_preprocessing": lambda x, y: guess_preprocessing(PREDICT, x, y),
     "purifier": lambda x, y: CLEANER.update(CLEANER_STATE, KEY, x, y),
 }
 # (images, classes [B] or probabilities [B, K]) -> anything
@@ -120,7 +122,12 @@ UNLABELLED = {
     "certify": lambda x: defences.certify(PREDICT, KEY, x, guess=2, samples=2, run=lambda f: f),
     "admix_pool": lambda x: attacks.inputs.admix(x),
 }
-ON_HOST = ("robustness_flags", "certify", "weight_trace")  # they look at what they compute
+ON_HOST = (
+    "robustness_flags",
+    "certify",
+    "weight_trace",
+    "guess_preprocessing",
+)  # they look at what they compute
 # (logits, classes or probabilities) -> [B]
 LOSSES = {
     "cross_entropy": losses.cross_entropy,

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transferjax.metrics import bootstrap_interval
+from transferjax.metrics import bootstrap_interval, proportion_interval
 
 
 def test_the_interval_of_a_mean_is_the_normal_one(x64):
@@ -37,3 +37,18 @@ def test_bad_arguments():
         bootstrap_interval(jax.random.key(0), jnp.ones(3), level=95)
     with pytest.raises(ValueError, match="empty"):
         bootstrap_interval(jax.random.key(0), jnp.ones(0))
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 7), (3, 7), (7, 7), (50, 1000)])
+def test_wilsons_bounds_are_where_the_normal_test_just_accepts(successes, count):
+    """`|p̂ - p| = z √(p(1-p)/n)` at both ends."""
+    z = 1.959963984540054
+    for bound in proportion_interval(successes, count):
+        distance = abs(successes / count - bound)
+        assert distance == pytest.approx(z * np.sqrt(bound * (1 - bound) / count), abs=1e-9)
+
+
+def test_a_proportion_of_nothing_and_of_too_much():
+    assert proportion_interval(0, 0) == (0, 1)
+    with pytest.raises(ValueError, match="successes must lie in 0 … count; got 3 of 2"):
+        proportion_interval(3, 2)

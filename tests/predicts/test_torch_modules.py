@@ -61,7 +61,8 @@ def test_the_jacobian_under_vmap(torch):
 def test_attacks_craft_and_similarity_take_it_for_a_surrogate(torch):
     module = net(torch)
     weights = [
-        np.array(p.detach()) for p in (module[0].weight, module[0].bias, module[5].weight, module[5].bias)
+        p.detach().numpy().copy()
+        for p in (module[0].weight, module[0].bias, module[5].weight, module[5].bias)
     ]
 
     def same(x):  # the same net in JAX

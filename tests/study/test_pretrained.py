@@ -7,6 +7,7 @@ import pytest
 from small import RESNET, TEST, TRAIN, VGG, attacked, failure, make, network, training, verdicts
 
 from transferjax import data, models
+from transferjax.predicts import Preprocessing
 from transferjax.study import binding
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.specs import Call, Measure, Pretrained, build
@@ -53,6 +54,43 @@ def test_beside_trained_networks_as_surrogate_and_as_target(context, file):
     one, two, both = make(context, verdicts(ours, attacked(theirs)), verdicts(theirs, attacked(ours)), pair)
     assert one["classes"].shape == two["classes"].shape == (32,)
     assert both["images"].shape == (32, 8, 8, 1)
+
+
+def seen(**options):
+    return Call(name="preprocessing", options=options)
+
+
+def test_what_it_wants_to_see_is_part_of_it(context, file, variables):
+    options = {
+        "size": 6,
+        "crop": 0.75,
+        "interpolation": "bicubic",
+        "scale": 255,
+        "mean": 70,
+        "label_offset": 2,
+    }
+    net = pretrained(file, preprocessing=seen(**options), label_map=tuple(range(1, 11)))
+    (clean,) = make(context, verdicts(net))
+    x = data.to_float(jnp.asarray(data.load("digits", "test").subset(32).images))
+    form = Preprocessing(6, 0.75, interpolation="bicubic", scale=255.0, mean=(70.0,), label_offset=2)
+    logits = models.predictor(TWENTY, variables)(form.see(x))[:, 3:13]
+    np.testing.assert_allclose(context.predict(net)(x), logits, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(clean["classes"], logits.argmax(-1))
+    assert context.num_classes(pretrained(file, preprocessing=seen(label_offset=2), label_map=())) == 18
+    assert pretrained(file, preprocessing=seen(scale=255)).key != pretrained(file, preprocessing=seen()).key
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": "rgb"}, "channels must be one of 'RGB', 'BGR'; got 'rgb'"),
+        ({"crop": 0.5}, "crop must lie in"),
+        ({"classes": (1,)}, "has no option 'classes'; the engine gives it"),
+    ],
+)
+def test_mistakes_in_what_it_wants_to_see(file, options, message):
+    with pytest.raises(Mistakes, match=message):
+        pretrained(file, preprocessing=seen(**options))
 
 
 def test_a_file_is_known_by_its_bytes(context, file, variables, tmp_path):

@@ -1,4 +1,4 @@
-"""What is installed, where things lie, and whether an attack runs: what to look at first, and to send along."""
+"""What is installed, where things lie, and whether an attack runs: to look at first, and to send along."""
 
 import os
 import platform

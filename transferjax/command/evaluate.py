@@ -21,9 +21,10 @@ from transferjax.metrics import proportion_interval
 from transferjax.predicts.conventions import guess_preprocessing
 from transferjax.report import NOISE, Section, Table, write_sections
 from transferjax.study import registry
+from transferjax.typing import Predict
 
-COLUMNS = ("surrogate", "attack", "eps_255", "norm", "target", "images", "target_error",
-           "asr", "asr_low", "asr_high", "both_right", "asr_both", "asr_both_low", "asr_both_high")  # fmt: skip
+COLUMNS = ("surrogate", "attack", "eps_255", "norm", "target", "images", "target_error", "asr", "asr_low",
+           "asr_high", "both_right", "asr_both", "asr_both_low", "asr_both_high")  # fmt: skip
 CLOSER = 0.1
 """A convention that gets so many more images right than the model as it is given is worth a word."""
 
@@ -86,7 +87,7 @@ def evaluate(
     sources, judges = (read_models(given, images.num_classes) for given in (surrogates, targets))
     questions = list(_questions(attacks, eps_255, norm))
     clean = {id(m.predict): _answers(m, images, images.images, batch_size) for m in (*sources, *judges)}
-    for model in {id(m.predict): m for m in (*sources, *judges)}.values():
+    for model in {m.what: m for m in (*judges, *sources)}.values():
         _doubt(model, images, clean[id(model.predict)])
     rows: list[dict[str, Any]] = []
     noises = {(q.eps, q.norm): Question(NOISE, "noise", (), q.eps, q.norm) for q in questions}
@@ -127,13 +128,17 @@ def _call(given: Any) -> tuple[str, dict[str, Any]]:
     return (given, {}) if isinstance(given, str) else (given[0], dict(given[1]))
 
 
+@jax.jit
+def _logits(predict: Predict, images: jax.Array) -> jax.Array:
+    return predict(library.to_float(images))
+
+
 def _answers(model: Model, dataset: Dataset, images: np.ndarray, batch_size: int) -> np.ndarray:
     """The classes `[N]` that a model says of uint8 images."""
-    judge = jax.jit(lambda predict, x: predict(library.to_float(x)))
     said = []
     padded = Dataset(images, dataset.labels, dataset.class_names)
     for batch in library.eval_batches(padded, min(batch_size, len(images))):
-        logits = judge(model.predict, batch.images)
+        logits = _logits(model.predict, batch.images)
         try:
             check_classes(dataset.num_classes, logits.shape[-1], dataset.name)
         except ValueError as error:
@@ -153,7 +158,7 @@ def _doubt(model: Model, images: Dataset, clean: np.ndarray) -> None:
     if best.accuracy > own + CLOSER:
         print(
             f"{model.label}: {own:.0%} of the images right as they are, {best.accuracy:.0%} with "
-            f"{best.name!r}: is its preprocessing missing? Say it behind the file, ARCHITECTURE:FILE:{best.name}"
+            f"{best.name!r}: is its preprocessing missing? Say it: ARCHITECTURE:FILE:{best.name}"
         )
 
 
@@ -220,7 +225,7 @@ def write(out: Path, results: pd.DataFrame, settings: Mapping[str, Any]) -> None
         results.round(6).to_csv(partial, index=False)
     text = (
         "Images that an attack made on a surrogate, rounded to 8 bits inside the ball, shown to targets. "
-        f"± is half of Wilson's 95 % interval; {NOISE!r} are random signs of the same budget. A target that is "
+        f"± is half of Wilson's 95 % interval, {NOISE!r} random signs of that budget. A target that is "
         "the surrogate itself is a white box."
     )
     plain = json.loads(json.dumps(settings, default=str))

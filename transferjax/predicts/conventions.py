@@ -190,10 +190,11 @@ def _cut(resized: tuple[int, int], cut: tuple[int, int] | None) -> tuple[tuple[i
     """Size and share of a crop of so many pixels out of so many."""
     if cut is None:
         return resized, 1.0
-    share = min(c / r for c, r in zip(cut, resized, strict=True))
-    if max(c / r for c, r in zip(cut, resized, strict=True)) > 1:
-        raise ValueError(f"a crop of {cut} from images of {resized} would pad them, which is not known here")
-    return cut, share
+    high, wide = (c / r for c, r in zip(cut, resized, strict=True))
+    if max(high, wide) > 1 or abs(high - wide) > 0.01:
+        what = "would pad them" if max(high, wide) > 1 else "takes another share of height than of width"
+        raise ValueError(f"a crop of {cut} from images of {resized} {what}, which is not known here")
+    return cut, min(high, wide)
 
 
 def _method(given: Any) -> Any:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from transferjax.study import content, ranges, registry, specs, walk
 from transferjax.study.mistakes import Mistakes, near, nearest, one_line
@@ -97,6 +97,8 @@ def _fits(value: Any, annotation: Any) -> bool:
         return value is None
     if kind in (bool, int, str):
         return type(value) is kind
+    if kind is Literal:
+        return any(type(value) is type(each) and value == each for each in inside)
     if kind is float:
         return type(value) in (float, int)
     if _many(kind):
@@ -109,6 +111,8 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(repr, get_args(annotation)))}"
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
     return "a piece" if "Callable" in text or "Transformation" in text else str(text)
 

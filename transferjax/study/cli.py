@@ -89,11 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _make_importable(argv: Sequence[str]) -> None:
-    """What a config imports is found beside its outermost package, then among our own configs."""
-    for argument in argv:
-        name, _, path = argument.partition("=")
-        folder = Path(path.partition(":")[0]).absolute().parent
-        if name in ("--config", "-config") and path:
+    """What a config imports is found beside its outermost package, then among the configs shipped."""
+    for argument, after in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, path = argument.partition("=")
+        folder = Path((path if equals else after).partition(":")[0]).absolute().parent
+        if name in ("--config", "-config"):
             while (folder / "__init__.py").is_file():
                 folder = folder.parent
             sys.path.insert(0, str(folder))

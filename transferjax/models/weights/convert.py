@@ -9,13 +9,15 @@ The last line replaces the last layer by a fresh one for ten classes and writes 
 
 import argparse
 import ast
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from transferjax.models.weights.formats import fetch, read_tensors, save
+from transferjax.models.weights.layouts import renamed
 from transferjax.models.zoo import build_for, from_torch, replace_head
 
 
@@ -27,6 +29,7 @@ def convert(
     seed: int = 0,
     sha256: str | None = None,
     entry: str | None = None,
+    names: Mapping[str, str] | None = None,
     **options: object,
 ) -> Path:
     """Reads weights, checks them against the model, and writes them; see `transferjax.models.files`.
@@ -39,6 +42,7 @@ def convert(
         seed: of the fresh layer.
         sha256: what the download must have.
         entry: of a training checkpoint, as in `read_tensors`.
+        names: the net's names for the file's, as in `from_torch`.
 
     Returns:
         `target`.
@@ -48,7 +52,7 @@ def convert(
         DownloadError: see `transferjax.data.download`.
     """
     path = fetch(source, sha256) if source.startswith(("http://", "https://")) else Path(source)
-    tensors = read_tensors(path, entry)
+    tensors = renamed(read_tensors(path, entry), names or {})
     module = build_for(model, tensors, **options)
     variables = from_torch(module, tensors)
     if num_classes is not None and num_classes != module.num_classes:
@@ -69,12 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the new last layer")
     parser.add_argument("--sha256", help="what a download must have")
     parser.add_argument("--entry", help="of a training checkpoint, such as model_ema")
+    parser.add_argument(
+        "--names", help="a JSON file {name in the file: name of the net}, of layers or tensors"
+    )
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model")
     flags = parser.parse_args(arguments)
     options = {name: ast.literal_eval(value) for name, value in (o.split("=", 1) for o in flags.option)}
     try:
         chosen = {name: getattr(flags, name) for name in ("num_classes", "seed", "sha256", "entry")}
-        target = convert(flags.source, flags.target, flags.model, **chosen, **options)
+        names = json.loads(Path(flags.names).read_text()) if flags.names else None
+        target = convert(flags.source, flags.target, flags.model, names=names, **chosen, **options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"wrote {target}")
