@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
-from transferjax.metrics import input_gradient
 from transferjax.losses import cross_entropy
+from transferjax.metrics import input_gradient
 from transferjax.metrics.bound import jacobian_norm, transfer_loss_bound, transferability_bound
 from transferjax.norms import norm
 

@@ -34,9 +34,7 @@ def test_relu_net_against_the_full_hessian(method, mlp, batch, full_hessians, x6
     np.testing.assert_allclose(found[:, 4:], 0, atol=1e-14)
 
 
-def test_the_trace_is_that_of_the_full_hessian_and_the_sum_of_all_eigenvalues(
-    mlp, batch, full_hessians, x64
-):
+def test_the_trace_is_that_of_the_full_hessian_and_the_sum_of_all_eigenvalues(mlp, batch, full_hessians, x64):
     predict, (images, labels) = mlp(scale=20.0), batch()  # sure predictions: no square may underflow
     full = full_hessians(predict, images, labels)
     found = input_hessian_trace(predict, images)
@@ -44,7 +42,7 @@ def test_the_trace_is_that_of_the_full_hessian_and_the_sum_of_all_eigenvalues(
     np.testing.assert_allclose(input_hessian_trace(predict, images, chunk=3), found, rtol=1e-12)
     np.testing.assert_allclose(eigenvalues(predict, images, labels, "exact").sum(-1), found, rtol=1e-8)
     smooth = mlp(activation=jax.nn.gelu)
-    with pytest.raises(ValueError, match="piecewise linear.*part='gauss_newton'"):
+    with pytest.raises(ValueError, match=r"piecewise linear.*part='gauss_newton'"):
         input_hessian_trace(smooth, images)
     part = eigenvalues(smooth, images, labels, "exact", part="gauss_newton").sum(-1)
     np.testing.assert_allclose(input_hessian_trace(smooth, images, "gauss_newton"), part, rtol=1e-8)

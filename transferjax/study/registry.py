@@ -162,7 +162,12 @@ APPLY = _table(
     "predict purifier key",
 )
 DERIVED = _table(
-    "derived data", _rows("transferjax.study.derived", "robust nonrobust rand det"), "context spec"
+    "derived data",
+    {
+        **_rows("transferjax.study.derived", "robust nonrobust", version=2),
+        **_rows("transferjax.study.derived", "rand det"),
+    },
+    "context spec",
 )
 PURIFIERS = _table("purifier", _rows("transferjax.study.nets", "comdefend hgd nrp"))
 PIECES = _table(
