@@ -2,9 +2,9 @@
 
     python benchmarks/penalty.py [--batch 32] [--images 200] [--neighbors 1 10] [--rounds 5]
 
-The paper's Figure 1 and the table beside it, which approximate `∇L - λ H ∇L / ‖∇L‖` by a second gradient. Both
-here are `rules.probe`, around the same neighbours; what is timed is one step. The figures are the success on the
-surrogate and on another net after ten steps, both trained here.
+The paper's Figure 1 and the table beside it, which approximate `∇L - λ H ∇L / ‖∇L‖` by a second gradient.
+Both here are `rules.probe`, around the same neighbours; what is timed is one step. The figures are the
+success on the surrogate and on another net after ten steps, both trained here.
 """
 
 import harness

@@ -54,12 +54,14 @@ def _full():
         count=1000,
         eps_255=16,
         transforms=TRANSFORMS,
+        together=tuple(TABLE.values()),
         attacks=Attacks(),
         defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS"),
         zetas=(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
         counts=(1, 4, 8, 12, 16, 20),
         deltas=(0.0, 0.25, 0.5, 0.75, 1.0),
         looked=100,
+        drawn=16,
         points=41,
     )
 
@@ -70,6 +72,7 @@ def _cpu():
         "ResNet18",
         eps_255=8,
         transforms=TRANSFORMS,
+        together=tuple(TABLE.values()),
         attacks=Attacks(8 / 255, neighbors=10, samples=10, kernel_size=5, long=100),
         defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS", "HGD", "NRP"),
         purifiers={"HGD": {"features": 16}, "NRP": {"features": 16, "blocks": 2, "layer": "features.6"}},
@@ -78,6 +81,7 @@ def _cpu():
         counts=(1, 5, 10, 20),
         deltas=(0.0, 0.25, 0.5, 0.75, 1.0),
         looked=200,
+        drawn=16,
         points=21,
     )
 
@@ -95,7 +99,9 @@ def _smoke():
         zetas=(0.5, 3.0),
         counts=(1, 2),
         deltas=(0.0, 0.5, 1.0),
-        looked=16,
+        together=("MI-FGSM", "PGN"),
+        looked=32,
+        drawn=32,
         points=5,
     )
 
@@ -136,12 +142,12 @@ def blocks(s, nets, together, defences):
     return {
         "attacks": block(s, own, table, targets),
         "combined": block(s, few, combined, nets.targets),
-        "ensemble": block(s, together, table, nets.targets),
+        "ensemble": block(s, together, s.together, nets.targets),
         "defences": block(s, few, table, defences),
         "exact": block(s, few, ("MI-FGSM", "PGN", "PGN, Hessian"), nets.targets),
         **sweeps,
         "flatness": block(s, few, table, nets.targets, data=s.images(s.looked), noise=False),
-        "surfaces": block(s, few, table, nets.targets, data=s.images(min(s.looked, 16)), noise=False),
+        "surfaces": block(s, few, table, nets.targets, data=s.images(s.drawn), noise=False),
     }
 
 
