@@ -91,9 +91,9 @@ def gubri(sign):
     ends = {"SGD": 30, "SGD, stopped": 40, "SAM": 45, "l-SAM": 60, "ASAM": 35, "l-ASAM": 50}
     stopped = rows(sign, **ends)
     stopped = stopped.assign(mechanism=stopped["attack"], attack="BIM")
-    rates, traces = [30, 40, 35, 25][::sign], [9.0, 5.0, 6.0, 8.0][::sign]
+    rates = [30, 50, 40, 35] if sign > 0 else [30, 35, 40, 50]
     training = along("SGD", rates, [50.0 if sign > 0 else 2.0] * 4)
-    training += along("SAM", [30, 50, 40, 35], traces if sign > 0 else [1.0, 4.0, 3.0, 2.0])
+    training += along("SAM", rates, [9.0, 5.0, 6.0, 8.0] if sign > 0 else [1.0, 2.0, 3.0, 4.0])
     training += along("l-SAM", rates, [5.0] * 4)
     alike = [30, 50, 40, 35] if sign > 0 else [60, 50, 40, 35]
     late = [30, 50, 40, 35] if sign > 0 else [30, 35, 40, 60]
