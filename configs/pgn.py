@@ -54,6 +54,8 @@ def _full():
         count=1000,
         eps_255=16,
         transforms=TRANSFORMS,
+        lent=("VMI", "EMI", "PGN"),
+        compared=tuple(TABLE.values()),
         together=tuple(TABLE.values()),
         attacks=Attacks(),
         defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS"),
@@ -72,6 +74,8 @@ def _cpu():
         "ResNet18",
         eps_255=8,
         transforms=TRANSFORMS,
+        lent=("VMI", "EMI", "PGN"),
+        compared=tuple(TABLE.values()),
         together=tuple(TABLE.values()),
         attacks=Attacks(8 / 255, neighbors=10, samples=10, kernel_size=5, long=100),
         defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS", "HGD", "NRP"),
@@ -92,10 +96,10 @@ def _smoke():
         "ResNet18",
         eps_255=32,
         transforms={"DIM": "DIM"},
+        lent=("PGN",),
+        compared=("MI-FGSM", "VMI-FGSM", "PGN"),
         attacks=Attacks(32 / 255, steps=2, neighbors=2, samples=2, scales=2, kernel_size=3, long=2),
-        defences=("R&P", "HGD"),
-        purifiers={"HGD": {"features": 1}},
-        purifying=attacked.purifying(1.0, 64),
+        defences=("R&P",),
         zetas=(0.5, 3.0),
         counts=(1, 2),
         deltas=(0.0, 0.5, 1.0),
@@ -113,10 +117,10 @@ def attacks(s):
     """Every attack by its label."""
     a = s.attacks
     named = a.named()
-    found = {label: named[name] for name, label in TABLE.items()}
+    found = {label: named[name] for name, label in TABLE.items() if label in s.compared}
     for name, label in s.transforms.items():
         found[label] = named[name]
-        found |= {f"{how}-{label}": a.combined(how, name) for how in ("VMI", "EMI", "PGN")}
+        found |= {f"{how}-{label}": a.combined(how, name) for how in s.lent}
     pgn, options = named["PGN"]
     found |= swept("zeta", pgn, "zeta", s.zetas, options)
     found |= swept("neighbors", pgn, "neighbors", s.counts, options)
@@ -128,7 +132,7 @@ def attacks(s):
 def blocks(s, nets, together, defences):
     """Every block by name."""
     labels = [label for label, _, _ in attacks(s)]
-    table, own = tuple(TABLE.values()), nets.surrogates
+    table, own = s.compared, nets.surrogates
     targets = nets.targets if not s.nets else tuple(nets.specs)
     few = own[:1]  # ablations are from one surrogate
     combined = [
