@@ -11,10 +11,22 @@ from configs import gubri, pgn, tpa
 from experiments.publish import publish
 from transferjax.report.claims import CLAIMS
 from transferjax.report.published import published
-from transferjax.study import views
+from transferjax.study import registry, views
+from transferjax.study.binding import call_of
 
 PAPERS = {"pgn": pgn, "tpa": tpa, "gubri": gubri}
 SCALES = [(name, scale) for name, module in PAPERS.items() for scale in module.SCALES]
+
+
+def models_of(value):
+    """Every model that a config names, wherever it stands."""
+    if isinstance(value, tuple | list):
+        for entry in value:
+            yield from models_of(entry)
+    elif isinstance(value, dict):
+        if "model" in value:
+            yield value["model"]
+        yield from models_of(tuple(value.values()))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +37,10 @@ def test_blocks_name_networks_and_views_name_blocks(name, variant):
     c = PAPERS[name].get_config(variant)
     known, attacks = {label for label, _, _ in c.networks}, [label for label, _, _ in c.attacks]
     assert len(attacks) == len(set(attacks))
+    for _, attack, options in c.attacks:
+        assert call_of(registry.ATTACKS, attack, options).name == attack
+    for call in models_of(c.networks):
+        assert call_of(registry.MODELS, call["name"], call["options"]).name == call["name"]
     blocks = dict(c.blocks)
     for block in blocks.values():
         assert block["surrogates"]
