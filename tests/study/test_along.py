@@ -1,4 +1,4 @@
-"""Views along training and along an option, on made-up rows: what is chosen on validation images, and drawn."""
+"""Views along training and along an option, on made-up rows: what is chosen, and what is drawn."""
 
 from types import SimpleNamespace
 
