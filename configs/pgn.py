@@ -54,12 +54,16 @@ def _full():
         count=1000,
         eps_255=16,
         transforms=TRANSFORMS,
+        lent=("VMI", "EMI", "PGN"),
+        compared=tuple(TABLE.values()),
+        together=tuple(TABLE.values()),
         attacks=Attacks(),
         defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS"),
         zetas=(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
         counts=(1, 4, 8, 12, 16, 20),
         deltas=(0.0, 0.25, 0.5, 0.75, 1.0),
         looked=100,
+        drawn=16,
         points=41,
     )
 
@@ -70,6 +74,9 @@ def _cpu():
         "ResNet18",
         eps_255=8,
         transforms=TRANSFORMS,
+        lent=("VMI", "EMI", "PGN"),
+        compared=tuple(TABLE.values()),
+        together=tuple(TABLE.values()),
         attacks=Attacks(8 / 255, neighbors=10, samples=10, kernel_size=5, long=100),
         defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS", "HGD", "NRP"),
         purifiers={"HGD": {"features": 16}, "NRP": {"features": 16, "blocks": 2, "layer": "features.6"}},
@@ -78,6 +85,7 @@ def _cpu():
         counts=(1, 5, 10, 20),
         deltas=(0.0, 0.25, 0.5, 0.75, 1.0),
         looked=200,
+        drawn=16,
         points=21,
     )
 
@@ -88,14 +96,16 @@ def _smoke():
         "ResNet18",
         eps_255=32,
         transforms={"DIM": "DIM"},
+        lent=("PGN",),
+        compared=("MI-FGSM", "VMI-FGSM", "PGN"),
         attacks=Attacks(32 / 255, steps=2, neighbors=2, samples=2, scales=2, kernel_size=3, long=2),
-        defences=("R&P", "HGD"),
-        purifiers={"HGD": {"features": 1}},
-        purifying=attacked.purifying(1.0, 64),
+        defences=("R&P",),
         zetas=(0.5, 3.0),
         counts=(1, 2),
         deltas=(0.0, 0.5, 1.0),
-        looked=16,
+        together=("MI-FGSM", "PGN"),
+        looked=32,
+        drawn=32,
         points=5,
     )
 
@@ -107,10 +117,10 @@ def attacks(s):
     """Every attack by its label."""
     a = s.attacks
     named = a.named()
-    found = {label: named[name] for name, label in TABLE.items()}
+    found = {label: named[name] for name, label in TABLE.items() if label in s.compared}
     for name, label in s.transforms.items():
         found[label] = named[name]
-        found |= {f"{how}-{label}": a.combined(how, name) for how in ("VMI", "EMI", "PGN")}
+        found |= {f"{how}-{label}": a.combined(how, name) for how in s.lent}
     pgn, options = named["PGN"]
     found |= swept("zeta", pgn, "zeta", s.zetas, options)
     found |= swept("neighbors", pgn, "neighbors", s.counts, options)
@@ -122,7 +132,7 @@ def attacks(s):
 def blocks(s, nets, together, defences):
     """Every block by name."""
     labels = [label for label, _, _ in attacks(s)]
-    table, own = tuple(TABLE.values()), nets.surrogates
+    table, own = s.compared, nets.surrogates
     targets = nets.targets if not s.nets else tuple(nets.specs)
     few = own[:1]  # ablations are from one surrogate
     combined = [
@@ -136,12 +146,12 @@ def blocks(s, nets, together, defences):
     return {
         "attacks": block(s, own, table, targets),
         "combined": block(s, few, combined, nets.targets),
-        "ensemble": block(s, together, table, nets.targets),
+        "ensemble": block(s, together, s.together, nets.targets),
         "defences": block(s, few, table, defences),
         "exact": block(s, few, ("MI-FGSM", "PGN", "PGN, Hessian"), nets.targets),
         **sweeps,
         "flatness": block(s, few, table, nets.targets, data=s.images(s.looked), noise=False),
-        "surfaces": block(s, few, table, nets.targets, data=s.images(min(s.looked, 16)), noise=False),
+        "surfaces": block(s, few, table, nets.targets, data=s.images(s.drawn), noise=False),
     }
 
 

@@ -132,7 +132,7 @@ def _smoke():
         betas=(1, 16),
         radii=(0.01, 0.09),
         counts=(1, 2),
-        looked=16,
+        looked=32,
         stands_for=(("ResNet18", "ResNet50"),),
     )
 

@@ -92,6 +92,7 @@ CLEANER_STATE = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_sha
 STRICT = {name: attacker(name) for name in ATTACKS if name != "ascend"} | {
     "input_hessian_eigenvalues": lambda x, y: metrics.input_hessian_eigenvalues(PREDICT, x, y),
     "transferability_bound": lambda x, y: metrics.transferability_bound(PREDICT, PREDICT, x, x, y, 1.0, 1.0),
+    "transfer_loss_bound": lambda x, y: metrics.transfer_loss_bound(PREDICT, PREDICT, x, x, y),
     "correct": lambda x, y: metrics.correct(PREDICT, x, y),
     "fooled": lambda x, y: metrics.fooled(PREDICT, x, y),
     "transfer_success": lambda x, y: metrics.transfer_success(PREDICT, x, y),
@@ -116,6 +117,7 @@ SOFT = {
 # (images) -> anything
 UNLABELLED = {
     "jacobian_norm": lambda x: metrics.jacobian_norm(PREDICT, x),
+    "input_hessian_trace": lambda x: metrics.input_hessian_trace(PREDICT, x),
     "weight_trace": lambda x: metrics.weight_trace(linear, WEIGHTS, x, "gauss_newton"),
     "activations": lambda x: metrics.activations(NET, x, "conv"),
     "round_to_8_bits": metrics.round_to_8_bits,

@@ -42,7 +42,7 @@ def test_the_trace_is_that_of_the_full_hessian_and_the_sum_of_all_eigenvalues(ml
     np.testing.assert_allclose(input_hessian_trace(predict, images, chunk=3), found, rtol=1e-12)
     np.testing.assert_allclose(eigenvalues(predict, images, labels, "exact").sum(-1), found, rtol=1e-8)
     smooth = mlp(activation=jax.nn.gelu)
-    with pytest.raises(ValueError, match="piecewise linear.*part='gauss_newton'"):
+    with pytest.raises(ValueError, match=r"piecewise linear.*part='gauss_newton'"):
         input_hessian_trace(smooth, images)
     part = eigenvalues(smooth, images, labels, "exact", part="gauss_newton").sum(-1)
     np.testing.assert_allclose(input_hessian_trace(smooth, images, "gauss_newton"), part, rtol=1e-8)

@@ -1,10 +1,14 @@
 """Weights from PyTorch state dicts and back."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.attacked import BACKGROUND_FIRST
 from transferjax import models
+from transferjax.models.inception import to_half
+from transferjax.models.weights.formats import unwrap
 
 
 @pytest.fixture
@@ -91,6 +95,22 @@ def test_two_tensors_for_one_name():
             "features.denseblock1.denselayer2.conv1.weight",
         ),
         ("inception_v3", "AuxLogits.fc.bias", None),
+        ("googlenet", "aux2.fc1.weight", None),
+        ("googlenet", "inception4b.branch4.1.bn.bias", "inception4b.branch4.1.bn.bias"),
+        ("efficientnet_b0", "features.2.1.block.2.fc1.weight", "blocks.1.1.se.conv_reduce.weight"),
+        ("efficientnet_b0", "features.8.1.running_var", "bn2.running_var"),
+        ("mnasnet1_0", "layers.6.weight", "blocks.0.0.conv_pw.weight"),
+        ("mnasnet1_0", "layers.13.0.layers.7.bias", "blocks.6.0.bn3.bias"),
+        ("mobilenet_v3_small", "features.4.block.2.fc2.bias", "blocks.2.0.se.conv_expand.bias"),
+        ("mobilenet_v3_small", "features.12.1.weight", "blocks.5.0.bn1.weight"),
+        ("mobilenet_v3_small", "classifier.0.weight", "conv_head.weight"),
+        ("regnet_x_16gf", "trunk_output.block3.block3-12.f.b.1.bias", "s3.b13.conv2.bn.bias"),
+        ("regnety_032", "trunk_output.block1.block1-0.f.se.fc2.weight", "s1.b1.se.fc2.weight"),
+        ("convnext_tiny", "features.5.8.layer_scale", "stages.2.blocks.8.gamma"),
+        ("convnext_tiny", "features.4.1.weight", "stages.2.downsample.1.weight"),
+        ("swin_t", "features.5.3.mlp.3.bias", "layers.2.blocks.3.mlp.fc2.bias"),
+        ("swin_t", "features.6.reduction.weight", "layers.3.downsample.reduction.weight"),
+        ("swin_t", "features.1.0.attn.relative_position_index", None),
     ],
 )
 def test_torchvisions_names(model, theirs, ours):
@@ -111,3 +131,64 @@ def test_torchvisions_vgg_has_linear_layers_on_flattened_features():
         flat[f"{names.get(stem, stem)}.{kind}"] = value.reshape(len(value), -1) if linear else value
     found = models.from_torch("vgg11_bn", flat, width=2)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
+@pytest.mark.parametrize(("net", "head"), [("inception_v3", "fc"), ("inception_resnet_v2", "classif")])
+def test_tensorflows_nets_have_a_class_for_nothing_and_may_have_an_auxiliary_head(net, head):
+    """As in timm's files of the adversarially trained ones; `select_classes` takes the first logit away."""
+    module = models.build(net, num_classes=1001)
+    tensors = {
+        name: np.broadcast_to(np.float32(0), value.shape)
+        for name, value in models.to_torch(
+            jax.tree.map(
+                lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), models.abstract_variables(module)
+            )
+        ).items()
+    }
+    extra = {"AuxLogits.fc.weight": np.ones((1001, 768), np.float32)} if net == "inception_v3" else {}
+    assert module.head == head
+    assert models.build_for(net, tensors | extra).num_classes == 1001
+    found = models.from_torch(net, tensors | extra)
+    assert found["params"][head]["kernel"].shape[-1] == 1001
+
+    def logits(images):
+        return jnp.arange(1001.0) * jnp.ones((len(images), 1))
+
+    assert BACKGROUND_FIRST[:2] == (1, 2)
+    chosen = models.select_classes(jax.tree_util.Partial(logits), BACKGROUND_FIRST)(jnp.zeros((2, 1)))
+    assert chosen.shape == (2, 1000)
+    np.testing.assert_array_equal(chosen[0, :3], [1, 2, 3])
+
+
+def test_checkpoints_of_robustly_trained_resnets(module, state_dict):
+    """The library `robustness` (L2 and L∞): the net twice, each behind a layer that normalizes; and SIN's."""
+    statistics = {
+        "new_mean": np.full((3, 1, 1), 0.5, np.float32),
+        "new_std": np.full((3, 1, 1), 0.25, np.float32),
+    }
+    places = {"module.model.": state_dict, "module.attacker.model.": state_dict}
+    places |= {"module.normalizer.": statistics, "module.attacker.normalize.": statistics}
+    content = {f"{place}{name}": value for place, part in places.items() for name, value in part.items()}
+    saved = {"model": content, "optimizer": {"state": {}, "param_groups": []}, "epoch": 90, "nat_prec1": 0.7}
+    with pytest.warns(UserWarning, match=r"normalizer\.new_mean = \[0\.5, 0\.5, 0\.5\]"):
+        found = models.from_torch(module, unwrap(saved))
+    expected = models.from_torch(module, state_dict)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    parallel = {"epoch": 60, "state_dict": {f"module.{name}": value for name, value in state_dict.items()}}
+    jax.tree.map(np.testing.assert_array_equal, models.from_torch(module, unwrap(parallel)), expected)
+
+
+@pytest.mark.parametrize("net", ["inception_v3", "googlenet"])
+def test_transform_input_is_another_normalization(net):
+    """ImageNet's statistics and `transform_input` are 0.5 and 0.5 without."""
+    images = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    mean, std = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
+    np.testing.assert_allclose(to_half((images - mean) / std), (images - 0.5) / 0.5, atol=1e-6)
+    seen = []
+    for chosen in (False, True):
+        module = models.build(net, transform_input=chosen)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"{type(module).__module__}.to_half", lambda x: seen.append(x) or x)
+            shapes = jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)
+            jax.eval_shape(module.init, jax.random.key(0), shapes)
+        assert bool(seen) is chosen

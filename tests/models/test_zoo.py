@@ -55,7 +55,7 @@ def test_tensors_and_their_number_are_the_references(name):
 
 @pytest.mark.parametrize("name", sorted(TORCHVISION))
 def test_torchvisions_tensors_are_ours_by_other_names(name):
-    """Each of ours is one of theirs; of theirs, auxiliary heads and tables that follow from sizes have none."""
+    """Each of ours is one of theirs; auxiliary heads, and tables that follow from sizes, are not ours."""
     reference = {key: tuple(shape) for key, shape in json.loads(FILES[name].read_text()).items()}
     module = models.build(name.removeprefix("torchvision."))
     shapes = models.abstract_variables(module)

@@ -40,7 +40,7 @@ def test_the_paper_agrees_with_itself(table):
     assert len(told)
     np.testing.assert_allclose(told, 1)
     sides = ranked["same_side"].dropna()
-    assert (len(sides) > 0) == (table not in ("table6", "table9"))  # those have no row of ST
+    assert (len(sides) > 0) == (table not in ("table6", "table9"))  # those have no baseline
     assert (sides == 1).all()
     section = agreement.agreement_section(table, found, ranked)
     for one in section.tables:
@@ -105,6 +105,49 @@ def test_strategies_and_trainings_of_targets_are_names_too():
     found = in_its_columns("table8", starred)
     assert found["surrogate"].tolist() == ["ST", "same_as_target"]
     assert set(found["target_training"]) == {"CM"}
+
+
+def of_attacks(**rates):
+    """Rows of two targets and seeds, as a study of attacks makes them: rates in percent by label."""
+    return pd.DataFrame(
+        [
+            {
+                **{"mechanism": "noise" if label == "noise" else "ResNet18", "seed": seed, "attack": label},
+                **{"goal": "untargeted", "eps_255": 16.0, "target": target},
+                **{"asr": (rate + shift + seed) / 100, "similarity": 0.1},
+            }
+            for label, rate in rates.items()
+            for seed in (0, 2)
+            for target, shift in (("VGG16", 0), ("DenseNet121", 5))
+        ]
+    )
+
+
+def test_attacks_of_stand_ins_take_the_papers_columns():
+    ours = of_attacks(MI=20, VT=30, TPA=40, PGN=50, noise=3)
+    places = {"ResNet18": "ResNet50", "VGG16": "VGG19"}
+    found = in_its_columns("tpa_table1", ours, stands_for=places)
+    assert list(found) == list(published("tpa_table1"))
+    assert set(found["attack"]) == {"MI", "VT", "TPA", "PGN"}
+    vgg = found[found["target"] == "VGG19"].set_index("attack")["asr"]
+    np.testing.assert_allclose(vgg[["MI", "VT", "TPA"]], [21, 31, 41])
+    beside = agreement.cells("tpa_table1", found)
+    assert set(beside["row"]) == {"MI", "VT", "TPA"}  # PGN is none of the paper's baselines
+    assert beside.set_index(["row", "target"]).loc[("TPA", "VGG19"), "paper"] == 98.83
+    ranked = agreement.ranks("tpa_table1", beside)
+    np.testing.assert_allclose(ranked["spearman"], 1)
+    np.testing.assert_allclose(ranked["same_side"], 1)  # of MI
+    assert "TPA's Table 1" in agreement.agreement_section("tpa_table1", beside, ranked).title
+
+
+def test_numbers_of_steps_stand_in_the_attacks_labels():
+    ours = of_attacks(**{"VT, 10 steps": 20, "VT, 20 steps": 30, "TPA, 20 steps": 40})
+    found = in_its_columns("tpa_table6", ours, stands_for={"ResNet18": "ResNet50"})
+    assert set(zip(found["attack"], found["iters"], strict=True)) == {("VT", 10), ("VT", 20), ("TPA", 20)}
+    beside = agreement.cells("tpa_table6", found)
+    assert beside.set_index(["row", "iters"]).loc[("VT", 20), "paper"] == 89.62
+    same = in_its_columns("transferattack_resnet50", of_attacks(PGN=3), stands_for={"ResNet18": "ResNet50"})
+    assert set(same["category"]) == {"Gradient-based"}
 
 
 def test_increment_scores_are_the_papers_own():

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from transferjax.report import claims
-from transferjax.report.claims import FAILS, HOLDS, UNTOLD, check_claims, claims_section, verdict
+from transferjax.report.claims import CLAIMS, FAILS, HOLDS, UNTOLD, check_claims, claims_section, verdict
+from transferjax.report.claims.sp2024 import sam_against_ir
 from transferjax.report.tables import to_markdown
 
 NAMES = ("ST", "MU_1", "MU_5", "CM_5", "CO_5", "LS_5", "AT", "IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR")
@@ -79,12 +79,12 @@ def pairs(sign=1):
 
 
 def test_every_claim_holds_where_the_rows_say_so_and_fails_where_they_say_the_opposite():
-    found = check_claims({"all": transfer(), "lgv": snapshots(), "pairs": pairs()})
-    assert found["number"].tolist() == list(range(1, len(claims.CLAIMS) + 1))
+    found = check_claims(CLAIMS["sp2024"], {"all": transfer(), "lgv": snapshots(), "pairs": pairs()})
+    assert found["number"].tolist() == list(range(1, len(CLAIMS["sp2024"]) + 1))
     told = found.set_index("claim")["verdict"]
     explains = "smoothness and similarity explain transfer as well as all four factors"
     assert (told.drop(explains) == HOLDS).all(), told
-    turned = check_claims({"all": transfer(-1), "lgv": snapshots(-1), "pairs": pairs(-1)})
+    turned = check_claims(CLAIMS["sp2024"], {"all": transfer(-1), "lgv": snapshots(-1), "pairs": pairs(-1)})
     told = turned.set_index("claim")["verdict"]
     assert (told.drop(explains) == FAILS).all(), told
 
@@ -94,18 +94,18 @@ def test_what_two_factors_leave_unexplained_speaks_against_the_claim():
     rows["fooling_rate"] = rows["asr"]  # explains all
     rows["similarity"] = np.random.default_rng(1).uniform(size=len(rows))
     rows["smoothness"] = np.random.default_rng(2).uniform(size=len(rows))
-    found = check_claims({"all": rows}).set_index("number")
+    found = check_claims(CLAIMS["sp2024"], {"all": rows}).set_index("number")
     assert found.loc[10, "verdict"] == FAILS
 
 
 def test_one_seed_tells_nothing_and_missing_rows_are_named():
-    found = check_claims({"all": transfer(seeds=1)}).set_index("number")
+    found = check_claims(CLAIMS["sp2024"], {"all": transfer(seeds=1)}).set_index("number")
     assert (found["verdict"] == UNTOLD).all()
     assert found.loc[1, "margin"] == pytest.approx(8, abs=1)
     assert found.loc[11, "why"] == "no rows of 'lgv'"
     few = transfer()
     few = few[few["mechanism"].isin(["ST", "SAM"])]
-    assert check_claims({"all": few}).set_index("number").loc[1, "why"] == "missing: AT_1"
+    assert check_claims(CLAIMS["sp2024"], {"all": few}).set_index("number").loc[1, "why"] == "missing: AT_1"
     section = claims_section(found.reset_index())
     assert "11. LGV from a better surrogate is better: no rows of 'lgv'" in section.text
     assert "1. AT with a small budget" in section.live["claims"]
@@ -120,4 +120,4 @@ def test_the_papers_own_table_2_counts_eleven_of_twelve_cells():
         mechanism=names_of(printed, ("mechanism", "tau")), asr=printed["asr_mean"] / 100, seed=0
     )
     untargeted = printed[printed["goal"] == "untargeted"]
-    assert claims.sam_against_ir(untargeted) + 0.5 == pytest.approx(11 / 12)
+    assert sam_against_ir(untargeted) + 0.5 == pytest.approx(11 / 12)

@@ -91,9 +91,10 @@ MEASURES = {
     name: {}
     for name in (
         *("smoothness", "similarity", "gradient_norm", "weight_eigenvalue", "weight_trace"),
-        *("augmentation_shift", "bound"),
+        *("augmentation_shift", "bound", "transfer_loss", "flatness", "loss_surface", "attention"),
     )
 }
+ATTACKED = ("bound", "transfer_loss")  # of attacked images, with several numbers
 GOLDEN = {"attacks": ATTACKS, "parts": PARTS, "measures": MEASURES}
 
 
@@ -244,7 +245,7 @@ def measure_result(name, directory):
         context.store.put(net, flat(scaled), {})
     call = Call(name=name, options=MEASURES[name])
     images = Data(name="digits", split="test", count=8)
-    if name == "bound":
+    if name in ATTACKED:
         images = binding.bound(
             Adversarial(surrogates=nets[0], attack=Call(name="noise"), eps=0.2, data=images)
         )
@@ -253,7 +254,7 @@ def measure_result(name, directory):
     of = nets if name in PAIRS else nets[0]
     spec = binding.bound(Measure(call=call, of=of, data=images))
     ((_, made),) = make(context, [spec])
-    return numbers(*made["arrays"].values()) if name == "bound" else numbers(made["arrays"]["values"])
+    return numbers(*made["arrays"].values()) if name in ATTACKED else numbers(made["arrays"]["values"])
 
 
 def result(table, name):

@@ -259,8 +259,8 @@ class MobileNetV3(Residuals):
 
 def renamed(name: str, layers: dict[str, str]) -> str:
     """The tensor's name with that of its layer looked up."""
-    layer, _, leaf = name.rpartition(".")
-    return f"{layers.get(layer, layer)}.{leaf}"
+    layer, dot, leaf = name.rpartition(".")
+    return f"{layers.get(layer, layer)}{dot}{leaf}"
 
 
 @functools.cache
@@ -271,13 +271,9 @@ def torchvision_layers(stages: tuple[tuple[Block, ...], ...], width: int) -> dic
     (`features.2.0.block.0.0` of EfficientNet), or by stage with layers in one row (`layers.8.0.layers.3` of
     MNASNet).
     """
-    count = sum(map(len, stages))
-    found = {"classifier.1": "classifier"}
-    for stem, head in (
-        ("features.0.", f"features.{count + 1}."),
-        ("features.0.", f"features.{len(stages) + 1}."),
-    ):
-        found |= {f"{stem}0": "conv_stem", f"{stem}1": "bn1", f"{head}0": "conv_head", f"{head}1": "bn2"}
+    found = {"classifier.1": "classifier", "features.0.0": "conv_stem", "features.0.1": "bn1"}
+    for count in (sum(map(len, stages)), len(stages)):
+        found |= {f"features.{count + 1}.0": "conv_head", f"features.{count + 1}.1": "bn2"}
     found |= {"layers.0": "conv_stem", "layers.1": "bn1", "layers.14": "conv_head", "layers.15": "bn2"}
     rows = chain.from_iterable(((i, j, block) for j, block in enumerate(s)) for i, s in enumerate(stages))
     for number, (i, j, block) in enumerate(rows, start=1):

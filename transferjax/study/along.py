@@ -126,13 +126,13 @@ def sweep(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Transfer against the value of an attack's option, a line for each target."""
     rows = frame[frame["attack"] != NOISE]
     name = str(rows["attack"].iloc[0]).partition("=")[0]
-    rows = rows.assign(**{name: rows["attack"].map(value_of), "asr": 100 * rows["asr"]})
+    rows = rows.assign(**{name: rows["attack"].map(value_of), "percent": 100 * rows["asr"]})
     figures, tables = {}, []
     for goal in ordered(rows["goal"]):
         own = rows[rows["goal"] == goal]
-        seeds = own.groupby(["target", name, "seed"], sort=False)["asr"].mean().reset_index()
+        seeds = own.groupby(["target", name, "seed"], sort=False)["percent"].mean().reset_index()
         label = f"{goal} success (%)"
-        figure = training_curves(seeds, {"asr": label}, by="target", x=name, error=study.error)
+        figure = training_curves(seeds, {"percent": label}, by="target", x=name, error=study.error)
         figures[f"sweep_{block}_{goal}"] = (figure, f"{str(goal).capitalize()} success against {name}.")
-        tables.append(value_table(own, "asr", label, rows=name, columns=("target",), error=study.error))
+        tables.append(value_table(own, "percent", label, rows=name, columns=("target",), error=study.error))
     return [Section(f"Ablation: {name}", "Means over surrogates and budgets.", tables, figures)]

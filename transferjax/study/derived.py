@@ -39,7 +39,7 @@ def _distance(own: Array, goal: Array) -> Array:
     return jnp.linalg.norm(own - goal, axis=-1)
 
 
-def robust(context: Context, spec: Derived, *, steps: int = 100, step_size: float = 0.1) -> Arrays:
+def robust(context: Context, spec: Derived, *, steps: int = 1000, step_size: float = 0.1) -> Arrays:
     """Images that the network represents like x, from another image: `min ‖F(x') - F(x)‖₂` by L2 steps.
 
     Args:
@@ -65,7 +65,7 @@ def robust(context: Context, spec: Derived, *, steps: int = 100, step_size: floa
     return _made(context, spec, data.Dataset(pairs, dataset.labels, dataset.class_names), change)
 
 
-def nonrobust(context: Context, spec: Derived, *, steps: int = 100, step_size: float = 0.1) -> Arrays:
+def nonrobust(context: Context, spec: Derived, *, steps: int = 1000, step_size: float = 0.1) -> Arrays:
     """`robust` of a standardly trained network: what it represents alike looks like noise."""
     return robust(context, spec, steps=steps, step_size=step_size)
 

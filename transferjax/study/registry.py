@@ -186,7 +186,10 @@ APPLY = _table(
 )
 DERIVED = _table(
     "derived data",
-    _rows("transferjax.study.derived", "robust nonrobust rand det"),
+    {
+        **_rows("transferjax.study.derived", "robust nonrobust", version=2),
+        **_rows("transferjax.study.derived", "rand det"),
+    },
     "context spec",
     ranges.DERIVED,
 )

@@ -48,8 +48,8 @@ def _peaks(rows: pd.DataFrame) -> float:
 
 
 def _flattest_is_not_best(rows: pd.DataFrame) -> float:
-    asr, slopes = success(rows, "attack"), means(rows, "flatness", "attack")
-    return asr.max() - asr[slopes.idxmin()]
+    asr, flattest = success(rows, "attack"), means(rows, "flatness", "attack").idxmin()
+    return asr.drop(flattest).max() - asr[flattest]
 
 
 def _components_tell_more(rows: pd.DataFrame) -> float:

@@ -1,0 +1,156 @@
+"""PGN, TPA and Gubri et al. as configs: what their scales hold, and a whole run of the smallest of each."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from configs import gubri, pgn, tpa
+from experiments.publish import publish
+from transferjax.report.claims import CLAIMS
+from transferjax.report.published import published
+from transferjax.study import registry, views
+from transferjax.study.binding import call_of
+
+PAPERS = {"pgn": pgn, "tpa": tpa, "gubri": gubri}
+SCALES = [(name, scale) for name, module in PAPERS.items() for scale in module.SCALES]
+
+
+def models_of(value):
+    """Every model that a config names, wherever it stands."""
+    if isinstance(value, tuple | list):
+        for entry in value:
+            yield from models_of(entry)
+    elif isinstance(value, dict):
+        if "model" in value:
+            yield value["model"]
+        yield from models_of(tuple(value.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [*SCALES, ("pgn", "cpu,tables=attacks+claims,seed=2"), ("gubri", "cpu,tables=training+claims,seeds=1")],
+)
+def test_blocks_name_networks_and_views_name_blocks(name, variant):
+    c = PAPERS[name].get_config(variant)
+    known, attacks = {label for label, _, _ in c.networks}, [label for label, _, _ in c.attacks]
+    assert len(attacks) == len(set(attacks))
+    for _, attack, options in c.attacks:
+        assert call_of(registry.ATTACKS, attack, options).name == attack
+    for call in models_of(c.networks):
+        assert call_of(registry.MODELS, call["name"], call["options"]).name == call["name"]
+    blocks = dict(c.blocks)
+    for block in blocks.values():
+        assert block["surrogates"]
+        assert {*block["surrogates"], *block["targets"]} <= known
+        assert set(block["attacks"]) <= set(attacks)
+    for view, kind, options in c.views:
+        assert set(options) <= set(views.VIEWS[kind].options), view
+        assert options["block"] in blocks, view
+        assert all(role["block"] in blocks for _, _, role in options.get("roles", ()))
+
+
+def test_pgn_takes_its_codes_settings():
+    c = pgn.get_config("full")
+    named = {label: (name, options) for label, name, options in c.attacks}
+    assert named["PGN"] == ("pgn", {"steps": 10, "neighbors": 20})  # steps of eps / 10, ζ = 3 and δ = 0.5
+    near, probe = named["PGN-DIM"][1]["outer_rules"]
+    assert near["options"]["samples"] == 20
+    assert near["options"]["transform"]["options"]["radius"] == pytest.approx(3 * 16 / 255)
+    assert probe["options"]["radius"] == pytest.approx(-1.6 / 255)
+    assert {"AdvIncV3", "EnsAdvIncResV2"} <= set(dict(c.blocks)["attacks"]["targets"])
+    exact = named["PGN, Hessian"][1]["outer_rules"]
+    assert exact[1]["options"]["exact"] is True
+
+
+def test_tpa_has_every_surrogate_attack_and_target_of_its_tables():
+    c = tpa.get_config("full")
+    blocks = dict(c.blocks)
+    for name in ("table1", "table2", "table3"):
+        printed, block = published(f"tpa_{name}"), blocks[name]
+        assert set(printed["surrogate"]) <= set(block["surrogates"])
+        assert set(printed["attack"]) <= set(block["attacks"])
+        assert set(printed["target"]) <= set(block["targets"])
+    named = {label: options for label, _, options in c.attacks}
+    assert named["VT"]["step_size"] == pytest.approx(1.6 / 255)
+    assert (named["TPA"]["steps"], named["TPA"]["neighbors"]) == (20, 10)
+    assert "step_size" not in named["TPA"]  # a tenth of any budget
+    assert named["beta=16"]["beta"] == pytest.approx(1.84 * 16 / 255)
+
+
+def test_gubris_surrogates_stop_at_every_epoch_on_their_own_schedule():
+    c = gubri.get_config("full,seeds=1")
+    found = {label: (tags, spec) for label, tags, spec in c.networks}
+    tags, spec = found["SGD, epoch 150"]
+    assert (tags["epoch"], tags["decay"]) == (150, 50)
+    assert spec["training"]["schedule"]["options"]["at"] == (50, 100)
+    late = found["SGD, decay at 100, epoch 5"][1]
+    assert (late["epoch"], late["training"]["schedule"]["options"]["at"]) == (5, (100,))
+    parts = {part["name"]: part["options"] for part in found["l-WASAM, epoch 60"][1]["parts"]}
+    assert parts == {"sam": {"rho": 0.3}, "swa": {"start": pytest.approx(1 / 3)}}
+    assert found["D_NR, epoch 5"][1]["data"]["call"]["options"]["steps"] == 1000
+    blocks = dict(c.blocks)
+    assert [blocks[name]["eps_255"] for name in ("D_R", "D_NR", "D_rand", "D_det")] == [
+        (16,),
+        (2,),
+        (1,),
+        (1,),
+    ]
+    test, validation = blocks["minimizers"]["data"], blocks["validation"]["data"]
+    assert validation["skip"] == test["count"] == 1000
+    assert len(blocks["minimizers"]["targets"]) == 10
+    assert c.error == "two_std"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("papers") / "store"
+
+
+@pytest.fixture(scope="module", params=PAPERS)
+def smoke(request, finish, store):
+    """What a run of the smallest scale writes; later papers find networks of earlier ones."""
+    code, out, err = finish(store, "--json", config=f"configs/{request.param}.py:smoke")
+    assert code == 0, err
+    said = json.loads(out.strip().splitlines()[-1])
+    assert not said["failed"]
+    assert not said["missing"]
+    return request.param, store / f"studies/{request.param}-smoke"
+
+
+def test_every_view_of_the_smallest_scale_is_drawn_published_and_has_its_claims_told(smoke, tmp_path):
+    name, report = smoke
+    c = PAPERS[name].get_config("smoke")
+    asked = [view for view, _, _ in c.views]
+    page = publish(c.title, asked, report, tmp_path / name).read_text()
+    assert "not done" not in page
+    for view in asked:
+        text = (tmp_path / name / f"{view}.md").read_text()
+        for figure in re.findall(r"\((figures/[^)]+)\)", text):
+            assert (tmp_path / name / figure).exists()
+    claims = pd.read_csv(tmp_path / name / "claims.csv")
+    assert len(claims) == len(CLAIMS[name])
+    assert claims["margin"].notna().mean() > 0.6  # the rest compares what the smallest scale lacks
+    _details(name, tmp_path / name)
+
+
+def _details(name, out):
+    if name == "gubri":
+        stopped = pd.read_csv(out / "minimizers.csv")
+        assert {"SGD", "SGD, stopped", "l-SAM, stopped"} <= set(stopped["mechanism"])
+        assert (stopped.loc[stopped["mechanism"] == "SGD", "epoch"] == 2).all()
+        training = pd.read_csv(out / "training.csv")
+        assert (training["weight_trace"] > 0).all()
+        assert set(training["epoch"]) == {1, 2}
+        return
+    flat = pd.read_csv(out / "flatness.csv")
+    assert (flat[["flatness", "first_order", "second_order", "transfer_loss"]] >= 0).all().all()
+    assert np.isfinite(flat["model_difference"]).all()
+    table = "attacks" if name == "pgn" else "table1"
+    found = pd.read_csv(out / f"{table}.csv")
+    assert list(found) == list(published("transferattack_resnet50" if name == "pgn" else "tpa_table1"))
+    if name == "pgn":
+        exact = pd.read_csv(out / "exact.csv")
+        assert {"PGN", "PGN, Hessian"} <= set(exact["attack"])
