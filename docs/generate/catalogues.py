@@ -51,7 +51,7 @@ def mechanisms() -> str:
     """How a surrogate can be trained."""
     rows = []
     for name in MECHANISMS:
-        parts = method(name, "cifar10")
+        parts = method(_shown(name), "cifar10")
         filled = "; ".join(f"{PARTS.row(part['name']).slot}: `{_call(part)}`" for part in parts)
         sweep = ", ".join(magnitudes(name, "cifar10")) if name in SWEPT else ""
         rows.append((f"`{name}`", filled or "nothing: standard training", sweep))
@@ -71,6 +71,15 @@ from the code.
 {table(("mechanism", "what fills which slot", "magnitudes"), rows)}
 ## The parts
 {pieces}"""
+
+
+def _shown(name: str) -> str:
+    """Itself, or with its first magnitude where the paper's tables have several."""
+    try:
+        method(name)
+    except ValueError:
+        return f"{name}_1"
+    return name
 
 
 def _call(part: Mapping) -> str:

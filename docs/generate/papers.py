@@ -47,7 +47,7 @@ PAPERS = (
     Paper(
         "Going Further: Flatness at the Rescue of Early Stopping (Gubri et al.)",
         "2023",
-        ("flatness", "gubri"),
+        ("gubri",),
         "[SAM and its kin](catalogue/mechanisms.md), SWA and EMA, `metrics.worst_case_sharpness`, "
         "`metrics.weight_trace`, networks at any epoch of their training",
     ),

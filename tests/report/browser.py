@@ -25,7 +25,7 @@ def browsing():
         "--headless=new",
         "--no-sandbox",
         "--disable-dev-shm-usage",
-        "--force-color-profile=srgb",
+        "--force-prefers-reduced-motion",
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

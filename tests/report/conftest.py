@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_results():
     """`make_results(mechanisms, seeds, targets, goals, budgets)`: every combination, reproducible numbers."""
 
@@ -50,7 +50,7 @@ def make_results():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def examples():
     """Eight colour images with an attack of 8/255 and made-up predictions."""
     rng = np.random.default_rng(1)
