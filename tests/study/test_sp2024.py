@@ -232,6 +232,12 @@ def test_theory_has_its_terms(smoke):
     assert shifts["ST"] == 0 < shifts["MU_5"]
 
 
+def test_table_11_is_what_the_networks_have(smoke):
+    beside = pd.read_csv(smoke / "table11_agreement.csv")
+    assert set(beside["row"]) == {"MU_5", "AT_1"}
+    assert (beside["difference"] == 0).all()
+
+
 def test_figures_and_claims_are_drawn(smoke):
     figures = {file.stem for file in (smoke / "figures").iterdir()}
     assert {"magnitude_AT_strength_targeted_16", "magnitude_similarity", "seeds_similarity"} <= figures
