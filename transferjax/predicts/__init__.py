@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transferjax.predicts.formats import (
         Format,
         as_tensor,
+        base64_png,
         gradio,
         gzipped,
         instances,
@@ -54,6 +55,7 @@ __all__ = [
     "aws",
     "azure",
     "baidu",
+    "base64_png",
     "from_callable",
     "from_torch_module",
     "ghost_dropout",
@@ -84,7 +86,8 @@ __getattr__ = lazy.names(
         "backprop": "linear_backprop",
         "conventions": "guess_preprocessing read_preprocessing",
         "foreign": "from_callable torch_target",
-        "formats": "Format as_tensor gradio gzipped instances multipart open_inference raw_bytes scores",
+        "formats": "Format as_tensor base64_png gradio gzipped instances multipart open_inference raw_bytes "
+        "scores",
         "http": "BudgetExceeded HttpTarget ServiceError",
         "modules": "layers with_features",
         "platforms": "aws azure baidu google",

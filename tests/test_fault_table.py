@@ -1,6 +1,6 @@
 """The table of faults, `docs/faults.md`, is what the tests of faults say; it is written anew by
 
-    python -m tests.test_faults
+    python -m tests.test_fault_table
 
 A test takes part if its docstring has two fields, in this order:
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/faults.md"
-COMMAND = "python -m tests.test_faults"
+COMMAND = "python -m tests.test_fault_table"
 FIELDS = re.compile(r"\s*You see:(?P<see>.*?)\n\s*Do:(?P<do>.*)", re.DOTALL)
 MARK = re.compile(r"^\s*(\"\"\")?(You see|Do):", re.MULTILINE)
 HEAD = f"""# What goes wrong, what you see, what to do
