@@ -258,10 +258,7 @@ def test_a_purifiers_training_is_tried_before_anything_is_computed():
     ("flag", "message"),
     [
         ("--workers=-1", "--workers=-1: "),
-        ("--min_age_hours=-1", "--min_age_hours=-1"),
-        ("--num_processes=0", "--num_processes=0"),
         ("--process_id=-1", "--process_id=-1"),
-        ("--workers=two", "--workers=two"),
         ("--wokers=2", "did you mean.*workers|'wokers'"),
     ],
 )

@@ -93,7 +93,7 @@ def check(ranges: Ranges, row: str, option: str, value: Any) -> None:
     kind = ranges.get(f"{row}.{option}", ranges.get(option))
     if kind is None or value is None:
         return
-    if isinstance(kind, tuple):
+    if not isinstance(kind, Range):
         if isinstance(value, str) and value not in kind:
             raise ValueError(f"{option} must be one of {', '.join(kind)}; got {value!r}")
     elif not all(map(_holds(kind), _numbers(value))):
