@@ -15,12 +15,14 @@ from transferjax.study.mistakes import Mistakes
 from transferjax.study.specs import Apply, Call, Data, Pretrained, Purifier, Spec, build
 
 TABLES = {t.what: t for t in vars(registry).values() if isinstance(t, registry.Table)}
-SIGNED = {  # -1 means something
-    ("preprocessing", "mean"),
-    ("piece", "here"),
-    ("piece", "there"),
-    ("piece", "radius"),  # of a probe, which may look back
-}
+SIGNED = {
+    ("normalize", "mean"),
+    ("probe", "radius"),
+    ("probe", "here"),
+    ("probe", "there"),
+    ("mix", "here"),
+    ("mix", "there"),
+}  # -1 means something
 
 
 def numbers(annotation):
@@ -41,7 +43,7 @@ OPTIONS = [
     for what, table in TABLES.items()
     for row in table.rows()
     for option, parameter in table.options(row).items()
-    if (value := numbers(parameter.annotation)) is not None and (what, option) not in SIGNED
+    if (value := numbers(parameter.annotation)) is not None and (row, option) not in SIGNED
 ]
 
 

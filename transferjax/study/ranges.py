@@ -75,10 +75,11 @@ APPLY = _named(
 DERIVED = _named((COUNT, "steps"), (POSITIVE, "step_size eps"))
 PURIFIERS = _named((COUNT, "features blocks"), (FROM_ZERO, "code_penalty"), (SHARE, "eps"))
 PIECES = _named(
-    (COUNT, "samples neighbors chunk inner_steps blocks"),
+    (COUNT, "samples neighbors chunk steps blocks"),
     (SHARE, "prob rho"),
     (POSITIVE, "rate sigma"),
-    (FROM_ZERO, "decay inner_step max_angle zeta beta"),
+    (FROM_ZERO, "radius step_size decay max_angle"),
+    (ANY, "probe.radius here there"),  # it may look back, and take away
     (WHOLE, "seed late_start"),
     (KERNEL, "kernel_size"),
 )
