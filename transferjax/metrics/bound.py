@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from transferjax.checks import check_examples, check_images
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
-from transferjax.metrics.gradients import input_gradient
+from transferjax.metrics.gradients import asked, input_gradient
 from transferjax.metrics.similarity import cosine_similarity
 from transferjax.norms import norm
 from transferjax.typing import Array, Predict
@@ -107,7 +107,7 @@ def jacobian_norm(predict: Predict, images: Array) -> Array:
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Proposition 1.
     """
     check_images(images, empty=True)
-    logits, pullback = jax.vjp(predict, images)
+    logits, pullback = jax.vjp(lambda x: asked(predict, x), images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
     rows = jax.vmap(lambda c: pullback(c)[0])(cotangents)
     return norm(rows, (0, *range(2, rows.ndim)))
