@@ -152,7 +152,6 @@ def test_an_unknown_field_of_any_spec_is_refused_by_name(kind):
 
 
 EMPTY = [
-    (specs.Adversarial, "surrogates"),
     (specs.Apply, "of"),
     (specs.Measure, "of"),
 ]
@@ -160,12 +159,20 @@ EMPTY = [
 
 @pytest.mark.parametrize(("kind", "name"), EMPTY, ids=lambda value: getattr(value, "__name__", value))
 def test_an_empty_list_where_something_must_stand_is_refused(kind, name):
-    """An attack of no surrogate, a measure of no network."""
+    """A measure of no network, a wrapper around none."""
     with pytest.raises(Mistakes) as caught:
         build(kind, {name: ()}, kind.__name__)
     (line,) = [line for line in caught.value.lines if name in line]
     assert "at least 1 item" in line
     assert "got ()" in line
+
+
+def test_only_noise_is_made_of_no_surrogate():
+    """Every other attack looks at one."""
+    fields = {"surrogates": (), "data": {"kind": "Data", "name": "digits"}, "eps": 0.1}
+    assert build(specs.Adversarial, {**fields, "attack": {"name": "noise"}}, "noise").surrogates == ()
+    with pytest.raises(Mistakes, match=r"surrogates: expected at least one for 'pgd'; got \(\)"):
+        build(specs.Adversarial, {**fields, "attack": {"name": "pgd"}}, "images")
 
 
 def bound(spec: Spec) -> Any:

@@ -284,13 +284,19 @@ class Adversarial(Spec):
     """Images that an attack makes on one surrogate or several, 8 bits, inside the ball."""
 
     kind: Literal["Adversarial"] = "Adversarial"
-    surrogates: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)] = Field(min_length=1)
+    surrogates: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)]
     attack: Call
     goal: Goal = Field(default_factory=Goal)
     eps: Float = Field(ge=0)
     norm: Literal["linf", "l2"] = "linf"
     data: "Images"
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _looks_at_some(self) -> "Adversarial":
+        if not self.surrogates and self.attack.name != "noise":
+            raise ValueError(f"surrogates: expected at least one for {self.attack.name!r}; got ()")
+        return self
 
 
 class Verdicts(Spec):
