@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transferjax.study.store import ARRAYS, Corrupt, Store
+from transferjax.study.store import ARRAYS, Corrupt, Missing, Store
 
 ROOT = Path(__file__).parents[1]
 STALLED = 240.0  # seconds without a new result: a hang, for whoever is gone is back within some ten
@@ -177,11 +177,11 @@ def differences(store: Store, reference: Store) -> tuple[list[str], list[str]]:
         spec, name = entry.spec, f"{entry.kind} {entry.key}"
         try:
             found, wanted = store.get(spec), reference.get(spec)
+        except Missing:
+            different.append(f"{name}: missing")
+            continue
         except Corrupt:
             refused.append(name)
-            continue
-        except FileNotFoundError:
-            different.append(f"{name}: missing")
             continue
         same = found.keys() == wanted.keys() and all(
             found[n].dtype == a.dtype and np.array_equal(found[n], a, equal_nan=a.dtype.kind == "f")

@@ -358,32 +358,42 @@ def test_no_images_have_no_answers(name):
         assert half.dtype == jnp.bfloat16
 
 
-SAYS_NOTHING = ("noise",)  # looks at no predict
-WRONG_PREDICTS = {
-    "classes": (
-        lambda x: PREDICT(x).argmax(-1),
-        r"predict must return logits \[B, K\] for 4 images; got .*\(4,\)",
-    ),
-    "one row": (
-        lambda x: PREDICT(x).mean(0),
-        r"predict must return logits \[B, K\] for 4 images; got .*\(4,\)",
-    ),
-    "fewer": (lambda x: PREDICT(x)[:2], r"predict must return logits \[B, K\] for 4 images; got .*\(2, 4\)"),
-    "nan": (lambda x: PREDICT(x).at[1].set(jnp.nan), "NaN for 1 of 4 images"),
-    "nan weights": (lambda x: PREDICT(x) * jnp.nan, "NaN for 4 of 4 images"),
+NO_LOGITS = {
+    "classes": (lambda x: PREDICT(x).argmax(-1), r"\(4,\)"),
+    "one row": (lambda x: PREDICT(x).mean(0), r"\(4,\)"),
+    "fewer rows": (lambda x: PREDICT(x)[:2], r"\(2, 4\)"),
 }
+LOOPS = ("fgsm", "rap", "svre", "cwa", "po_trip", "ascend")  # every kind of loop and of gradient
+AT_ONCE = ("apgd", "apgd_t", "fab", "square", "auto_attack", "one_after_another")  # look before they begin
+
+
+def attacked(name, predict):
+    return ATTACKS[name](KEY, (predict, predict) if name in SEVERAL else predict, IMAGES, LABELS)
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name != "self_universality"])
 def test_a_predict_that_says_no_logits_is_refused(name):
-    """Classes `[B]`, one row `[K]`, another number of rows; NaN, for any image, where there are values."""
-    for predict, message in WRONG_PREDICTS.values():
-        several = (predict, predict) if name in SEVERAL else predict
-        if name in SAYS_NOTHING:
-            assert np.isfinite(ATTACKS[name](KEY, several, IMAGES, LABELS)).all()
+    """Classes `[B]`, one row `[K]`, another number of rows; `noise` looks at no predict."""
+    for predict, shape in NO_LOGITS.values():
+        if name == "noise":
+            assert np.isfinite(attacked(name, predict)).all()
             continue
-        with pytest.raises(ValueError, match=message):
-            ATTACKS[name](KEY, several, IMAGES, LABELS)
+        with pytest.raises(ValueError, match=rf"predict must return logits \[B, K\] .* got shape {shape}"):
+            attacked(name, predict)
+
+
+@pytest.mark.parametrize("name", LOOPS + AT_ONCE)
+def test_a_predict_that_returns_nan_is_refused_with_the_number_of_images(name):
+    """Where there are values, which is outside of `jit`."""
+    with pytest.raises(ValueError, match=r"(predict returned|became) NaN for 1 of 4 images"):
+        attacked(name, lambda x: PREDICT(x).at[1].set(jnp.nan))
+
+
+def test_a_gradient_that_is_nan_is_refused():
+    """A square root at zero: finite logits, and no direction to go."""
+    rooted = lambda x: PREDICT(x) + jnp.sqrt(jnp.abs(x - x)).sum((1, 2))[:, :1]  # noqa: E731
+    with pytest.raises(ValueError, match="the attack ends in NaN for 4 of 4 images: look at the gradient"):
+        attacked("fgsm", rooted)
 
 
 @pytest.mark.parametrize("kind", VALUED)

@@ -106,7 +106,7 @@ def test_adversarial_images_in_a_directory_that_another_run_fills_are_refused(tm
     """Nothing of what is there changes."""
     images = np.full((8, 4, 4, 1), 128, np.uint8)
     dataset = data.Dataset(images, np.zeros(8, np.int32), ("a", "b"))
-    predict = lambda x: jnp.stack([x.mean((1, 2, 3)), 1 - x[:, 0, 0, 0]], -1)  # noqa: E731
+    predict = lambda x: jnp.stack([x.mean((1, 2, 3)), 3 - x[:, 0, 0, 0]], -1)  # noqa: E731
     craft = lambda: attacks.craft(attacks.fgsm(0.1), predict, dataset, tmp_path, batch_size=8)  # noqa: E731
     with (
         alone(tmp_path, "images"),

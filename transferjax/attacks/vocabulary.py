@@ -37,9 +37,10 @@ RANGES = {
         ),
         (
             FROM_ZERO,
-            "eps step_size inner_step reverse_step zeta radius sigma decay beta gamma ratio max_angle",
+            "eps step_size inner_step reverse_step zeta radius sigma decay beta gamma ratio max_angle "
+            "weight margin",
         ),
-        (FROM_ZERO._replace(whole=True), "late_start"),
+        (FROM_ZERO._replace(whole=True), "late_start seed"),
         (POSITIVE, "rate eta"),
         (SHARE, "prob rho delta alpha_max p low high"),
         (KERNEL, "kernel_size"),

@@ -15,7 +15,7 @@ from transferjax.checks import check_examples, check_images
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
 from transferjax.metrics.curvature import input_hessian_trace
-from transferjax.metrics.gradients import input_gradient
+from transferjax.metrics.gradients import asked, input_gradient
 from transferjax.metrics.similarity import cosine_similarity
 from transferjax.norms import norm
 from transferjax.typing import Array, Predict
@@ -191,7 +191,7 @@ def jacobian_norm(predict: Predict, images: Array) -> Array:
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Proposition 1.
     """
     check_images(images, empty=True)
-    logits, pullback = jax.vjp(predict, images)
+    logits, pullback = jax.vjp(lambda x: asked(predict, x), images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
     rows = jax.vmap(lambda c: pullback(c)[0])(cotangents)
     return norm(rows, (0, *range(2, rows.ndim)))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from transferjax.checks import check_images, check_labels, check_mask, check_no_nan, check_outputs
 from transferjax.classes import check_vocabulary
+from transferjax.metrics.gradients import asked
 from transferjax.typing import Array, Predict
 
 
@@ -32,7 +33,7 @@ def _logits(
 ) -> Array:
     """What the model says, `[B, K]`; labels and targets must be classes of it."""
     check_images(images, empty=True)
-    logits = predict(images)
+    logits = asked(predict, images)
     check_outputs(logits, len(images))
     check_no_nan(logits, "predict returned NaN")
     check_labels(labels, len(images))

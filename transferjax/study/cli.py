@@ -193,7 +193,7 @@ def _begin(plans: bool) -> None:
         jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
     elif _COORDINATOR.value:
         count, mine = _NUM_PROCESSES.value, _PROCESS_ID.value
-        if None not in (count, mine) and mine >= count:
+        if count is not None and mine is not None and mine >= count:
             raise ValueError(
                 f"--process_id={mine}: expected one of 0 … {count - 1}, as --num_processes={count}"
             )

@@ -83,10 +83,11 @@ APPLY = _named(
 DERIVED = _named((COUNT, "steps"), (POSITIVE, "step_size eps"))
 PURIFIERS = _named((COUNT, "features blocks"), (FROM_ZERO, "code_penalty"), (SHARE, "eps"))
 PIECES = _named(
-    (COUNT, "samples neighbors chunk inner_steps blocks"),
+    (COUNT, "samples neighbors chunk steps blocks"),
     (SHARE, "prob rho"),
     (POSITIVE, "rate sigma"),
-    (FROM_ZERO, "decay inner_step max_angle zeta beta"),
+    (FROM_ZERO, "radius step_size decay max_angle"),
+    (ANY, "probe.radius here there"),  # it may look back, and take away
     (WHOLE, "seed late_start"),
     (KERNEL, "kernel_size"),
 )
@@ -101,7 +102,7 @@ def check(ranges: Ranges, row: str, option: str, value: Any) -> None:
     kind = ranges.get(f"{row}.{option}", ranges.get(option))
     if kind is None or value is None:
         return
-    if isinstance(kind, tuple):
+    if not isinstance(kind, Range):
         if isinstance(value, str) and value not in kind:
             raise ValueError(f"{option} must be one of {', '.join(kind)}; got {value!r}")
     elif not all(map(_holds(kind), _numbers(value))):

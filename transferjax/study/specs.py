@@ -14,7 +14,15 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from transferjax.study.mistakes import KINDS, Mistakes, mistakes, short
 
@@ -88,6 +96,12 @@ def _floats(value: Any) -> Any:
     if not isinstance(value, tuple) or not all(isinstance(v, float | int | np.number) for v in value):
         raise ValueError("expected a tuple of numbers")
     return tuple(_plain(float(v)) for v in value)
+
+
+def _different(chosen: tuple[int, ...]) -> tuple[int, ...]:
+    if chosen and (min(chosen) < 0 or len(set(chosen)) < len(chosen)):
+        raise ValueError("expected different logits, from 0 on")
+    return chosen
 
 
 Options = Annotated[Any, BeforeValidator(_pairs)]
@@ -192,16 +206,13 @@ class Pretrained(Spec):
     file: str = ""
     sha256: str = ""
     preprocessing: Call = Call(name="normalize")
-    label_map: Annotated[tuple[int, ...], BeforeValidator(_tuple)] = ()
+    label_map: Annotated[tuple[int, ...], BeforeValidator(_tuple), AfterValidator(_different)] = ()
     unkeyed: ClassVar = ("file",)
 
     @model_validator(mode="after")
     def _known(self) -> "Pretrained":
         if not self.file and not self.sha256:
             raise ValueError("give `file`, a file of weights")
-        chosen = self.label_map
-        if chosen and (min(chosen) < 0 or len(set(chosen)) < len(chosen)):
-            raise ValueError(f"label_map: expected different logits, from 0 on; got {short(chosen)}")
         return self
 
 
@@ -275,13 +286,19 @@ class Adversarial(Spec):
     """Images that an attack makes on one surrogate or several, 8 bits, inside the ball."""
 
     kind: Literal["Adversarial"] = "Adversarial"
-    surrogates: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)] = Field(min_length=1)
+    surrogates: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)]
     attack: Call
     goal: Goal = Field(default_factory=Goal)
     eps: Float = Field(ge=0)
     norm: Literal["linf", "l2"] = "linf"
     data: "Images"
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _looks_at_some(self) -> "Adversarial":
+        if not self.surrogates and self.attack.name != "noise":
+            raise ValueError(f"surrogates: expected at least one for {self.attack.name!r}; got ()")
+        return self
 
 
 class Verdicts(Spec):
