@@ -9,8 +9,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import attacked, failure, make, network
 
-from tests.study.small import attacked, failure, make, network
 from transferjax.files import Unwritable
 from transferjax.stopping import Stopped
 from transferjax.study import make as making
