@@ -15,7 +15,7 @@ with Stopping(float(sys.argv[2])) as stopping:
     kept.write_text("begun")
     BODY
 """
-LOOKS = "while not stopping.asked(): time.sleep(0.01)\\n    kept.write_text('all')\\n    raise Stopped"
+LOOKS = "while not stopping.asked(): time.sleep(0.01)\n    kept.write_text('all')\n    raise Stopped"
 DEAF = "ctypes.CDLL(None).usleep(60_000_000)"
 
 
@@ -27,7 +27,7 @@ def run(tmp_path):
         kept = tmp_path / "kept"
         command = [sys.executable, "-c", SCRIPT.replace("BODY", body), str(kept), str(grace)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while not (kept.exists() and kept.read_text()):
+        while process.poll() is None and not (kept.exists() and kept.read_text()):
             time.sleep(0.01)
         time.sleep(0.1)
         begin = time.monotonic()

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from transferjax.files import Unwritable
+from transferjax.files import Unwritable, directory_at
 from transferjax.stopping import Stopped
 from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
@@ -38,6 +38,7 @@ def open_checkpoints(directory: str | Path, *, newest: int = 2) -> Iterator[ocp.
         Unwritable: checkpoints cannot be kept there.
     """
     options = ocp.CheckpointManagerOptions(preservation_policy=policies.LatestN(newest))
+    directory_at(Path(directory))
     with _keeping(directory):
         manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
     try:
