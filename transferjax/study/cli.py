@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import jax
@@ -68,7 +69,9 @@ def main() -> None:
     """The command; a user's mistake ends in a line for each, and no traceback."""
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells its life story at INFO
+        if not os.environ.get(TRACEBACK):  # Orbax tells its life story, and of one full disk 300 lines
+            logging.set_verbosity(logging.FATAL)
+            sys.unraisablehook = _unraisable
         try:
             sys.exit(_main(argv[1:]))
         except Mistakes as error:
@@ -83,6 +86,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print(SAID, file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # now: threads that still write would complain at length
+
+
+def _unraisable(error: Any) -> None:
+    """Nothing of writes that were still on their way when their checkpoint failed."""
+    if str(error.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(error)
 
 
 def _parsed(argv: list[str]) -> list[str]:
