@@ -8,15 +8,15 @@ import time
 import pytest
 
 SCRIPT = """
-import ctypes, pathlib, sys, time
+import hashlib, pathlib, sys, time
 from transferjax.stopping import Stopped, Stopping
 kept = pathlib.Path(sys.argv[1])
 with Stopping(float(sys.argv[2])) as stopping:
     kept.write_text("begun")
     BODY
 """
-LOOKS = "while not stopping.asked(): time.sleep(0.01)\\n    kept.write_text('all')\\n    raise Stopped"
-DEAF = "ctypes.CDLL(None).usleep(60_000_000)"
+LOOKS = "while not stopping.asked(): time.sleep(0.01)\n    kept.write_text('all')\n    raise Stopped"
+DEAF = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)"  # minutes without an instruction of Python
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run(tmp_path):
         kept = tmp_path / "kept"
         command = [sys.executable, "-c", SCRIPT.replace("BODY", body), str(kept), str(grace)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while not (kept.exists() and kept.read_text()):
+        while process.poll() is None and not (kept.exists() and kept.read_text()):
             time.sleep(0.01)
         time.sleep(0.1)
         begin = time.monotonic()

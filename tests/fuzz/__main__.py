@@ -67,8 +67,7 @@ def one(name: str, seconds: float, out: Path) -> dict[str, Any]:
             "tests.fuzz",
             f"--only={name}",
             f"--seconds={left}",
-            "--child",
-            str(start),
+            f"--seed={start}",
         ]
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

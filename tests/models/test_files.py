@@ -10,8 +10,8 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from torch_files import torch_zip
 
-from tests.models.torch_files import torch_zip
 from transferjax import models
 from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.convert import main

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from torch_files import Storage, Tensor, legacy_save, torch_save
 
-from tests.models.torch_files import Storage, Tensor, legacy_save, torch_save
 from transferjax import models
 from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.convert import main

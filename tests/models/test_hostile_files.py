@@ -10,8 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-
-from tests.models.torch_files import (
+from torch_files import (
     Storage,
     Tensor,
     legacy_head,
@@ -20,6 +19,7 @@ from tests.models.torch_files import (
     torch_save,
     torch_zip,
 )
+
 from transferjax import models
 from transferjax.models.weights.bounds import UnsafeFile
 from transferjax.models.weights.formats import read_tensors

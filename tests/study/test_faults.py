@@ -3,14 +3,15 @@
 import os
 import re
 import resource
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import attacked, failure, make, network
 
-from tests.study.small import attacked, failure, make, network
 from transferjax.files import Unwritable
 from transferjax.stopping import Stopped
 from transferjax.study import make as making
@@ -18,6 +19,7 @@ from transferjax.study import resolve
 from transferjax.study.run import Local, run
 from transferjax.study.specs import Goal
 from transferjax.study.store import Store
+from transferjax.training import checkpoint
 
 ROOM = "make room there"
 
@@ -55,12 +57,19 @@ def test_a_full_disk_is_one_line_and_what_was_made_stays(fresh):
     make(fresh, first, second)
 
 
-def test_a_full_disk_under_a_checkpoint_is_one_line(fresh):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of writes on their way
+@pytest.mark.parametrize("where", ["before", "in the midst"])
+def test_a_full_disk_under_a_checkpoint_is_one_line(fresh, where, monkeypatch):
     """The disk is full when a checkpoint is kept: one line; with room again the training goes on."""
     spec, often = network(epochs=3.0), replace(fresh, checkpoint_epochs=1)
-    with full_disk(100), pytest.raises(Unwritable, match=f"cannot keep checkpoints in .*{ROOM}") as said:
+    full = full_disk(100)
+    if where == "before":
+        full = nullcontext()
+        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with full, pytest.raises(Unwritable, match=f"cannot keep .*checkpoint.* in .*{ROOM}") as said:
         run([spec], often.store, Local(often))
     assert "\n" not in str(said.value)
+    monkeypatch.undo()
     make(often, spec)
 
 

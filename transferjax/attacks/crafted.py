@@ -48,7 +48,7 @@ class Crafted:
             raise FileNotFoundError(f"{directory} holds no finished adversarial images; run craft again")
         try:
             manifest = json.loads((directory / "manifest.json").read_text())
-            with np.load(directory / "labels.npz") as arrays:
+            with (directory / "labels.npz").open("rb") as file, np.load(file) as arrays:
                 labels, targets = arrays["labels"], arrays.get("targets")
             if manifest["format"] == "png":
                 files = (_png(directory, i) for i in range(len(labels)))

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import jax
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command; a user's mistake ends in a line for each, and no traceback."""
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells its life story at INFO
+        if not os.environ.get(TRACEBACK):  # Orbax tells its life story, and of one full disk 300 lines
+            logging.set_verbosity(logging.FATAL)
+            sys.unraisablehook = _unraisable
         try:
             sys.exit(_main(argv[1:]))
         except Mistakes as error:
@@ -109,6 +112,12 @@ def shipped_configs() -> Path:
         if file.match("share/transferjax/configs/digits.py"):
             return Path(str(file.locate())).resolve().parent
     return checkout
+
+
+def _unraisable(error: Any) -> None:
+    """Nothing of writes that were still on their way when their checkpoint failed."""
+    if str(error.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(error)
 
 
 def _parsed(argv: list[str]) -> list[str]:

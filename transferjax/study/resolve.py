@@ -285,7 +285,8 @@ def _from_file(goal: Goal, labels: np.ndarray, classes: int) -> np.ndarray:
     if sha256(goal.file) != goal.sha256:
         raise ValueError(f"{goal.file} is another file than the study named")
     try:
-        found = np.load(goal.file, allow_pickle=False)
+        with open(goal.file, "rb") as file:
+            found = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # of zip files too
         raise ValueError(f"{goal.file} holds no array of NumPy ({type(error).__name__}: {error})") from error
     if found.shape != (count,) or found.dtype.kind not in "iu":

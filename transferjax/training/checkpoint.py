@@ -6,6 +6,7 @@ that was damaged later the checksum differs, and the one before is taken.
 """
 
 import hashlib
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,9 @@ from transferjax.trees import load_tree, save_tree
 from transferjax.typing import PyTree
 
 __all__ = ["load_tree", "load_variables", "open_checkpoints", "restore", "save", "save_tree"]
+
+
+_WAY_OUT = "make room there, or choose another place; then the same command continues"
 
 
 @contextmanager
@@ -68,8 +72,7 @@ def _keeping(directory: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        way_out = "make room there, or choose another place; then the same command continues"
-        raise Unwritable(f"cannot keep checkpoints in {directory} ({said}): {way_out}") from error
+        raise Unwritable(f"cannot keep checkpoints in {directory} ({said}): {_WAY_OUT}") from error
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree) -> None:
@@ -82,8 +85,17 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree)
     host = jax.device_get(state)
     note = {"meta": meta, "checksum": _checksum(host)}
     items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(note))
+    _check_room(Path(manager.directory), sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(host)))
     with _keeping(manager.directory):
         manager.save(step, args=items, force=True)
+
+
+def _check_room(directory: Path, size: int) -> None:
+    """Orbax writes in many threads, each of which complains at length of a full disk."""
+    free = shutil.disk_usage(directory).free
+    if free < size:
+        said = f"it takes {size / 1e6:.1f} MB, and {free / 1e6:.1f} are free"
+        raise Unwritable(f"cannot keep a checkpoint in {directory} ({said}): {_WAY_OUT}")
 
 
 def _checksum(state: PyTree) -> str:

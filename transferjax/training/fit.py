@@ -111,11 +111,7 @@ def fit(
                 _check_finite(metrics, to_host, step, steps_per_epoch)
                 yield Stop(step, to_host(state), rows, step - begin)
             leaves = step < last and stopped()
-            if (
-                manager is not None
-                and step < last
-                and (leaves or step % (save_epochs * steps_per_epoch) == 0)
-            ):
+            if manager is not None and step < last and (leaves or not step % (save_epochs * steps_per_epoch)):
                 note = {"step": step, "history": history, "means": total.plain()}
                 checkpoint.save(manager, step, to_host(state), note)
             if leaves:
