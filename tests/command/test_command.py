@@ -166,8 +166,8 @@ def test_measure(here, capsys, tmp_path):
     similar = metrics.gradient_similarity(cubic.predict, steep.predict, x, y).mean()
     assert table["cubic", "similarity", "steep"] == pytest.approx(float(similar), rel=1e-4)
     sharp = metrics.input_hessian_eigenvalues(steep.predict, x, y)[:, 0].mean()
-    assert table.xs(("steep", "smoothness"))[0] == pytest.approx(float(sharp), rel=1e-4)
-    assert table.xs(("torch_net", "accuracy"))[0] == float(metrics.correct(net.predict, x, y).mean())
+    assert table.xs(("steep", "smoothness")).iloc[0] == pytest.approx(float(sharp), rel=1e-4)
+    assert table.xs(("torch_net", "accuracy")).iloc[0] == float(metrics.correct(net.predict, x, y).mean())
 
 
 def test_doctor_says_what_is_missing(capsys, monkeypatch):
