@@ -45,6 +45,7 @@ def test_the_core_is_what_is_imported():
         "scipy",
         "tqdm",
     }
+    core |= {"dask"}  # comes with distributed
     extra = {m for modules in extras.EXTRAS.values() for m in modules}
     ours = {"transferjax", "experiments", "configs"}
     for path in FILES:

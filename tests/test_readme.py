@@ -18,14 +18,14 @@ def test_a_pytorch_net_of_ones_own(capsys):
     net.pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0.4, 0.5, 0.6), "std": (0.1, 0.1, 0.1)}
     images = jnp.asarray(np.random.default_rng(0).random((6, 12, 9, 3)), jnp.float32)
     names = {"net": net, "images": images, "labels": jnp.asarray(images.mean((1, 2)).argmax(-1))}
-    _, example = EXAMPLES
+    example, _ = EXAMPLES
     exec(compile(example, "README.md", "exec"), names)
     assert capsys.readouterr().out.startswith("none, 0 … 1 1.0\n")
     assert names["predict"](images).shape == (6, 3)
 
 
 def test_the_example_runs(capsys):
-    example, _ = EXAMPLES
+    _, example = EXAMPLES
     exec(compile(example, "README.md", "exec"), {})
     printed = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.strip().splitlines())
     assert 0.2 < float(printed["transfer success"]) <= 1

@@ -5,6 +5,7 @@
 First alone, as who attacks a net of their own has it; then with the extra `study`, as for the quickstart.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,8 +42,12 @@ def main(wheel: str) -> None:
         venv.create(place / "venv", with_pip=True)
         bin = place / "venv" / "bin"
 
+        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
         def run(*command: str | Path) -> str:
-            done = subprocess.run(list(map(str, command)), cwd=place, capture_output=True, text=True)
+            done = subprocess.run(
+                list(map(str, command)), cwd=place, env=clean, capture_output=True, text=True
+            )
             if done.returncode:
                 sys.exit(f"{' '.join(map(str, command))[:200]}\n{done.stdout}\n{done.stderr}")
             return done.stdout

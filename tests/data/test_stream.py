@@ -173,7 +173,11 @@ class TestFolder:
         assert "6 x 9: whole, resized to 6 x 6, 3 of them lose their aspect ratio (crop=… cuts" in said
         cut = data.load(str(tmp_path), "", size=6, crop=1.0)
         np.testing.assert_array_equal(cut.images, pixels[:, :, 1:7])
-        assert "the middle, 1 of the shorter side, resized to 6 x 6" in capsys.readouterr().out
+        others = [
+            data.load(str(tmp_path), "", **more) for more in ({}, {"size": 6}, {"size": 6, "crop": 0.5})
+        ]
+        assert len({dataset.fingerprint for dataset in (cut, *others)}) == 4
+        assert "the middle, 1 of the shorter side, resized to 6 x 6\n" in capsys.readouterr().out
 
     def test_square_images_of_the_size_asked_for_are_not_changed(self, tmp_path):
         pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)

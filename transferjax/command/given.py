@@ -66,7 +66,7 @@ def _labelled(given: Any, place: int) -> tuple[str, Any]:
     if not isinstance(given, str):
         return getattr(given, "__name__", f"{type(_net_of(given)).__name__} {place}"), given
     label, equals, rest = given.partition("=")
-    if equals:
+    if equals and not {":", "/"} & set(label):  # else it stands in a path
         return label, rest
     head, _, tail = given.partition(":")
     return head if head in models.ZOO else tail.partition(":")[0] or head, given

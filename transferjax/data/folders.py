@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,8 @@ def load_folder(
     if size is None:
         dataset = _as_they_are(path, split, sizes)
     else:
-        dataset = image_folder(path, split, size=size, crop=noted).to_dataset()
+        found = image_folder(path, split, size=size, crop=noted).to_dataset()
+        dataset = replace(found, fingerprint=digest(found.fingerprint, crop))
     print(f"{Path(path) / split}: {_what_was_done(dataset, sizes, size, crop)}")
     return dataset
 
