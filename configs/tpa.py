@@ -110,7 +110,7 @@ def _cpu():
         radii=(0.01, 0.05, 0.09),
         counts=(5, 10, 20),
         looked=200,
-        stands_for=(("ResNet18", "ResNet50"), ("ResNet50", "WideResNet50"), ("VGG16", "VGG19")),
+        stands_for=(("ResNet18", "ResNet50"), ("ResNet50", "WideResNet50"), ("VGG16", "VGG19"), (8, 16)),
     )
 
 
@@ -133,7 +133,7 @@ def _smoke():
         radii=(0.01, 0.09),
         counts=(1, 2),
         looked=32,
-        stands_for=(("ResNet18", "ResNet50"),),
+        stands_for=(("ResNet18", "ResNet50"), ("VGG16", "VGG19"), (32, 16)),
     )
 
 
