@@ -163,7 +163,7 @@ def _of_attacks(table: str, results: pd.DataFrame, stands_for: Mapping[Any, Any]
         )
     )
     for column in ("surrogate", "target", "eps_255"):
-        rows[column] = rows[column].replace(dict(stands_for))
+        rows[column] = [stands_for.get(value, value) for value in rows[column]]
     for column in set(shape.fixed) - {"white_box"}:
         rows[column] = rows["attack"].map(dict(zip(printed["attack"], printed[column], strict=True)))
     rates = 100 * rows.groupby(shape.keys, sort=False, dropna=False)["asr"].mean()
