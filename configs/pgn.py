@@ -30,7 +30,6 @@ ALL = (
     *("attacks", "combined", "ensemble", "defences", "exact", "zeta", "neighbors", "delta"),
     *("flatness", "surfaces", "claims"),
 )
-STANDS_FOR = (("ResNet18", "ResNet50"),)  # the narrow surrogate in the place of the page's
 
 
 def _full():
@@ -53,6 +52,7 @@ def _full():
         trained,
         count=1000,
         eps_255=16,
+        stands_for=(),
         transforms=TRANSFORMS,
         lent=("VMI", "EMI", "PGN"),
         compared=tuple(TABLE.values()),
@@ -73,6 +73,7 @@ def _cpu():
         scales.cpu(),
         "ResNet18",
         eps_255=8,
+        stands_for=(("ResNet18", "ResNet50"), (8, 16)),
         transforms=TRANSFORMS,
         lent=("VMI", "EMI", "PGN"),
         compared=tuple(TABLE.values()),
@@ -95,6 +96,7 @@ def _smoke():
         scales.smoke(),
         "ResNet18",
         eps_255=32,
+        stands_for=(("ResNet18", "ResNet50"), (32, 16)),
         transforms={"DIM": "DIM"},
         lent=("PGN",),
         compared=("MI-FGSM", "VMI-FGSM", "PGN"),
@@ -167,7 +169,7 @@ def views(s, tables):
     found = {
         "attacks": (
             "attacks",
-            {"block": "attacks", "table": "transferattack_resnet50", "stands_for": STANDS_FOR},
+            {"block": "attacks", "table": "transferattack_resnet50", "stands_for": s.stands_for},
         ),
         **{name: ("attacks", {"block": name}) for name in ("combined", "ensemble", "defences", "exact")},
         **{name: ("sweep", {"block": name}) for name in ("zeta", "neighbors", "delta")},

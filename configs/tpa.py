@@ -110,7 +110,7 @@ def _cpu():
         radii=(0.01, 0.05, 0.09),
         counts=(5, 10, 20),
         looked=200,
-        stands_for=(("ResNet18", "ResNet50"), ("ResNet50", "WideResNet50"), ("VGG16", "VGG19")),
+        stands_for=(("ResNet18", "ResNet50"), ("ResNet50", "WideResNet50"), ("VGG16", "VGG19"), (8, 16)),
     )
 
 
@@ -126,14 +126,14 @@ def _smoke():
         otherwise="VGG16",
         defences=("R&P",),
         layer="",
-        baselines=("MI", "VT", "PGN", "TPA"),
+        baselines=("VT", "PGN", "TPA"),
         budgets=(16, 32),
-        weights_of=(0.1, 0.5, 0.9),
+        weights_of=(0.1, 0.8, 0.9),
         betas=(1, 16),
         radii=(0.01, 0.09),
         counts=(1, 2),
         looked=32,
-        stands_for=(("ResNet18", "ResNet50"),),
+        stands_for=(("ResNet18", "ResNet50"), ("VGG16", "VGG19"), (32, 16)),
     )
 
 

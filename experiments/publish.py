@@ -6,21 +6,17 @@ python -m experiments.publish --config=configs/sp2024.py:cpu --report=runs/store
 What is not done yet is missing there, and said to be; run it again when more is.
 """
 
+import argparse
 import re
+import runpy
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from absl import app, flags
-from ml_collections import config_flags
 
 from transferjax.files import write_text
 from transferjax.report.agreement import MEAN
-
-_CONFIG = config_flags.DEFINE_config_file("config")
-_REPORT = flags.DEFINE_string("report", None, "the directory of the study's report", required=True)
-_OUT = flags.DEFINE_string("out", None, "where to publish it", required=True)
 
 
 def publish(title: str, views: Sequence[str], report: Path, out: Path) -> Path:
@@ -82,10 +78,18 @@ def _line(out: Path, view: str) -> str:
     return f"| {view} | {count} | {rho} | {side} | {link} |"
 
 
-def main(argv: list[str]) -> None:
-    c = _CONFIG.value
-    print(publish(c.title, [name for name, _, _ in c.views], Path(_REPORT.value), Path(_OUT.value)))
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="configs/<paper>.py:<variant>")
+    parser.add_argument("--report", required=True, type=Path, help="the directory of the study's report")
+    parser.add_argument("--out", required=True, type=Path, help="where to publish it")
+    flags = parser.parse_args()
+    file, _, variant = flags.config.partition(":")
+    c = runpy.run_path(file)["get_config"](*filter(None, [variant]))
+    print(publish(c.title, [name for name, _, _ in c.views], flags.report, flags.out))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -124,8 +124,9 @@ def of_attacks(**rates):
 
 
 def test_attacks_of_stand_ins_take_the_papers_columns():
-    ours = of_attacks(MI=20, VT=30, TPA=40, PGN=50, noise=3)
-    places = {"ResNet18": "ResNet50", "VGG16": "VGG19"}
+    ours = of_attacks(MI=20, VT=30, TPA=40, PGN=50, noise=3).assign(eps_255=8.0)
+    ours = pd.concat([ours, ours[ours["target"] == "VGG16"].assign(target="ResNet50")])
+    places = {"ResNet18": "ResNet50", "VGG16": "VGG19", 8: 16}
     found = in_its_columns("tpa_table1", ours, stands_for=places)
     assert list(found) == list(published("tpa_table1"))
     assert set(found["attack"]) == {"MI", "VT", "TPA", "PGN"}
@@ -133,6 +134,7 @@ def test_attacks_of_stand_ins_take_the_papers_columns():
     np.testing.assert_allclose(vgg[["MI", "VT", "TPA"]], [21, 31, 41])
     beside = agreement.cells("tpa_table1", found)
     assert set(beside["row"]) == {"MI", "VT", "TPA"}  # PGN is none of the paper's baselines
+    assert set(beside["target"]) == {"VGG19", "DenseNet121"}  # our ResNet50 is not the surrogate itself
     assert beside.set_index(["row", "target"]).loc[("TPA", "VGG19"), "paper"] == 98.83
     ranked = agreement.ranks("tpa_table1", beside)
     np.testing.assert_allclose(ranked["spearman"], 1)

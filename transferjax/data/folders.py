@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from transferjax.data.crops import Crop, center_crop, decode, whole
-from transferjax.data.dataset import Dataset, names_of
+from transferjax.data.dataset import Dataset, digest, names_of
 from transferjax.data.stream import ImageStream
 from transferjax.files import hidden
 

@@ -177,8 +177,7 @@ class Net(nn.Module):
         logits = self.forward(layers, images)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
-    @classmethod
-    def canonical(cls, name: str) -> str | None:
+    def canonical(self, name: str) -> str | None:
         """The name here of a tensor that another library calls `name`; None for one that is of no use."""
         return name
 

@@ -208,12 +208,20 @@ class MobileNet(Residuals):
         )
 
 
-SMALL = (  # by stage: kernel, stride, features inside, of the result, hard swish, squeeze
-    ((3, 2, 16, 16, False, 8),),
-    ((3, 2, 72, 24, False, 0), (3, 1, 88, 24, False, 0)),
-    ((5, 2, 96, 40, True, 24), (5, 1, 240, 40, True, 64), (5, 1, 240, 40, True, 64)),
-    ((5, 1, 120, 48, True, 32), (5, 1, 144, 48, True, 40)),
-    ((5, 2, 288, 96, True, 72), (5, 1, 576, 96, True, 144), (5, 1, 576, 96, True, 144)),
+SMALL = (  # by stage: kernel, stride, features inside, of the result, activation, squeeze
+    ((3, 2, 16, 16, nn.relu, 8),),
+    ((3, 2, 72, 24, nn.relu, 0), (3, 1, 88, 24, nn.relu, 0)),
+    (
+        (5, 2, 96, 40, nn.hard_swish, 24),
+        (5, 1, 240, 40, nn.hard_swish, 64),
+        (5, 1, 240, 40, nn.hard_swish, 64),
+    ),
+    ((5, 1, 120, 48, nn.hard_swish, 32), (5, 1, 144, 48, nn.hard_swish, 40)),
+    (
+        (5, 2, 288, 96, nn.hard_swish, 72),
+        (5, 1, 576, 96, nn.hard_swish, 144),
+        (5, 1, 576, 96, nn.hard_swish, 144),
+    ),
 )
 
 
@@ -244,8 +252,8 @@ class MobileNetV3(Residuals):
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
         return tuple(
             tuple(
-                Block(*sizes, nn.hard_swish if hard else nn.relu, squeeze, gate=nn.hard_sigmoid)
-                for *sizes, hard, squeeze in stage
+                Block(kernel, stride, wide, features, act, squeeze, gate=nn.hard_sigmoid)
+                for kernel, stride, wide, features, act, squeeze in stage
             )
             for stage in SMALL
         )

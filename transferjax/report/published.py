@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -118,7 +118,7 @@ def in_its_columns(
     results: pd.DataFrame,
     dataset: str = "cifar10",
     error: str = "half_range",
-    stands_for: Mapping[str, str] = MappingProxyType({}),
+    stands_for: Mapping[Any, Any] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """A study's rows in the columns and names of a table of the paper; rates in percent.
 
@@ -129,7 +129,7 @@ def in_its_columns(
             hyper-parameter, for Table 12 `train` and `test` accuracies.
         dataset: whose numbers these are.
         error: over seeds, see `tables.spread`.
-        stands_for: our networks -> the paper's whose place they take, in tables of attacks.
+        stands_for: our networks and budgets -> the paper's whose place they take, in tables of attacks.
     """
     shape = _shape(table)
     if table in OF_ATTACKS:
@@ -157,17 +157,20 @@ STEPS = re.compile(r"(.+), (\d+) steps")
 """An attack's label where a table tells numbers of steps apart: "VT, 10 steps"."""
 
 
-def _of_attacks(table: str, results: pd.DataFrame, stands_for: Mapping[str, str]) -> pd.DataFrame:
+def _of_attacks(table: str, results: pd.DataFrame, stands_for: Mapping[Any, Any]) -> pd.DataFrame:
     """Means over seeds by attack; what the table fixes besides is its own."""
     shape, printed = SHAPES[table], published(table)
     said = results["attack"].map(lambda label: STEPS.fullmatch(label) or (label, label, np.nan))
     rows = of_surrogates(
-        results.assign(iters=said.map(lambda m: float(m[2])), attack=said.map(lambda m: m[1]))
+        results.assign(
+            iters=said.map(lambda m: float(m[2])),
+            attack=said.map(lambda m: m[1]),
+            surrogate=results["mechanism"],
+            white_box=(results["mechanism"] == results["target"]).astype(int),
+        )
     )
-    rows = rows.assign(
-        surrogate=rows["mechanism"].replace(dict(stands_for)), target=rows["target"].replace(dict(stands_for))
-    )
-    rows["white_box"] = (rows["surrogate"] == rows["target"]).astype(int)
+    for column in ("surrogate", "target", "eps_255"):
+        rows[column] = [stands_for.get(value, value) for value in rows[column]]
     for column in set(shape.fixed) - {"white_box"}:
         rows[column] = rows["attack"].map(dict(zip(printed["attack"], printed[column], strict=True)))
     rates = 100 * rows.groupby(shape.keys, sort=False, dropna=False)["asr"].mean()

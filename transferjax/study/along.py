@@ -68,7 +68,7 @@ def stopped_rows(study: Study, block: str, validation: str) -> Iterator[Row]:
             yield row._replace(tags={**row.tags, "split": split})
 
 
-def stopped(frame: pd.DataFrame, *_: Any, **__: Any) -> pd.DataFrame:
+def stopped(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows on test images, of each training's last epoch and of the one that is best on validation images."""
     found = []
     for (mechanism, _), own in of_surrogates(frame).groupby(["mechanism", "seed"], sort=False):

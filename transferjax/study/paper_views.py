@@ -42,8 +42,8 @@ def scalars(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
 
 
-StandsFor = tuple[tuple[str, str], ...]
-"""Pairs (our network, the paper's whose place it takes)."""
+StandsFor = tuple[tuple[Any, Any], ...]
+"""Pairs (our network or budget, the paper's whose place it takes)."""
 
 
 def _beside(
@@ -80,8 +80,9 @@ def _agreement(
     section = agreement_section(table, found, ranked)
     if not stands_for:
         return [section]
-    places = ", ".join(f"{ours} for {theirs}" for ours, theirs in stands_for)
-    return [section._replace(text=f"{section.text} Networks that stand in for the table's: {places}.")]
+    said = lambda it: it if isinstance(it, str) else f"{it:g}/255"  # noqa: E731
+    places = ", ".join(f"{said(ours)} for {said(theirs)}" for ours, theirs in stands_for)
+    return [section._replace(text=f"{section.text} What stands in for the table's: {places}.")]
 
 
 def paper_rows(study: Study, block: str, table: str, dataset: str = "cifar10") -> Iterator[Row]:

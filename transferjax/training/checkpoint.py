@@ -57,7 +57,7 @@ def open_checkpoints(
             manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
         try:
             yield manager
-        except BaseException as error:  # what went wrong first counts; who was asked to stop says that it is kept
+        except BaseException as error:  # what went wrong first counts, but who stops says: it is kept
             with _keeping(directory) if isinstance(error, Stopped) else suppress(Exception):
                 manager.close()
             raise

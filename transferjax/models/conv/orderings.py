@@ -21,10 +21,10 @@ convolution: `cifar_resnet18`, batch 32, takes 397 / 743 / 1310 ms forward / gra
 and 371 / 646 / 1162 ms with it, but compiles in 1.3 / 3.1 / 6.0 s without it and in 11 / 20 / 34 s with it.
 So it is for whoever trains for hours and says so: `TRANSFERJAX_WINOGRAD=on` in the environment.
 
-What was tried and lost: matrix products tap by tap, of a kernel's rows or of all its taps side by side (two to
-five times slower; the second wins for the cotangent of an image with three channels, 0.5 % of a net), sums
-over parts of the channels; in Winograd's order parts of 32 images, in a loop, unrolled or chained, batched
-products, and its transforms as products.
+What was tried and lost: matrix products tap by tap, of a kernel's rows or of all its taps side by side (two
+to five times slower; the second wins for the cotangent of an image with three channels, 0.5 % of a net),
+sums over parts of the channels; in Winograd's order parts of 32 images, in a loop, unrolled or chained,
+batched products, and its transforms as products.
 """
 
 import math
