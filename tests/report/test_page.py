@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import re
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pandas as pd
 import pytest
 
 from transferjax.report import asr_table, write_report
+from transferjax.report.plane import interactive_plane
+from transferjax.report.viewer import viewer
 
 
 def test_writes_a_self_contained_page_and_a_markdown_file(tmp_path, make_results, examples):
@@ -76,3 +79,41 @@ def test_a_report_with_noise_says_where_an_attack_is_weaker(tmp_path, make_resul
 def test_committed_results_are_readable_those_from_before_noise_too(run, noise):
     results = pd.read_csv(Path(__file__).parents[2] / "docs/results" / run / "results.csv")
     assert ("noise" in asr_table(results).center.index) == noise
+
+
+def test_names_that_are_markup_stay_text(tmp_path, make_results, examples):
+    evil = "<script>a()</script>"
+    results = make_results(mechanisms=("ST", evil), targets=("VGG", evil), budgets=(8.0,))
+    said = {evil: [evil] * 8}
+    seen = {**examples, "caption": evil, "labels": [evil] * 8, "aims": [evil] * 8}
+    seen |= {"clean_predictions": said, "adversarial_predictions": said}
+    page = write_report(tmp_path, results, [seen], {evil: evil}, title=evil).html.read_text()
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "default-src 'none'" in page
+
+
+def test_the_viewer_tells_right_wrong_and_aimed_at(examples):
+    said = {"A": ["cat"] * 8, "B": ["dog"] * 8}
+    one = {**examples, "labels": ["cat"] * 8, "clean_predictions": said, "adversarial_predictions": said}
+    plain, aimed = viewer([one]), viewer([{**one, "aims": ["dog"] * 8}])
+    assert plain.count('class="right"') == plain.count('class="wrong"') == 2 * 8
+    assert plain.count("★") == 1  # what it means, in the caption
+    assert aimed.count("★") == 1 + 8
+    assert plain.count("perturbation ×16") == 3 * 8
+
+
+def test_a_point_of_the_plane_tells_all_that_its_surrogate_reaches(make_results):
+    results = make_results(mechanisms=("ST", "SAM"), seeds=1, targets=("VGG",))
+    drawn = interactive_plane(results, "untargeted", 8.0)
+    first = re.search(r'class="point"[^>]*aria-label="([^"]*)"', drawn).group(1).splitlines()
+    assert first[0] == "ST, seed 0 → VGG"
+    asr = results[results["mechanism"] == "ST"].set_index(["goal", "eps_255"])["asr"]
+    for line, goal in zip(first[2:], ("untargeted", "targeted"), strict=True):
+        low, high = (100 * asr[goal, eps] for eps in (4.0, 8.0))
+        assert line == f"{goal}: {low:.1f} % at 4/255, {high:.1f} % at 8/255"
+    places = [tuple(map(float, xy)) for xy in re.findall(r"translate\(([\d.]+) ([\d.]+)\)\"/>", drawn)]
+    assert places[0][0] > places[1][0]  # SAM is smoother: to the left
+    assert places[0][1] > places[1][1]  # and more similar: up

@@ -38,8 +38,8 @@ _PIXELS_PER_INCH = 128  # a figure of a page's width fills the page, and all fig
 class Section(NamedTuple):
     """A heading, what to make of it, its tables and its figures (by file name).
 
-    `live` is HTML for the page alone, by name: it takes the place of the figure of its name, which the
-    Markdown keeps; where there is none it stands before the tables.
+    `live` is HTML for the page alone: it takes the place of the figure of its name, or of the table of its
+    title, which the Markdown keeps.
     """
 
     title: str
@@ -166,8 +166,7 @@ def _html(
     sections = []
     for part in parts:
         inner = [f"<p>{escape(part.text)}</p>"]
-        inner += [text for name, text in part.live.items() if name not in part.figures]
-        inner += map(to_html, part.tables)
+        inner += [part.live.get(table.title) or to_html(table) for table in part.tables]
         for name, (figure, caption) in part.figures.items():
             inner.append(part.live.get(name) or _picture(figure, caption, pictures[name]))
         sections.append((part.title, "".join(inner)))

@@ -134,19 +134,18 @@ def _margins(claim: Claim, frames: Mapping[str, pd.DataFrame]) -> tuple[pd.Serie
 
 def claims_section(checked: pd.DataFrame) -> Section:
     """The verdicts as a table of margins, and in the page as a list."""
-    unknown = [f"{row.number}. {row.claim}: {row.why}" for row in checked.itertuples() if row.why]
     text = (
         "Each claim is a margin that should be positive, one for each training seed; the interval is "
         "Student's (95 %) over seeds."
     )
-    if unknown:
-        text += f" Not computed: {'; '.join(unknown)}."
-    labels = [f"{row.number}. {row.claim}: {row.verdict} [{row.unit}]" for row in checked.itertuples()]
+    labels = [
+        f"{row.number}. {row.claim}: {row.verdict} [{row.why or row.unit}]" for row in checked.itertuples()
+    ]
     center = checked[["margin", "low", "high", "seeds"]].astype(float).set_axis(labels, axis=0)
     center.columns = pd.MultiIndex.from_tuples(
         [("margin", name) for name in ("mean", "low", "high", "seeds")]
     )
     nothing = pd.DataFrame(np.nan, center.index, center.columns)
     best = pd.DataFrame(False, center.index, center.columns)
-    table = Table("Margins", center, nothing, best, significant, "claim")
-    return Section("The paper's claims", text, [table], {}, {"claims": claims_list(checked)})
+    table = Table("Claims", center, nothing, best, significant, "claim")
+    return Section("The paper's claims", text, [table], {}, {table.title: claims_list(checked)})
