@@ -58,7 +58,10 @@ def test_arithmetic_counts_sizes_epochs_mechanisms_and_steps(cost):
         for steps in (2, 10)
     )
     assert ten == pytest.approx(5 * two)
-    assert each(cost, attacked(network(), Call(name="bim"))) == pytest.approx(ten / 4)
+    bim = each(cost, attacked(network(), Call(name="bim")))
+    assert bim == pytest.approx(ten / (1 + 4))
+    nets = (network(), network(seed=1))
+    assert each(cost, attacked(nets, Call(name="bim"))) == pytest.approx(2 * bim)
 
 
 def test_a_forward_pass_counts_the_products_of_a_net(cost):
