@@ -167,15 +167,18 @@ def _for_each(spec: Spec) -> float:
 
 @cache
 def cost_of(call: Call, goal: Goal, norm: str, surrogates: int, shape: tuple[int, int, int]) -> Spent:
-    """What an attack spends on an image of that shape; nothing, if it has no surrogate."""
+    """What an attack spends on an image of that shape; nothing, without surrogates or where it refuses."""
     if not surrogates:
         return Spent(0, 0)
     net = _Probe(str(call.arguments.get("layer", "layer")))
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     predict = models.predictor(net, jax.eval_shape(net.init, jax.random.key(0), image))
     pool = np.zeros((1, *shape), np.uint8) if accepts(ATTACKS, call, "pool") else None
-    attack = attack_of(call, goal, 0.1, norm, pool)
-    return spent(attack, (predict,) * surrogates if surrogates > 1 else predict, shape)
+    try:
+        attack = attack_of(call, goal, 0.1, norm, pool)
+        return spent(attack, (predict,) * surrogates if surrogates > 1 else predict, shape)
+    except ValueError:  # a goal, a norm, an image that is too small: said where it is made
+        return Spent(0, 0)
 
 
 class _Probe(nn.Module):
