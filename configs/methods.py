@@ -50,6 +50,7 @@ _OTHERS = {
     "AGSAM": (("agsam", {"rho": 1.0, "alpha": 0.15}),),
     "LookSAM": (("look_sam", {"rho": 0.1}),),
     "MSAM": (("msam", {"rho": 0.3}),),
+    "GNP": (("gnp", {"weight": 1.0}),),
     "SWA": (("swa", {}),),
     "EMA": (("ema", {"decay": 0.999}),),
     "WASAM": (("sam", {"rho": 0.1}), ("swa", {})),

@@ -45,7 +45,13 @@ class Net(nn.Module):
 
 NET = models.predictor(Net(), Net().init(KEY, IMAGES))
 
-NEEDED = {"admix": {"pool": IMAGES}, "self_universality": {"layer": "conv"}, "tpa": {"neighbors": 2}}
+LAYERED = ("self_universality", "fia", "bfa", "ilpd")
+POOLED = ("admix", "cfm", "everywhere")
+NEEDED = {
+    **{name: {"pool": IMAGES} for name in POOLED},
+    "tpa": {"neighbors": 2},
+    **{name: {"layer": "conv"} for name in LAYERED},
+}
 RECIPES = {
     name: registry.ATTACKS.row(name).factory(0.1, **NEEDED.get(name, {})) for name in registry.ATTACKS.rows()
 }
@@ -57,7 +63,7 @@ SEVERAL = ("svre", "cwa", "lgv")
 
 
 def surrogate(name):
-    net = NET if name == "self_universality" else PREDICT
+    net = NET if name in (*LAYERED, "cfm", "everywhere") else PREDICT
     return (net, net) if name in SEVERAL else net
 
 

@@ -16,8 +16,11 @@ from transferjax.study.registry import ATTACKS
 SHAPE, CLASSES = (3, 4, 4, 3), 4
 EPS = {"linf": 0.1, "l2": 0.5}
 FEW = {"steps": 1, "neighbors": 2, "samples": 2, "scales": 2, "inner_steps": 2, "queries": 3}
-FEW |= {"target_classes": 2, "kernel_size": 3}
-NEEDED = {"admix": {"pool": np.full((1, *SHAPE[1:]), 0.5, np.float32)}, "self_universality": {"layer": "mix"}}
+FEW |= {"target_classes": 2, "kernel_size": 3, "side": 2}
+LAYERED = ("self_universality", "fia", "bfa", "ilpd")
+POOLED = ("admix", "cfm", "everywhere")
+NEEDED = {name: {"pool": np.full((1, *SHAPE[1:]), 0.5, np.float32)} for name in POOLED}
+NEEDED |= {name: {"layer": "mix"} for name in LAYERED}
 ONLY_LINF = ("pi_fgsm",)  # its step spreads what the sign of a pixel cuts off
 SEVERAL = ("svre", "cwa", "lgv")
 UNMOVED = ("apgd", "apgd_t", "fab", "square", "auto_attack")  # leave what is fooled already as it is

@@ -29,7 +29,7 @@ def untouched(x):
 NEEDED = {"admix": {"pool": jnp.ones((1, 8, 8, 3))}, "self_universality": {"layer": "conv"}}
 MIXED = ("fgsm", "pgd", "mi_fgsm", "admix", "tpa", "svre", "logit", "po_trip", "self_universality")
 UNTARGETED = ("apgd", "apgd_t", "fab", "square", "auto_attack")
-BY_NATURE = ("logit", "po_trip", "self_universality")
+BY_NATURE = ("logit", "po_trip", "self_universality", "logit_margin", "s4st", "cfm", "everywhere")
 
 
 def make(name, **options):

@@ -19,7 +19,9 @@ EPS, SHAPE = 0.1, (3, 4, 4, 2)
 KEY = jax.random.key(7)
 X = jax.random.uniform(jax.random.key(0), SHAPE)
 LABELS = jnp.array([0, 1, 2])
-NEEDED = {"admix": {"pool": X}, "self_universality": {"layer": "x"}}
+LAYERED = ("self_universality", "fia", "bfa", "ilpd")  # of a Flax net; their rules are `with_momentum`'s
+POOLED = ("cfm", "everywhere")
+NEEDED = {**{name: {"pool": X} for name in ("admix", *POOLED)}, **{name: {"layer": "x"} for name in LAYERED}}
 
 
 def net(weights, x):
@@ -61,7 +63,7 @@ RULED = [
     name
     for name in ATTACKS.rows()
     if "outer_rules" in inspect.signature(ATTACKS.row(name).factory).parameters
-    and name != "self_universality"  # asks for a Flax net; its rules are those of `with_momentum`
+    and name not in (*LAYERED, *POOLED)
 ]
 
 

@@ -198,6 +198,24 @@ def test_ghost_dropout_is_unbiased_before_nonlinearities(resnet, x):
     assert np.abs(logits.mean(0) - resnet(x[:1])[0]).max() < 4 * logits.std(0).max()
 
 
+def test_weight_scaling_scales_the_kernels_of_convolutions():
+    """Of a convolution and a linear layer `V p W x`, whose bias stays; the same tree, so one compilation."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, name="head")(nn.Conv(4, (3, 3), use_bias=False)(x).mean((1, 2)))
+
+    images = jax.random.uniform(jax.random.key(2), (2, 5, 5, 3))
+    predict = models.predictor(Net(), Net().init(jax.random.key(0), images))
+    bias = predict(jnp.zeros_like(images))
+    scaled = surrogates.weight_scaling(predict, 0.5)
+    np.testing.assert_allclose(scaled(images) - bias, 0.5 * (predict(images) - bias), rtol=1e-5, atol=1e-6)
+    assert jax.tree.structure(scaled) == jax.tree.structure(predict)
+    with pytest.raises(ValueError, match="this net has no convolution"):
+        surrogates.weight_scaling(jax.tree_util.Partial(lambda w, x: x @ w, jnp.ones((3, 3))))
+
+
 def test_attacks_take_them_all(resnet, x):
     """Inside the jitted loop: fresh draws at every step, batch-size invariant."""
     labels, key = jnp.arange(3), jax.random.split(jax.random.key(0), 3)

@@ -28,7 +28,15 @@ ROWS = {
     "mean_probabilities": {},
     "select_classes": {"indices": tuple(range(10))[::-1]},
     "resized": {"size": 12},
+    "tgr": {},
+    "weight_scaling": {},
+    "pna": {},
 }
+ATTENTIVE = ("tgr", "pna")
+VIT = Call(
+    name="cifar_vit_small",
+    options={"image_size": 8, "depth": 1, "width": 8, "heads": 2, "hidden": 8},
+)
 SEVERAL = ("mean_logits", "mean_probabilities")
 ELSEWHERE = {"purified": "tests/study/test_study_purifiers.py"}
 
@@ -46,9 +54,10 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nets(context, images):
-    """Two networks of the same structure."""
+    """Two networks of the same structure, and a transformer."""
     source = Data(name=str(images), split="train")
-    found = [network(RESNET, data=source, mean=(0.3,) * 3, std=(0.3,) * 3, seed=seed) for seed in (0, 1)]
+    colour = {"data": source, "mean": (0.3,) * 3, "std": (0.3,) * 3}
+    found = [network(RESNET, **colour, seed=seed) for seed in (0, 1)] + [network(VIT, **colour)]
     make(context, *found)
     return found
 
@@ -59,7 +68,7 @@ def seen(images):
 
 
 def around(name, nets, **options):
-    of = tuple(nets) if name in SEVERAL else (nets[0],)
+    of = tuple(nets[:2]) if name in SEVERAL else (nets[2 if name in ATTENTIVE else 0],)
     return binding.bound(Apply(call=Call(name=name, options=options or ROWS[name]), of=of))
 
 
@@ -70,21 +79,23 @@ def test_every_row_has_a_law():
 @pytest.mark.parametrize("name", ROWS)
 def test_it_is_a_network_that_is_attacked(name, context, nets, seen):
     """Logits of the network's shape; an attack moves the image inside the ball, and not as without it."""
-    spec, plain = around(name, nets), context.predict(nets[0])
+    spec = around(name, nets)
+    (net, *_) = spec.of
+    plain = context.predict(net)
     predict, batch = context.predict(spec), context.dataset(seen)
     clean = data.to_float(jnp.asarray(batch.images))
     assert jax.eval_shape(predict, clean).shape == jax.eval_shape(plain, clean).shape == (16, 10)
     made = make(context, attacked(spec, data=seen))
     far = np.abs(made["images"].astype(int) - batch.images)
     assert 0 < far.max() <= 32
-    bare = make(context, attacked(nets[0], data=seen))
+    bare = make(context, attacked(net, data=seen))
     assert np.any(made["images"] != bare["images"])
     assert context.num_classes(spec) == 10
 
 
 def test_what_they_compute(context, nets, seen):
     x = data.to_float(jnp.asarray(context.dataset(seen).images))
-    one, two = (context.predict(net)(x) for net in nets)
+    one, two = (context.predict(net)(x) for net in nets[:2])
     predict = lambda name, **options: context.predict(around(name, nets, **options))  # noqa: E731
     np.testing.assert_allclose(predict("mean_logits")(x), (one + two) / 2, atol=1e-5)
     np.testing.assert_array_equal(predict("select_classes")(x), one[:, ::-1])
@@ -118,7 +129,7 @@ def test_mistakes_show_before_anything_is_made(nets):
     with pytest.raises(Mistakes, match="did you mean jpeg"):
         binding.bound(Apply(call=Call(name="jpg"), of=nets[0]))
     with pytest.raises(ValueError, match="stands around predict; `of` names 2"):
-        binding.bound(Apply(call=Call(name="jpeg"), of=tuple(nets)))
+        binding.bound(Apply(call=Call(name="jpeg"), of=tuple(nets[:2])))
     with pytest.raises(Mistakes, match="needs the option 'indices'"):
         binding.bound(Apply(call=Call(name="select_classes"), of=nets[0]))
 

@@ -8,7 +8,7 @@ from small import RESNET, TEST, VGG, attacked, network, training, verdicts
 from transferjax.study import binding, estimate
 from transferjax.study.content import size
 from transferjax.study.plan import make_plan, work
-from transferjax.study.specs import Call, Measure
+from transferjax.study.specs import Call, Goal, Measure
 from transferjax.study.store import Store
 
 
@@ -58,7 +58,12 @@ def test_arithmetic_counts_sizes_epochs_mechanisms_and_steps(cost):
         for steps in (2, 10)
     )
     assert ten == pytest.approx(5 * two)
-    assert each(cost, attacked(network(), Call(name="bim"))) == pytest.approx(ten / 4)
+    bim = each(cost, attacked(network(), Call(name="bim")))
+    assert bim == pytest.approx(ten / (1 + 4))
+    nets = (network(), network(seed=1))
+    assert each(cost, attacked(nets, Call(name="bim"))) == pytest.approx(2 * bim)
+    refused = attacked(network(), Call(name="apgd"), goal=Goal(aim="next"))
+    assert each(cost, refused) == 0  # said where it is made
 
 
 def test_a_forward_pass_counts_the_products_of_a_net(cost):

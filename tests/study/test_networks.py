@@ -29,6 +29,7 @@ PARTS = {
     "agsam": {"rho": 0.5, "alpha": 0.1},
     "look_sam": {"rho": 0.1},
     "msam": {"rho": 0.3},
+    "gnp": {"weight": 1.0},
     "er": {"weight": 0.1},
     "swa": {"start": 0.0},
     "ema": {"decay": 0.5},

@@ -50,18 +50,25 @@ TABLES = {
 
 FEW = {"steps": 5}
 ATTACKS = {
-    **dict.fromkeys(["bim", "pgd", "mi_fgsm", "ni_fgsm", "pi_fgsm", "gnp", "logit", "po_trip"], FEW),
-    **dict.fromkeys(["emi_fgsm", "ssa", "bsr"], FEW | {"samples": 2}),
-    **dict.fromkeys(["vmi_fgsm", "vni_fgsm", "gra", "pgn", "tpa"], FEW | {"neighbors": 2}),
+    **dict.fromkeys(
+        ["bim", "pgd", "mi_fgsm", "ni_fgsm", "pi_fgsm", "gnp", "logit", "po_trip", "logit_margin"], FEW
+    ),
+    **dict.fromkeys(["emi_fgsm", "ssa", "bsr", "sia", "decowa", "s4st"], FEW | {"samples": 2}),
+    **dict.fromkeys(["vmi_fgsm", "vni_fgsm", "gra", "pgn", "tpa", "mef", "fgsra"], FEW | {"neighbors": 2}),
     **dict.fromkeys(["sim", "si_ni_fgsm"], FEW | {"scales": 2}),
     **dict.fromkeys(["svre", "cwa", "lgv"], FEW),
+    "cfm": FEW,
+    "everywhere": FEW | {"samples": 2},
+    "anda": FEW | {"side": 2},
+    "ops": FEW | {"neighbors": 2, "samples": 2},
     "fgsm": {},
     "noise": {},
     "dim": FEW | {"rate": 0.75},
     "tim": FEW | {"kernel_size": 3},
     "admix": FEW | {"samples": 2, "scales": 2},
     "rap": FEW | {"inner_steps": 2},
-    "self_universality": FEW | {"layer": "maps"},
+    **dict.fromkeys(["self_universality", "ilpd"], FEW | {"layer": "maps"}),
+    **dict.fromkeys(["fia", "bfa"], FEW | {"layer": "maps", "samples": 2}),
     "apgd": {"steps": 4},
     "apgd_t": {"steps": 3, "target_classes": 2},
     "fab": {"steps": 3},
@@ -69,6 +76,7 @@ ATTACKS = {
     "auto_attack": {"steps": 2, "queries": 2, "target_classes": 2},
 }
 SEVERAL = ("svre", "cwa", "lgv")
+TARGETED = ("logit", "po_trip", "self_universality", "logit_margin", "s4st", "cfm", "everywhere")
 PARTS = {
     "mixup": {},
     "cutmix": {},
@@ -83,6 +91,7 @@ PARTS = {
     "agsam": {"rho": 0.5, "alpha": 0.1},
     "look_sam": {"rho": 0.1},
     "msam": {"rho": 0.3},
+    "gnp": {"weight": 1.0},
     "er": {"weight": 0.1},
     "swa": {"start": 0.0},
     "ema": {"decay": 0.5},
@@ -190,7 +199,7 @@ def numbers(*arrays):
 def attack_result(name):
     """What the engine runs, with a traced budget, in 255ths."""
     targeted = registry.accepts(registry.ATTACKS, Call(name=name), "targeted") and name != "noise"
-    goal = Goal(aim="next") if name in ("logit", "po_trip", "self_universality") and targeted else Goal()
+    goal = Goal(aim="next") if name in TARGETED and targeted else Goal()
     call = binding.bind(registry.ATTACKS, Call(name=name, options=ATTACKS[name]))
     pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
 

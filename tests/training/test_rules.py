@@ -137,6 +137,16 @@ def test_er_is_the_gradient_of_the_regularized_loss():
         assert grads[i] == pytest.approx(float(numeric), rel=1e-6)
 
 
+def test_gnp_is_the_gradient_of_the_penalty():
+    """`λ H ĝ` besides g, in the limit; SAM where λ = ρ; and, far from it, the two gradients' combination."""
+    g = numpy_gradient(W)
+    norm = lambda w: jnp.linalg.norm(jax.grad(loss)(w))  # noqa: E731
+    np.testing.assert_allclose(call(rules.gnp(0.4, 1e-6))[2], g + 0.4 * jax.grad(norm)(W), rtol=1e-4)
+    np.testing.assert_allclose(call(rules.gnp(0.3, 0.3))[2], call(rules.sam(0.3))[2], rtol=1e-10)
+    ahead = numpy_gradient(W + 0.1 * unit(g))
+    np.testing.assert_allclose(call(rules.gnp(1.0))[2], g + 10 * (ahead - g), rtol=1e-10)
+
+
 def test_rules_nest_the_outermost_first():
     g = lambda w: call(rules.er(0.2), w)[2]  # noqa: E731
     np.testing.assert_allclose(
@@ -152,6 +162,7 @@ ALL = {
     "agsam": rules.agsam(0.3, 0.4),
     "look_sam": rules.look_sam(0.3),
     "msam": rules.msam(0.3),
+    "gnp": rules.gnp(0.4),
     "er": rules.er(0.2),
     "sam&er": chain(rules.sam(0.3), rules.er(0.2)),
     "er&sam": chain(rules.er(0.2), rules.sam(0.3)),
@@ -189,6 +200,7 @@ def test_batch_statistics_policy(policy, passes):
     for make in (
         rules.sam,
         rules.asam,
+        lambda rho, batch_stats: rules.gnp(0.1, rho, batch_stats=batch_stats),
         lambda rho, batch_stats: rules.gsam(rho, 0.1, batch_stats=batch_stats),
     ):
         assert call(make(0.3, batch_stats=policy))[1]["batch_stats"] == passes

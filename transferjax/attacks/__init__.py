@@ -4,10 +4,14 @@ ascend       the loop
 updates      gradient -> step: sign, momentum, smoothing (optax)
 projections  back into the budget; random starts; 8-bit rounding
 rules        around the gradient: averages, probes, variance tuning
+samplers     rules that look at points as `average` cannot: with memory, through maps that resist
 inputs       input transformations for `rules.average`
+blockwise    those that treat blocks of an image each in its own way
+warps        images bent, turned and laid elsewhere
 ensembles    one gradient from those of several surrogates
 goals        away from the labels, or towards which targets
 inspection   whether a model can be attacked at all
+cost         gradients and evaluations per image, counted in the traced program
 recipe, vocabulary, builders    what an attack of the catalogue is, and what its options may be
 catalogue    the published attacks, each one combination
 craft        over a whole data set, into a directory that an interrupted run goes on with
@@ -20,7 +24,18 @@ from transferjax.attacks import ensembles, inputs, projections, rules, updates
 from transferjax.attacks.ascend import ascend, gradient_of
 from transferjax.attacks.catalogue.auto_attack import apgd, apgd_t, auto_attack, fab, square
 from transferjax.attacks.catalogue.committees import cwa, lgv, svre
-from transferjax.attacks.catalogue.neighbors import gnp, gra, pgn, rap, tpa, vmi_fgsm, vni_fgsm
+from transferjax.attacks.catalogue.features import bfa, cfm, everywhere, fia, ilpd
+from transferjax.attacks.catalogue.neighbors import (
+    fgsra,
+    gnp,
+    gra,
+    mef,
+    pgn,
+    rap,
+    tpa,
+    vmi_fgsm,
+    vni_fgsm,
+)
 from transferjax.attacks.catalogue.steps import (
     bim,
     emi_fgsm,
@@ -31,8 +46,21 @@ from transferjax.attacks.catalogue.steps import (
     pgd,
     pi_fgsm,
 )
-from transferjax.attacks.catalogue.targeted import logit, po_trip, self_universality
-from transferjax.attacks.catalogue.transformed import admix, bsr, dim, si_ni_fgsm, sim, ssa, tim
+from transferjax.attacks.catalogue.targeted import logit, logit_margin, po_trip, s4st, self_universality
+from transferjax.attacks.catalogue.transformed import (
+    admix,
+    anda,
+    bsr,
+    decowa,
+    dim,
+    ops,
+    si_ni_fgsm,
+    sia,
+    sim,
+    ssa,
+    tim,
+)
+from transferjax.attacks.cost import Spent, spent
 from transferjax.attacks.craft import Crafted, craft
 from transferjax.attacks.goals import choose_targets
 from transferjax.attacks.recipe import Recipe, recipe
@@ -41,31 +69,43 @@ from transferjax.predicts.stochastic import Stochastic
 __all__ = [
     "Crafted",
     "Recipe",
+    "Spent",
     "Stochastic",
     "admix",
+    "anda",
     "apgd",
     "apgd_t",
     "ascend",
     "auto_attack",
+    "bfa",
     "bim",
     "bsr",
+    "cfm",
     "choose_targets",
     "craft",
     "cwa",
+    "decowa",
     "dim",
     "emi_fgsm",
     "ensembles",
+    "everywhere",
     "fab",
     "fgsm",
+    "fgsra",
+    "fia",
     "gnp",
     "gra",
     "gradient_of",
+    "ilpd",
     "inputs",
     "lgv",
     "logit",
+    "logit_margin",
+    "mef",
     "mi_fgsm",
     "ni_fgsm",
     "noise",
+    "ops",
     "pgd",
     "pgn",
     "pi_fgsm",
@@ -74,9 +114,12 @@ __all__ = [
     "rap",
     "recipe",
     "rules",
+    "s4st",
     "self_universality",
     "si_ni_fgsm",
+    "sia",
     "sim",
+    "spent",
     "square",
     "ssa",
     "svre",

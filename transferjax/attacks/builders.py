@@ -10,7 +10,7 @@ from transferjax.attacks.ascend import ascend
 from transferjax.attacks.ensembles import Ensemble, mean_losses
 from transferjax.attacks.projections import Start
 from transferjax.attacks.recipe import Momentum, Options
-from transferjax.attacks.rules import along, lookahead
+from transferjax.attacks.rules import along, lookahead, through
 from transferjax.attacks.vocabulary import loss_of
 from transferjax.typing import Attack, Loss, Projection, Rule
 
@@ -85,3 +85,8 @@ def nesterov(eps: float, steps: int, options: Momentum) -> Rule:
     """The look-ahead that goes with a recipe's momentum."""
     step_size = given(options["step_size"], eps / steps)
     return lookahead(options["decay"], step_size, along(options["norm"]))
+
+
+def smoothed(kernel_size: int) -> Rule:
+    """TI, with a Gaussian that ends at three standard deviations."""
+    return through(updates.smooth(kernel_size, (kernel_size - 1) / 6))

@@ -6,15 +6,40 @@ gather.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transferjax.attacks.projections import uniform
 from transferjax.attacks.rules import InputTransform
 from transferjax.checks import check_images
 from transferjax.random import fold_in, sample
 from transferjax.typing import Array, Key
+
+
+def in_turn(*transforms: InputTransform) -> InputTransform:
+    """One transformation after the other, the first one first; each draws from keys of its own."""
+
+    def transform(keys: Key, x: Array, number: Array | int) -> Array:
+        for place, one in enumerate(transforms):
+            x = one(fold_in(keys, place), x, number)
+        return x
+
+    return transform
+
+
+def noise_of_radii(radii: Sequence[float | Array], norm: str = "linf") -> InputTransform:
+    """`x + r u` with u uniform in the norm's unit ball and r one of the radii, as likely as the others."""
+    draw = uniform(norm, 1.0)
+
+    def transform(keys: Key, x: Array, _: Array | int) -> Array:
+        chosen = sample(jax.random.randint, fold_in(keys, 0), (), 0, len(radii))
+        radius = jnp.stack([jnp.asarray(r, x.dtype) for r in radii])[chosen]
+        return x + radius[:, None, None, None] * draw(fold_in(keys, 1), jnp.zeros_like(x))
+
+    return transform
 
 
 def halve(_: Key, x: Array, number: Array | int) -> Array:
@@ -25,13 +50,18 @@ def halve(_: Key, x: Array, number: Array | int) -> Array:
     return x * jnp.exp2(-jnp.asarray(number, x.dtype))
 
 
+def bilinear_taps(place: Array, size: Array | int, to: Array | int) -> tuple[Array, Array, Array]:
+    """Bilinear resizing from `size` to `to` pixels: the two sources of a place, and the second's weight."""
+    source = jnp.maximum((place + 0.5) * size / to - 0.5, 0)
+    low = jnp.minimum(jnp.floor(source), size - 1).astype(jnp.int32)
+    return low, jnp.minimum(low + 1, size - 1), source - low
+
+
 def _resize_matrix(size: int, to: Array | int, canvas: int, offset: Array | int) -> Array:
     """`[canvas, size]`: bilinear resizing from `size` to `to` pixels, laid on a black canvas at `offset`."""
     place = jnp.arange(canvas) - offset
-    source = jnp.maximum((place + 0.5) * size / to - 0.5, 0)
-    low = jnp.minimum(jnp.floor(source), size - 1).astype(jnp.int32)
-    high = jnp.minimum(low + 1, size - 1)
-    weight = (source - low)[:, None]
+    low, high, weight = bilinear_taps(place, size, to)
+    weight = weight[:, None]
     matrix = (1 - weight) * jax.nn.one_hot(low, size) + weight * jax.nn.one_hot(high, size)
     return jnp.where(((place >= 0) & (place < to))[:, None], matrix, 0)
 
@@ -174,15 +204,26 @@ def _shuffle_line(key: Key, size: int, blocks: int) -> tuple[Array, Array, Array
     return piece, cuts[piece] + place - (ends - jnp.diff(cuts)[order])[rank], cuts
 
 
-def _sample_inside(x: Array, row: Array, column: Array, top: Array, bottom: Array) -> Array:
+def sample_inside(x: Array, row: Array, column: Array, top: Array, bottom: Array) -> Array:
     """Bilinear values of `x [H, W, C]` at real coordinates; 0 outside rows `[top, bottom)` or the image."""
-    value = jnp.zeros((*row.shape, x.shape[-1]), x.dtype)
-    for r, wr in ((jnp.floor(row), 1 - row % 1), (jnp.floor(row) + 1, row % 1)):
-        for c, wc in ((jnp.floor(column), 1 - column % 1), (jnp.floor(column) + 1, column % 1)):
+    value, low = jnp.zeros((*row.shape, x.shape[-1]), x.dtype), (jnp.floor(row), jnp.floor(column))
+    share = row - low[0], column - low[1]  # no remainders: a compiled program may round their floor elsewhere
+    for r, wr in ((low[0], 1 - share[0]), (low[0] + 1, share[0])):
+        for c, wc in ((low[1], 1 - share[1]), (low[1] + 1, share[1])):
             inside = (r >= top) & (r < bottom) & (c >= 0) & (c < x.shape[1])
             at = jnp.clip(r, 0, x.shape[0] - 1).astype(int), jnp.clip(c, 0, x.shape[1] - 1).astype(int)
             value += jnp.where(inside, wr * wc, 0).astype(x.dtype)[..., None] * x[at]
     return value
+
+
+def either_way(key: Key, x: Array, by_rows: Callable[[Key, Array], Array]) -> Array:
+    """One image `[H, W, C]` as it is, or its transpose, each half of the time; transposed back."""
+    axis, key = jax.random.split(key)
+    upright = jax.random.bernoulli(axis)
+    if x.shape[0] == x.shape[1]:  # turn the image instead of doing it twice
+        turned = by_rows(key, jnp.where(upright, x, x.swapaxes(0, 1)))
+        return jnp.where(upright, turned, turned.swapaxes(0, 1))
+    return jnp.where(upright, by_rows(key, x), by_rows(key, x.swapaxes(0, 1)).swapaxes(0, 1))
 
 
 def block_shuffle(blocks: int = 3, max_angle: float = 24.0) -> InputTransform:
@@ -208,15 +249,6 @@ def block_shuffle(blocks: int = 3, max_angle: float = 24.0) -> InputTransform:
         cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
         at_row = middle_row[:, None] + cos * dr - sin * dc
         at_column = middle_column + sin * dr + cos * dc
-        return _sample_inside(x, at_row, at_column, top[:, None], bottom[:, None])
+        return sample_inside(x, at_row, at_column, top[:, None], bottom[:, None])
 
-    def one(key: Key, x: Array) -> Array:
-        axis, key = jax.random.split(key)
-        by_rows = jax.random.bernoulli(axis)
-        if x.shape[0] == x.shape[1]:  # turn the image instead of shuffling it twice
-            turned = strips_of_rows(key, jnp.where(by_rows, x, x.swapaxes(0, 1)))
-            return jnp.where(by_rows, turned, turned.swapaxes(0, 1))
-        by_columns = strips_of_rows(key, x.swapaxes(0, 1)).swapaxes(0, 1)
-        return jnp.where(by_rows, strips_of_rows(key, x), by_columns)
-
-    return lambda keys, x, _: jax.vmap(one)(keys, x)
+    return lambda keys, x, _: jax.vmap(lambda key, x: either_way(key, x, strips_of_rows))(keys, x)

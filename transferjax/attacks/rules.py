@@ -21,6 +21,7 @@ import optax
 
 from transferjax.attacks.projections import ball, uniform
 from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs, sign
+from transferjax.norms import unit
 from transferjax.random import fold_in
 from transferjax.typing import Array, GradFn, Key, Memory, PyTree, Rule
 
@@ -48,7 +49,8 @@ def through(transformation: optax.GradientTransformation) -> Rule:
     return rule
 
 
-def _unit(grads: Array, direction: str) -> Array:
+def unit_of(grads: Array, direction: str) -> Array:
+    """ĝ, by the name of its direction."""
     transformation = DIRECTIONS[direction]()
     return transformation.update(grads, transformation.init(grads))[0]
 
@@ -65,7 +67,20 @@ def check_chunk(samples: int, chunk: int) -> None:
         raise ValueError(f"chunk must divide the number of samples; got chunk={chunk}, samples={samples}")
 
 
-def average(transform: InputTransform, samples: int = 1, *, chunk: int = 1, pull_back: bool = True) -> Rule:
+def likeness(x: Array, y: Array) -> Array:
+    """`exp cos(x, y)`, `[B]`: as weights of an average, the softmax of the cosines."""
+    flat = lambda a: unit(a.reshape(len(a), -1), -1)  # noqa: E731
+    return jnp.exp((flat(x) * flat(y)).sum(-1))
+
+
+def average(
+    transform: InputTransform,
+    samples: int = 1,
+    *,
+    chunk: int = 1,
+    pull_back: bool = True,
+    weight: Callable[[Array, Array], Array] | None = None,
+) -> Rule:
     """`1/N Σ_n J_nᵀ g(T_n(x))`: the mean gradient over N draws of an input transformation, J_n its Jacobian.
 
     All samples start from the same memory, and leave the mean of theirs.
@@ -75,6 +90,8 @@ def average(transform: InputTransform, samples: int = 1, *, chunk: int = 1, pull
         samples: N.
         chunk: samples that run at once; divides N.
         pull_back: apply J_nᵀ; False takes the gradient at T_n(x) as it is.
+        weight: `(x, T_n(x)) -> [B]`, of each gradient in a weighted mean, such as `likeness`; all the same if
+            None.
 
     Raises:
         ValueError: `chunk` does not divide `samples`.
@@ -86,11 +103,19 @@ def average(transform: InputTransform, samples: int = 1, *, chunk: int = 1, pull
             keys = fold_in(keys, number)
             y, pull = jax.vjp(lambda x: transform(fold_in(keys, 0), x, number), x)
             aux, grads = grad_fn(y, memory, fold_in(keys, 1), labels)
-            return aux, pull(grads)[0] if pull_back else grads
+            grads = pull(grads)[0] if pull_back else grads
+            if weight is None:
+                return aux, grads
+            share = weight(x, y).reshape(-1, *(1,) * (x.ndim - 1)).astype(grads.dtype)
+            return aux, (share * grads, share)
+
+        def weighed(outputs: Any) -> Any:
+            aux, grads = outputs
+            return aux, grads if weight is None else grads[0] / grads[1]
 
         def mean(*inputs: Any):
             if samples == 1:
-                return one(0, *inputs)
+                return weighed(one(0, *inputs))
 
             def add(total: PyTree, numbers: Array) -> tuple[PyTree, None]:
                 if chunk == 1:
@@ -100,14 +125,14 @@ def average(transform: InputTransform, samples: int = 1, *, chunk: int = 1, pull
 
             zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, 0, *inputs))
             total, _ = jax.lax.scan(add, zeros, jnp.arange(samples).reshape(-1, chunk))
-            return jax.tree.map(_divide_by(samples), total)
+            return weighed(jax.tree.map(divide_by(samples), total))
 
         return mean
 
     return rule
 
 
-def _divide_by(samples: int) -> Callable[[Array], Array]:
+def divide_by(samples: int) -> Callable[[Array], Array]:
     """Counters, of which all samples hold the same, stay integers."""
     return lambda a: a / samples if jnp.issubdtype(a.dtype, jnp.inexact) else a // samples
 
@@ -139,7 +164,7 @@ def probe(
 
         def probed(x: Array, memory: Memory, keys: Key, labels: Array):
             aux, first = grad_fn(x, memory, fold_in(keys, 0), labels)
-            ahead = x + radius * _unit(first, direction)
+            ahead = x + radius * unit_of(first, direction)
             (_, memory), second = grad_fn(ahead, aux[1], fold_in(keys, 1), labels)
             return (aux[0], memory), here * first + there * second
 
@@ -174,7 +199,7 @@ def lookahead(decay: float, step_size: float, direction: str = "mean_abs") -> Ru
         def ahead(x: Array, memory: Memory, keys: Key, labels: Array):
             velocity = memory.get("lookahead", jnp.zeros_like(x))
             (values, memory), grads = grad_fn(x + decay * step_size * velocity, memory, keys, labels)
-            return (values, memory | {"lookahead": decay * velocity + _unit(grads, direction)}), grads
+            return (values, memory | {"lookahead": decay * velocity + unit_of(grads, direction)}), grads
 
         return ahead
 
@@ -198,7 +223,7 @@ def enhanced_momentum(
             factors = jnp.linspace(-radius, radius, samples, dtype=x.dtype) * step_size
             mean = average(lambda _, x, number: x + factors[number] * previous, samples, chunk=chunk)(grad_fn)
             (values, memory), grads = mean(x, memory, keys, labels)
-            return (values, memory | {"enhanced_momentum": _unit(grads, direction)}), grads
+            return (values, memory | {"enhanced_momentum": unit_of(grads, direction)}), grads
 
         return along
 
@@ -227,12 +252,11 @@ def variance_tuning(radius: float, neighbors: int, norm: str = "linf", *, chunk:
     return rule
 
 
-def relevance(radius: float, neighbors: int, norm: str = "linf", *, chunk: int = 1) -> Rule:
-    """`s g(x) + (1 - s) ḡ`, ḡ the mean gradient of uniform neighbours and s the cosine between the two.
+def relevant_to(neighborhood: Rule) -> Rule:
+    """`s g(x) + (1 - s) ḡ`, ḡ the gradient of a rule that looks around x, and s the cosine between the two.
 
     Reference: Zhu et al., "Boosting Adversarial Transferability via Gradient Relevance Attack", ICCV 2023.
     """
-    neighborhood = average(uniform_noise(radius, norm), neighbors, chunk=chunk)
 
     def rule(grad_fn: GradFn) -> GradFn:
         around = neighborhood(grad_fn)
@@ -240,12 +264,17 @@ def relevance(radius: float, neighbors: int, norm: str = "linf", *, chunk: int =
         def relevant(x: Array, memory: Memory, keys: Key, labels: Array):
             (values, memory), grads = grad_fn(x, memory, fold_in(keys, 0), labels)
             (_, memory), mean = around(x, memory, fold_in(keys, 1), labels)
-            dot = jnp.sum(_unit(grads, "l2") * _unit(mean, "l2"), axis=(1, 2, 3), keepdims=True)
+            dot = jnp.sum(unit_of(grads, "l2") * unit_of(mean, "l2"), axis=(1, 2, 3), keepdims=True)
             return (values, memory), dot * grads + (1 - dot) * mean
 
         return relevant
 
     return rule
+
+
+def relevance(radius: float, neighbors: int, norm: str = "linf", *, chunk: int = 1) -> Rule:
+    """`relevant_to` the mean gradient of uniform neighbours."""
+    return relevant_to(average(uniform_noise(radius, norm), neighbors, chunk=chunk))
 
 
 def reverse_perturbation(

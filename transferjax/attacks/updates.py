@@ -126,6 +126,13 @@ def shrink_on_flip(eta: float = 0.94, norm: str = "linf") -> optax.GradientTrans
     return optax.GradientTransformation(init, update)
 
 
+def shrinking_momentum(decay: float, norm: str, step_size: float, eta: float) -> optax.GradientTransformation:
+    """`momentum` whose steps `shrink_on_flip` of its sign."""
+    return optax.chain(
+        normalize_by_mean_abs(), optax.trace(decay), shrink_on_flip(eta, norm), optax.scale(step_size)
+    )
+
+
 def patch_wise(
     eps: float, step_size: float, *, beta: float = 10.0, gamma: float = 16 / 255, kernel_size: int = 3
 ) -> optax.GradientTransformation:

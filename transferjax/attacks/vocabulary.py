@@ -33,15 +33,16 @@ RANGES = {
     for kind, names in (
         (
             COUNT,
-            "steps samples neighbors scales chunk blocks inner_steps restarts queries target_classes eot",
+            "steps samples neighbors scales chunk blocks side mesh inner_steps restarts queries "
+            "target_classes eot",
         ),
         (
             FROM_ZERO,
-            "eps step_size inner_step reverse_step zeta radius sigma decay beta gamma ratio max_angle "
-            "weight margin",
+            "eps step_size inner_step reverse_step zeta radius sigma decay inner_decay beta gamma ratio "
+            "max_angle weight margin",
         ),
         (FROM_ZERO._replace(whole=True), "late_start seed"),
-        (POSITIVE, "rate eta"),
+        (POSITIVE, "rate eta tau"),
         (SHARE, "prob rho delta alpha_max p low high"),
         (KERNEL, "kernel_size"),
     )
@@ -62,10 +63,13 @@ ELSEWHERE = {  # what torchattacks, TransferAttack, ART, CleverHans, foolbox and
     "restarts": "n_restarts nb_restarts num_restarts num_random_init nb_random_init",
     "norm": "ord p_norm norm_type",
     "targeted": "target_mode is_targeted attack_mode",
-    "neighbors": "n num_neighbor num_neighbors n_neighbors neighbor copies",
-    "samples": "n num_sample num_samples n_samples num_copies num_block num_admix m2",
+    "neighbors": "n num_neighbor num_neighbors n_neighbors neighbor copies num_sample_neighbor",
+    "samples": "n num_sample num_samples n_samples num_copies num_block num_admix m2 num_scale num_warping "
+    "num_ens num_sample_operator copies",
     "scales": "m m1 num_scale num_scales",
-    "zeta": "beta",
+    "zeta": "beta gamma",
+    "layer": "feature_layer layer_name il_pos",
+    "tau": "temperature t",
     "radius": "r epsilon_n",
     "reverse_step": "r_size",
     "prob": "diversity_prob",

@@ -110,6 +110,17 @@ class Branch(nn.Module):
         return x
 
 
+class Attended(nn.Module):
+    """The identity around an attention's weights `[B, …, n, m]`, so that these can be found too."""
+
+    def __call__(self, weights: Array) -> Array:
+        return weights
+
+
+MARKS = (Branch, Attended)
+"""Modules that are no layers."""
+
+
 def max_pool(x: Array, size: int, stride: int | None = None, padding: int = 0, ceil: bool = False) -> Array:
     """The maximum over `size` x `size` windows; padding never wins. `ceil`: the last window may stick out.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from transferjax.models.layers import Branch, Layers, Net, global_pool
+from transferjax.models.layers import Attended, Branch, Layers, Net, global_pool
 from transferjax.models.vit import MLP
 from transferjax.typing import Array
 
@@ -54,7 +54,7 @@ class WindowAttention(nn.Module):
         scores += rearrange(table[relative_positions(self.window)], "n m h -> h n m").astype(scores.dtype)
         if self.mask is not None:
             scores += jnp.where(self.mask, 0, -100)[:, None].astype(scores.dtype)
-        x = jnp.einsum("bwhnm,bwhmd->bwhnd", jax.nn.softmax(scores), v)
+        x = jnp.einsum("bwhnm,bwhmd->bwhnd", Attended()(jax.nn.softmax(scores)), v)
         return self.layers.dense(qkv.shape[-1] // 3, "proj")(rearrange(x, "b w h n d -> b w n (h d)"))
 
 

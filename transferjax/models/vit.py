@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from transferjax.models.layers import Branch, Layers, Net
+from transferjax.models.layers import Attended, Branch, Layers, Net
 from transferjax.typing import Array
 
 
@@ -25,7 +25,7 @@ class Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         qkv = self.layers.dense(3 * x.shape[-1], "qkv")(x)
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        weights = jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5)
+        weights = Attended()(jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5))
         x = rearrange(jnp.einsum("bhnm,bhmd->bhnd", weights, v), "b h n d -> b n (h d)")
         return self.layers.dense(x.shape[-1], "proj")(x)
 

@@ -4,6 +4,7 @@ stochastic        predicts that draw, with keys from outside
 snapshots         several nets: stacked, or the mean of their answers
 modules           a Flax net's layers, looked at and changed
 surrogates        other gradients from the same net: skip gradient, ghosts
+tokens            the same, of vision transformers: without extreme tokens, or without attention
 backprop          the same, through ReLUs as if they were linear
 foreign           any JAX function, nets of Linen, NNX, Equinox
 torch_modules     PyTorch modules, with their gradient
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     from transferjax.predicts.platforms import aws, azure, baidu, google
     from transferjax.predicts.preprocessing import Preprocessing
     from transferjax.predicts.rankings import ranked
-    from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities
+    from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities, swag
     from transferjax.predicts.stochastic import Stochastic, with_keys
-    from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient
+    from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient, weight_scaling
+    from transferjax.predicts.tokens import pna, tgr
     from transferjax.predicts.torch_modules import from_torch_module
 
 __all__ = [
@@ -71,11 +73,15 @@ __all__ = [
     "mean_probabilities",
     "multipart",
     "open_inference",
+    "pna",
     "ranked",
     "raw_bytes",
     "read_preprocessing",
     "scores",
     "skip_gradient",
+    "swag",
+    "tgr",
+    "weight_scaling",
     "with_features",
     "with_keys",
 ]
@@ -93,9 +99,10 @@ __getattr__ = lazy.names(
         "platforms": "aws azure baidu google",
         "preprocessing": "Preprocessing",
         "rankings": "ranked",
-        "snapshots": "Snapshots mean_logits mean_probabilities",
+        "snapshots": "Snapshots mean_logits mean_probabilities swag",
         "stochastic": "Stochastic with_keys",
-        "surrogates": "ghost_dropout ghost_skips skip_gradient",
+        "surrogates": "ghost_dropout ghost_skips skip_gradient weight_scaling",
+        "tokens": "pna tgr",
         "torch_modules": "from_torch_module",
     },
 )

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from transferjax.checks import check_images
-from transferjax.models.layers import Branch
+from transferjax.models.layers import MARKS
 from transferjax.typing import Array, Predict
 
 Change = Callable[[nn.Module, Array], Array]
@@ -50,7 +50,7 @@ def layers(predict: Predict, images: Array) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(module: nn.Module, output: Array) -> Array:
-        if not isinstance(module, Branch):  # a mark, and no layer
+        if not isinstance(module, MARKS):
             shapes[path_of(module)] = output.shape
         return output
 
@@ -58,28 +58,35 @@ def layers(predict: Predict, images: Array) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def with_features(predict: Predict, layer: str, x: Array, shift: Array | float = 0.0) -> tuple[Array, Array]:
-    """The logits, and a layer's output, to which `shift` is added.
+def at_layer(
+    predict: Predict, layer: str, x: Array, change: Callable[[Array], Array] = lambda output: output
+) -> tuple[Array, Array]:
+    """The logits, and a layer's output, both after a change of the latter.
 
     Args:
         predict: of a Flax net.
         layer: a path of `layers`, or the end of one; the first that is evaluated, if several end in it.
         x: images `[B, H, W, C]`.
-        shift: what the layer's output grows by, and with it the logits.
+        change: what takes the place of the layer's output.
 
     Raises:
         ValueError: no such layer.
     """
     found: list[Array] = []
 
-    def change(module: nn.Module, output: Array) -> Array:
-        if found or not path_of(module).endswith(layer) or isinstance(module, Branch):
+    def changed(module: nn.Module, output: Array) -> Array:
+        if found or not path_of(module).endswith(layer) or isinstance(module, MARKS):
             return output
-        found.append(output + shift)
+        found.append(change(output))
         return found[0]
 
-    logits = tapped(predict, x, change)
+    logits = tapped(predict, x, changed)
     if not found:
         known = list(layers(predict, x))
         raise ValueError(f"no module of this net has a path that ends in {layer!r}; it has {known}")
     return logits, found[0]
+
+
+def with_features(predict: Predict, layer: str, x: Array, shift: Array | float = 0.0) -> tuple[Array, Array]:
+    """The logits and a layer's output, to which `shift` is added; see `at_layer`."""
+    return at_layer(predict, layer, x, lambda output: output + shift)

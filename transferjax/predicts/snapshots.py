@@ -1,5 +1,6 @@
 """Several nets: `Snapshots` of one function, and one predict that holds the others."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.classes import noting
-from transferjax.typing import Array, Predict
+from transferjax.random import one_key
+from transferjax.typing import Array, Key, Predict
 
 
 @jax.tree_util.register_dataclass
@@ -55,6 +57,40 @@ def check_members(predict: Predict | Sequence[Predict] | Snapshots, x: Array) ->
     if isinstance(predict, tuple | list) and len(predict) > 1:
         for member in _noted(predict):
             jax.eval_shape(member, x)
+
+
+def swag(predicts: Sequence[Predict] | Snapshots, key: Key, count: int = 20, scale: float = 1.5) -> Snapshots:
+    """Nets drawn around those of one training: `w ~ N(w̄, scale² diag(mean w² - w̄²))`.
+
+    Batch statistics are the mean of theirs, and not drawn.
+
+    Args:
+        predicts: at least two of one structure, such as the checkpoints of a training at a constant rate.
+        key: of the draws.
+        count: of nets.
+        scale: of their distance from the mean, in standard deviations.
+
+    Raises:
+        ValueError: fewer than two nets, which have no spread.
+
+    Reference: Li et al., "Making Substitute Models More Bayesian Can Enhance Transferability of Adversarial
+    Examples", ICLR 2023: about 300 weights of ten epochs, 20 draws at 1.5; training with `rules.gnp`. SWAG
+    with a diagonal covariance is Maddox et al., NeurIPS 2019.
+    """
+    stack = predicts if isinstance(predicts, Snapshots) else Snapshots.stack(predicts)
+    if len(stack) < 2:
+        raise ValueError(f"expected at least 2 nets to tell their spread; got {len(stack)}")
+    key = one_key(key)
+
+    def drawn(path: jax.tree_util.KeyPath, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        mean = jnp.broadcast_to(leaf.mean(0), (count, *leaf.shape[1:]))
+        if "batch_stats" in name:
+            return mean
+        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return mean + scale * leaf.std(0) * jax.random.normal(own, mean.shape, leaf.dtype)
+
+    return Snapshots(jax.tree_util.tree_map_with_path(drawn, stack.predict))
 
 
 def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:

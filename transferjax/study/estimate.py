@@ -14,17 +14,22 @@ from math import prod
 from statistics import median
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transferjax import models
-from transferjax.study import registry
+from transferjax.attacks.cost import Spent, spent
 from transferjax.study.content import facts, size
+from transferjax.study.make import attack_of
 from transferjax.study.plan import Plan, work
+from transferjax.study.registry import ATTACKS, accepts
 from transferjax.study.specs import (
     Adversarial,
     Apply,
     Call,
+    Goal,
     Network,
     Pretrained,
     Purifier,
@@ -35,18 +40,26 @@ from transferjax.study.store import Store
 
 PASSES = {
     "Network": 3.0,
-    "Adversarial": 3.0,
     "Verdicts": 1.0,
     "Measure": 12.0,
     "Derived": 300.0,
     "Purifier": 9.0,
 }
-"""Forward passes for each image of `plan.work`."""
+"""Forward passes for each image of `plan.work`; an attack's are counted (`attacks.cost`)."""
 
 FIRST = {"Network": 8.0, "Adversarial": 3.0, "Verdicts": 1.0, "Measure": 3.0, "Derived": 5.0, "Purifier": 8.0}
 """Seconds that a program of small networks costs once, where nobody knows: as measured on two cores."""
 
-GRADIENTS = {"sam": 2, "asam": 2, "gsam": 2, "agsam": 2, "er": 2, "input_gradient": 3, "jacobian": 3}
+GRADIENTS = {
+    "sam": 2,
+    "asam": 2,
+    "gsam": 2,
+    "agsam": 2,
+    "gnp": 2,
+    "er": 2,
+    "input_gradient": 3,
+    "jacobian": 3,
+}
 """How many times as much a training step costs with a mechanism's part."""
 
 
@@ -143,7 +156,39 @@ def _guess(spec: Spec, known: Mapping[str, Rate]) -> Rate:
 
 def _for_each(spec: Spec) -> float:
     """Operations for each image of `plan.work`."""
-    return sum(map(_forward, _networks(spec))) * PASSES[type(spec).__name__] * _repeats(spec)
+    forward = [_forward(net) for net in _networks(spec)]
+    if isinstance(spec, Adversarial):
+        shape = facts(spec.data).image_shape
+        cost = cost_of(spec.attack, spec.goal, spec.norm, len(forward), shape)
+        passes = cost.evaluations + 2.0 * cost.gradients  # a backward pass is about two forward ones
+        return passes * sum(forward) / max(len(forward), 1) / work(spec, lambda _: 1)
+    return sum(forward) * PASSES[type(spec).__name__] * _repeats(spec)
+
+
+@cache
+def cost_of(call: Call, goal: Goal, norm: str, surrogates: int, shape: tuple[int, int, int]) -> Spent:
+    """What an attack spends on an image of that shape; nothing, without surrogates or where it refuses."""
+    if not surrogates:
+        return Spent(0, 0)
+    net = _Probe(str(call.arguments.get("layer", "layer")))
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    predict = models.predictor(net, jax.eval_shape(net.init, jax.random.key(0), image))
+    pool = np.zeros((1, *shape), np.uint8) if accepts(ATTACKS, call, "pool") else None
+    try:
+        attack = attack_of(call, goal, 0.1, norm, pool)
+        return spent(attack, (predict,) * surrogates if surrogates > 1 else predict, shape)
+    except ValueError:  # a goal, a norm, an image that is too small: said where it is made
+        return Spent(0, 0)
+
+
+class _Probe(nn.Module):
+    """A net of one layer by any name, which stands for a surrogate where only calls are counted."""
+
+    layer: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(10)(nn.Conv(4, (3, 3), name=self.layer)(x).mean((1, 2)))
 
 
 GPU_SPEED = 20e12
@@ -162,14 +207,10 @@ def gpu_hours(plan: Plan) -> float:
 
 
 def _repeats(spec: Spec) -> float:
-    """Gradients for each one that `PASSES` counts."""
+    """Gradients for each one that `PASSES` counts, of a training."""
     if isinstance(spec, Network):
         steps = [part.arguments.get("steps", 10) + 1 for part in spec.parts if part.name == "adversarial"]
         return prod([GRADIENTS.get(part.name, 1) for part in spec.parts] + steps)
-    if isinstance(spec, Adversarial):
-        names = ("samples", "neighbors", "scales", "restarts")
-        options = {n: p.default for n, p in registry.ATTACKS.options(spec.attack.name).items()}
-        return prod((options | spec.attack.arguments).get(name, 1) for name in names)
     return 1.0
 
 

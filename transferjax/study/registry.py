@@ -101,12 +101,13 @@ ATTACKS = _table(
         **_rows(
             "transferjax.attacks",
             "fgsm bim pgd mi_fgsm ni_fgsm emi_fgsm pi_fgsm dim tim sim si_ni_fgsm admix ssa bsr vmi_fgsm "
-            "vni_fgsm gra pgn gnp rap tpa logit svre cwa lgv noise",
+            "vni_fgsm gra pgn gnp rap tpa logit svre cwa lgv noise sia anda decowa ops mef fgsra "
+            "logit_margin s4st",
             free=("chunk",),
         ),
         **_rows(
             "transferjax.attacks",
-            "po_trip self_universality apgd apgd_t fab square auto_attack",
+            "po_trip self_universality fia bfa ilpd cfm everywhere apgd apgd_t fab square auto_attack",
             free=("chunk",),
             alone=True,
         ),
@@ -123,7 +124,7 @@ PARTS = _table(
             slot="transforms",
         ),
         **_rows("transferjax.training.penalties", "input_gradient jacobian", slot="penalties"),
-        **_rows("transferjax.training.rules", "sam asam gsam agsam look_sam msam er", slot="rules"),
+        **_rows("transferjax.training.rules", "sam asam gsam agsam look_sam msam gnp er", slot="rules"),
         **_rows("transferjax.training.averaging", "swa ema", slot="averages"),
     },
     "axis_name total_steps steps_per_epoch",
@@ -176,7 +177,7 @@ APPLY = _table(
         **_rows("transferjax.defences", "bit_depth jpeg feature_distillation resize_and_pad random_affine"),
         **_rows("transferjax.defences", "smoothed purified"),
         **_rows("transferjax.predicts", "skip_gradient", version=2),
-        **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout"),
+        **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout tgr pna weight_scaling"),
         **_rows("transferjax.predicts", "mean_logits mean_probabilities"),
         **_rows("transferjax.models", "select_classes"),
         **_rows("transferjax.study.resolve", "resized"),
@@ -204,6 +205,11 @@ PIECES = _table(
             free=("chunk",),
         ),
         **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle"),
+        **_rows("transferjax.attacks.blockwise", "structures scaled_blocks kept_blocks"),
+        **_rows("transferjax.attacks.warps", "compositions"),
+        **_rows(
+            "transferjax.attacks.samplers", "constrained_warps inverted_points patch_out", free=("chunk",)
+        ),
         **_rows("transferjax.attacks.ensembles", "one_member"),
         **_rows("transferjax.attacks.updates", "smooth sign"),
         **_rows("transferjax.attacks.projections", "l2_nearest"),

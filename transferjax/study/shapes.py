@@ -30,7 +30,18 @@ from transferjax.typing import Array, Batch, PyTree
 
 IMAGES = 2  # a trace's batch
 PRODUCTS = ("conv_general_dilated", "conv_nhwc", "dot_general")  # on CPU, and elsewhere
-COPIES = {"sam": 1, "asam": 1, "gsam": 2, "agsam": 2, "look_sam": 2, "msam": 1, "er": 1, "swa": 1, "ema": 1}
+COPIES = {
+    "sam": 1,
+    "asam": 1,
+    "gsam": 2,
+    "agsam": 2,
+    "look_sam": 2,
+    "msam": 1,
+    "gnp": 2,
+    "er": 1,
+    "swa": 1,
+    "ema": 1,
+}
 
 
 class Size(NamedTuple):

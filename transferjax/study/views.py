@@ -24,6 +24,7 @@ from transferjax.report.tables import NOISE, of_surrogates
 from transferjax.study import along, claim_views, image_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
+from transferjax.study.frontier import frontier, frontier_rows
 from transferjax.study.paper_views import scalars
 from transferjax.study.rows import Arrays, Row, block_of, is_right, transfer_rows
 from transferjax.study.specs import Call, Measure, Network, Spec, Verdicts
@@ -200,6 +201,7 @@ VIEWS: dict[str, Kind] = {
     "accuracy": Kind(accuracy_rows, accuracy),
     "table": Kind(transfer_rows, table),
     "plane": Kind(transfer_rows, plane),
+    "frontier": Kind(frontier_rows, frontier),
     "curve": Kind(curve_rows, curve, ("block", "show", "mechanisms", "x")),
     "regression": Kind(transfer_rows, regression),
     "matrix": Kind(matrix_rows, matrix, ("block", "column")),

@@ -189,6 +189,39 @@ def msam(rho: float, decay: float = 0.9) -> Rule:
     return rule
 
 
+def gnp(weight: float, rho: float = 0.1, *, batch_stats: str = "both") -> Rule:
+    """Gradient norm penalty: `g + λ (g(w + ρ g/‖g‖) − g)/ρ`.
+
+    The gradient of `L + λ ‖∇w L‖`, to first order in ρ; λ = ρ is SAM.
+
+    Args:
+        weight: λ, in units of the weights.
+        rho: ρ > 0, how far the second gradient is taken, in units of the weights.
+        batch_stats: as in `gsam`.
+
+    Returns:
+        A rule of two gradients a step; value and metrics are those at w.
+
+    Reference: Zhao et al., "Penalizing Gradient Norm for Efficiently Improving Generalization", ICML 2022; Li
+    et al., "Making Substitute Models More Bayesian Can Enhance Transferability of Adversarial Examples", ICLR
+    2023, whose official code has λ = 1, ρ = 0.1.
+    """
+    _check(rho, batch_stats)
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        second_pass = _second_pass(grad_fn, rho, False, batch_stats)
+
+        def penalized(params: PyTree, memory: Memory, *data: PyTree):
+            (value, memory), grads = grad_fn(params, memory, *data)
+            memory, ahead = second_pass(params, memory, grads, *data)
+            share = weight / rho
+            return (value, memory), jax.tree.map(lambda g, p: (1 - share) * g + share * p, grads, ahead)
+
+        return penalized
+
+    return rule
+
+
 def er(weight: float) -> Rule:
     """ER, explicit gradient regularization: `g + λ H g`, the gradient of `L + λ/2 ‖∇w L‖²`.
 

@@ -4,11 +4,12 @@ from typing import Unpack
 
 import optax
 
-from transferjax.attacks import rules, updates
+from transferjax.attacks import inputs, rules, updates
 from transferjax.attacks.builders import PAPER_EPS, given, in_ball, nesterov, paper_length, with_momentum
 from transferjax.attacks.projections import Start, uniform
 from transferjax.attacks.recipe import Momentum, Options, recipe
 from transferjax.attacks.rules import along, average, mix, probe, uniform_noise
+from transferjax.attacks.samplers import inverted_points
 from transferjax.chain import chain
 from transferjax.typing import Attack
 
@@ -97,14 +98,69 @@ def gra(
 
     Reference: Zhu et al., ICCV 2023, algorithm 1: steps of `eps / steps`, ten, N = 20, β = 3.5, η = 0.94.
     """
-    update = optax.chain(
-        updates.normalize_by_mean_abs(),
-        optax.trace(decay),
-        updates.shrink_on_flip(eta, options["norm"]),
-        optax.scale(given(step_size, eps / steps)),
-    )
+    update = updates.shrinking_momentum(decay, options["norm"], given(step_size, eps / steps), eta)
     relevant = rules.relevance(zeta * eps, neighbors, options["norm"], chunk=chunk)
     return in_ball(update, relevant, eps=eps, steps=steps, **options)
+
+
+@recipe
+def fgsra(
+    eps: float,
+    steps: int = 10,
+    *,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    neighbors: int = 20,
+    zeta: float = 2.0,
+    rho: float = 0.7,
+    eta: float = 0.94,
+    chunk: int = 1,
+    **options: Unpack[Options],
+) -> Attack:
+    """Frequency-guided relevance: GRA among neighbours with random spectra, the more alike weighing more.
+
+    `ḡ = Σ_n w_n g(x_n)`, `w = softmax_n cos(x, x_n)`, `x_n = IDCT(DCT(x + u_n) · m_n)`, u uniform in a ball
+    of radius `zeta · eps`, m in `[1 - rho, 1 + rho]`; then as in `gra`. The gradient at x_n is taken as it
+    is.
+
+    Reference: Wang et al., "Improving Adversarial Transferability via Frequency-Guided Sample Relevance
+    Attack",
+    CIKM 2024: steps of `eps / steps`, ten, N = 20, β = 2, ρ = 0.7. Its official code (ρ = 0.5) adds DI to the
+    neighbours and TI with a kernel of 7 (`inner_rules`, `outer_rules`), and trains the surrogate a little
+    on the way; TransferAttack sums `cos(x, x_n) g(x_n)`, beside which g(x) weighs nothing.
+    """
+    norm = options["norm"]
+    update = updates.shrinking_momentum(decay, norm, given(step_size, eps / steps), eta)
+    spectra = inputs.in_turn(uniform_noise(zeta * eps, norm), inputs.spectrum(0.0, rho))
+    around = average(spectra, neighbors, chunk=chunk, pull_back=False, weight=rules.likeness)
+    return in_ball(update, rules.relevant_to(around), eps=eps, steps=steps, **options)
+
+
+@recipe(decay=0.5)
+def mef(
+    eps: float,
+    steps: int = 20,
+    *,
+    neighbors: int = 20,
+    zeta: float = 2.0,
+    radius: float = 0.15,
+    inner_decay: float = 0.9,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Maximin expected flatness: the mean gradient of neighbours that remember theirs; see `inverted_points`.
+
+    Args:
+        step_size: length of one step in the same norm; `eps / 10` if None.
+        zeta, radius: of the neighbourhood, and of the step in it along what each point remembers, in eps.
+
+    Reference: Qiu et al., 2024: 20 steps of 1.6/255 at ε = 16/255, decay 0.5, N = 20, γ = 2, ξ = 0.15.
+    """
+    options["step_size"] = given(options["step_size"], eps / 10)
+    points = inverted_points(
+        zeta * eps, radius * eps, neighbors, options["norm"], inner_decay=inner_decay, chunk=chunk
+    )
+    return with_momentum(points, eps=eps, steps=steps, **options)
 
 
 @recipe

@@ -5,15 +5,15 @@ from typing import Any, Unpack, cast
 import jax
 import jax.numpy as jnp
 
-from transferjax.attacks import inputs, updates
-from transferjax.attacks.builders import given, with_momentum
+from transferjax.attacks import blockwise, inputs
+from transferjax.attacks.builders import given, smoothed, with_momentum
 from transferjax.attacks.recipe import Momentum, recipe
-from transferjax.attacks.rules import average, through
+from transferjax.attacks.rules import average
 from transferjax.checks import check_labels
 from transferjax.losses import cross_entropy, probabilities
 from transferjax.norms import unit
 from transferjax.predicts.stochastic import Stochastic
-from transferjax.typing import Array, Attack, Key, Predict
+from transferjax.typing import Array, Attack, Key, Loss, Predict
 
 
 @recipe(targeted=True, loss="logit")
@@ -34,9 +34,94 @@ def logit(
     Reference: Zhao et al., "On Success and Simplicity", NeurIPS 2021: 300 steps of 2/255 at
     ε = 16/255, DI with probability 0.7, a kernel of 5.
     """
-    own = through(updates.smooth(kernel_size, (kernel_size - 1) / 6)), average(inputs.diversity(rate, prob))
+    own = smoothed(kernel_size), average(inputs.diversity(rate, prob))
     options["step_size"] = given(options["step_size"], eps / 8)
     return with_momentum(*own, eps=eps, steps=steps, **options)
+
+
+CALIBRATIONS = ("margin", "temperature")
+
+
+def calibrated(variant: str, tau: float) -> Loss:
+    """Cross-entropy of logits that a sure net leaves room: divided by their top margin, or by τ.
+
+    `CE(z / (z_π1 - z_π2))`, through whose margin no gradient passes ("margin"), or `CE(z / τ)`
+    ("temperature").
+
+    Reference: Weng et al., "Logit Margin Matters", TIFS 2023.
+    """
+    if variant not in CALIBRATIONS:
+        raise ValueError(f"variant must be one of {', '.join(CALIBRATIONS)}; got {variant!r}")
+
+    def loss(logits: Array, targets: Array) -> Array:
+        if variant == "temperature":
+            return cross_entropy(logits / tau, targets)
+        top = jax.lax.top_k(jax.lax.stop_gradient(logits), 2)[0]
+        gap = top[:, :1] - top[:, 1:]
+        return cross_entropy(logits / jnp.where(gap > 0, gap, 1), targets)
+
+    return loss
+
+
+@recipe(targeted=True, without=("loss",))
+def logit_margin(
+    eps: float,
+    steps: int = 300,
+    *,
+    variant: str = "margin",
+    tau: float = 5.0,
+    rate: float = 1.1,
+    prob: float = 0.7,
+    kernel_size: int = 5,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Logit calibration with DI, TI and MI: cross-entropy that does not saturate; see `calibrated`.
+
+    Args:
+        step_size: length of one step in the same norm; `eps / 8` if None.
+        variant: "margin", or "temperature" with τ.
+        tau: τ.
+        rate, prob: of DI, which comes back to the image's size.
+
+    Reference: Weng et al., TIFS 2023: 300 steps of 2/255 at ε = 16/255, τ = 5, a kernel of 5; rate and
+    probability are TransferAttack's.
+    """
+    options["step_size"] = given(options["step_size"], eps / 8)
+    own = smoothed(kernel_size), average(inputs.diversity(rate, prob, resize_back=True))
+    return with_momentum(*own, eps=eps, steps=steps, **options | {"loss": calibrated(variant, tau)})
+
+
+@recipe(targeted=True, without=("loss",))
+def s4st(
+    eps: float,
+    steps: int = 900,
+    *,
+    samples: int = 1,
+    rate: float = 1.9,
+    prob: float = 0.9,
+    kernel_size: int = 5,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """S4ST: one of SIA's operations on the whole image, then each block resized by itself; with TI and MI.
+
+    The loss is that of `logit_margin`.
+
+    Args:
+        step_size: length of one step in the same norm; `eps / 8` if None.
+        samples: transformed copies at each step.
+        rate: blocks are resized by 1/rate to rate.
+        prob: of resizing a block.
+
+    Reference: Liu et al., "S4ST: A Strong, Self-transferable, faSt, and Simple Scale Transformation for
+    Transferable Targeted Attack", 2024: 900 steps of 2/255 at ε = 16/255, one copy, r = 1.9, p = 0.9, 2 x 3
+    blocks.
+    """
+    options["step_size"] = given(options["step_size"], eps / 8)
+    whole = blockwise.structures(1, operations=tuple(n for n in blockwise.STRUCTURES if n != "resize"))
+    scaled = inputs.in_turn(whole, blockwise.scaled_blocks(2, 3, rate, prob))
+    own = smoothed(kernel_size), average(scaled, samples, chunk=chunk)
+    return with_momentum(*own, eps=eps, steps=steps, **options | {"loss": calibrated("margin", 1.0)})
 
 
 def poincare(logits: Array, targets: Array) -> Array:

@@ -2,10 +2,15 @@
 
 from typing import Unpack
 
-from transferjax.attacks import inputs, rules, updates
-from transferjax.attacks.builders import given, nesterov, with_momentum
-from transferjax.attacks.recipe import Momentum, recipe
+import optax
+
+from transferjax.attacks import blockwise, inputs, rules, updates, warps
+from transferjax.attacks.builders import given, in_ball, nesterov, with_momentum
+from transferjax.attacks.recipe import Momentum, Options, recipe
 from transferjax.attacks.rules import average
+from transferjax.attacks.samplers import constrained_warps
+from transferjax.attacks.warps import compositions
+from transferjax.chain import chain
 from transferjax.typing import Array, Attack
 
 
@@ -130,3 +135,111 @@ def bsr(
     """
     shuffled = average(inputs.block_shuffle(blocks, max_angle), samples, chunk=chunk)
     return with_momentum(shuffled, eps=eps, steps=steps, **options)
+
+
+@recipe
+def sia(
+    eps: float,
+    steps: int = 10,
+    *,
+    samples: int = 20,
+    blocks: int = 3,
+    radius: float = 16 / 255,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Structure invariance: the mean gradient where each block has an operation; see `blockwise.structures`.
+
+    Args:
+        radius: of the noise that a block may get, in pixel units, whatever eps and norm.
+
+    Reference: Wang et al., ICCV 2023: steps of `eps / steps`, ten, N = 20, 3 x 3 blocks.
+    """
+    operated = average(blockwise.structures(blocks, radius), samples, chunk=chunk)
+    return with_momentum(operated, eps=eps, steps=steps, **options)
+
+
+@recipe
+def anda(
+    eps: float,
+    steps: int = 10,
+    *,
+    step_size: float | None = None,
+    side: int = 5,
+    radius: float = 0.3,
+    chunk: int = 1,
+    **options: Unpack[Options],
+) -> Attack:
+    """Asymptotically normal distribution: steps along the mean of all gradients so far, at translated images.
+
+    Args:
+        side: of the square grid of translations; `chunk` divides their number, `side²`.
+        radius: of the translations, in units of half the image.
+
+    Reference: Fang et al., "Strong Transferable Adversarial Attacks via Ensembled Asymptotically Normal
+    Distribution Learning", CVPR 2024: steps of `eps / steps`, ten, 25 translations by up to 0.3. It ends at
+    the distribution's mean, as in TransferAttack, and a sum over steps has the mean's direction.
+    """
+    step = updates.steepest(options["norm"], given(step_size, eps / steps))
+    moved = average(warps.shifts(side, radius), side**2, chunk=chunk)
+    return in_ball(optax.chain(optax.trace(1.0), step), moved, eps=eps, steps=steps, **options)
+
+
+@recipe
+def decowa(
+    eps: float,
+    steps: int = 10,
+    *,
+    samples: int = 20,
+    mesh: int = 3,
+    beta: float = 1.0,
+    rho: float = 0.01,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Deformation-constrained warping: the mean gradient through warps; see `samplers.constrained_warps`.
+
+    Args:
+        mesh: control points of a warp in each direction, at least 3.
+        beta: how far the inner ones go at most, in units of half the image.
+        rho: of their step down the loss, in units of its gradient.
+
+    Reference: Lin et al., AAAI 2024: steps of `eps / steps`, ten, N = 20, 3 x 3 points, a noise of scale 2
+    (from -1 to 1), ρ = 0.01.
+    """
+    warped = constrained_warps(samples, mesh, beta, rho, chunk=chunk)
+    return with_momentum(warped, eps=eps, steps=steps, **options)
+
+
+@recipe
+def ops(
+    eps: float,
+    steps: int = 10,
+    *,
+    neighbors: int = 30,
+    samples: int = 30,
+    zeta: float = 2.0,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Operators and perturbations: the mean gradient over compositions of operations on neighbours of x.
+
+    `1/(NM + 1) (g(x) + Σ_n Σ_m J_nmᵀ g(T_nm(x + u_n)))`: N neighbours, uniform in a ball of a radius that is
+    drawn from `zeta · eps` · {1/4, …, 6/4}, and M compositions T of each (`warps.compositions`).
+
+    Args:
+        neighbors, samples: N and M; 901 gradients a step.
+        zeta: β, of the radii.
+        chunk: compositions at once; divides M.
+
+    Reference: Guo et al., "Boosting Adversarial Transferability through Augmentation in Hypothesis Space",
+    CVPR
+    2025: steps of `eps / steps`, ten, β = 2, N = M = 30 (TransferAttack takes 10 and 20, draws 60
+        neighbours once,
+    and rotates to the nearest pixel).
+    """
+    radii = tuple(zeta * eps * quarter / 4 for quarter in range(1, 7))
+    around = average(inputs.noise_of_radii(radii, options["norm"]), neighbors)
+    many, count = chain(around, average(compositions(), samples, chunk=chunk)), neighbors * samples
+    both = rules.mix(1 / (count + 1), count / (count + 1), many)
+    return with_momentum(both, eps=eps, steps=steps, **options)

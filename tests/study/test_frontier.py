@@ -1,0 +1,46 @@
+"""Attacks at equal cost: every row of the config spends what its label says."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import frontier
+from transferjax import models
+from transferjax.attacks import spent
+from transferjax.study import config, registry, views
+from transferjax.study.make import attack_of
+from transferjax.study.specs import Call, Goal
+
+POOL = np.zeros((1, 8, 8, 3), np.uint8)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(nn.Conv(2, (3, 3), name="layer2.0")(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", frontier.ATTACKS)
+def test_every_attack_spends_what_its_label_says(name):
+    predict = models.predictor(Net(), Net().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    for label, row, options in frontier.attacks((name,)):
+        call = Call(name=row, options=options)
+        pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
+        attack = attack_of(call, Goal(), 8 / 255, "linf", pool)
+        assert f"{name} {spent(attack, predict, (8, 8, 3)).gradients}" == label
+
+
+def test_the_config_is_read_and_its_variants_choose():
+    study = config.read(frontier.get_config("smoke"), views.VIEWS)
+    assert [name for name, _ in study.blocks["main"].attacks] == ["PGD 10", "SIA 10", "FIA 10"]
+    one = frontier.get_config("gradients=100,attacks=PGN+SIA,count=50")
+    assert [label for label, *_ in one.attacks] == ["PGN 100", "SIA 100"]
+    assert dict(one.blocks)["main"]["data"]["count"] == 50
+    whole = frontier.get_config()
+    assert len(whole.attacks) == 3 * len(frontier.ATTACKS)
+    assert len(dict(whole.blocks)["main"]["targets"]) == 6 + 2
+    for wrong in ("attacks=PDG", "gradients=50"):
+        with pytest.raises(ValueError, match=r"unknown \["):
+            frontier.get_config(wrong)

@@ -1,0 +1,41 @@
+"""The view of attacks at their cost: transfer success against gradients per image."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from transferjax.report.frontier import costs, success_by_cost
+from transferjax.report.page import Section
+from transferjax.report.tables import value_table
+from transferjax.study.config import Study
+from transferjax.study.content import facts
+from transferjax.study.estimate import cost_of
+from transferjax.study.rows import Row, transfer_rows
+
+
+def frontier_rows(study: Study, block: str) -> Iterator[Row]:
+    """The rows of transfer, each with its attack's `gradients` for an image; noise takes none."""
+    for row in transfer_rows(study, block):
+        images = row.needs["target"].images  # type: ignore[attr-defined]
+        shape = facts(images.data).image_shape
+        spent = cost_of(images.attack, images.goal, images.norm, len(images.surrogates), shape)
+        yield row._replace(tags={**row.tags, "gradients": spent.gradients})
+
+
+def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
+    """A section per goal and budget: the figure, and the table of what no attack beats at its price."""
+    sections = []
+    for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
+        found = costs(rows).assign(seed=0)
+        best = found[found["front"]]
+        name = f"{goal}, ε = {eps_255:g}/255"
+        text = (
+            "Success on images that target and surrogate both get right, the mean over targets and defences, "
+            "against the gradients that an attack takes for each image. In the table: what none equals "
+            "at the same price or below."
+        )
+        across = ("mechanism",)
+        table = value_table(best, "asr_correct", "success", rows="attack", columns=across)
+        figure = success_by_cost(rows), f"Success against gradients per image: {name}."
+        sections.append(Section(f"At equal cost: {name}", text, [table], {f"frontier_{goal}": figure}))
+    return sections
