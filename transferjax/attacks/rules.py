@@ -160,7 +160,7 @@ def probe(
 
             # Reverse over reverse: forward over reverse compiles to naive convolutions inside CPU loops.
             first, product, aux = jax.vjp(gradient, x, has_aux=True)
-            return aux, (here + there) * first + there * radius * product(_unit(first, direction))[0]
+            return aux, (here + there) * first + there * radius * product(unit_of(first, direction))[0]
 
         def probed(x: Array, memory: Memory, keys: Key, labels: Array):
             aux, first = grad_fn(x, memory, fold_in(keys, 0), labels)
