@@ -83,7 +83,7 @@ def as_tensor(
     def make(images: Sequence[np.ndarray]) -> np.ndarray:
         x = np.stack(images)
         if np.dtype(dtype).kind == "f":
-            x = (x.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+            x = (x.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
         return x.astype(dtype) if layout == "NHWC" else x.astype(dtype).transpose(0, 3, 1, 2)
 
     return make
