@@ -48,7 +48,7 @@ METHODS = ("auto", "exact", "leading", "class_lanczos", "lanczos", "power")
 MEASURES = _named(
     (COUNT, "k"), (INSIDE, "variance"), (METHODS, "method"), (("frechet", "off_subspace"), "statistic")
 )
-FILTERS = tuple("nearest linear bilinear trilinear triangle cubic bicubic tricubic lanczos3 lanczos5".split())
+FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lanczos5")
 APPLY = _named(
     (_between(1, 8), "bits"),
     (_between(1, 100), "quality"),
