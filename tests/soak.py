@@ -228,7 +228,7 @@ def note(cast: Cast, role: str, code: int, counts: Counts) -> None:
         said = cast.said(role)
         counts.longest_error = max(counts.longest_error, len(said))
         counts.tracebacks += any(line.startswith("Traceback") for line in said)
-        print(f"  client ended with {code}: {said[-1] if said else '(no word)'}"[:200], flush=True)
+        print(f"  client ended with {code}: {said[0] if said else '(no word)'}"[:200], flush=True)
 
 
 def settle(cast: Cast, reference: Store, counts: Counts, draw: random.Random) -> None:
@@ -287,6 +287,7 @@ def main() -> int:
     parser.add_argument("--config", default="tests/study/soaked.py")
     parser.add_argument("--out", type=Path, help="a file for the counts, JSON")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # who ends it ends them all
     with tempfile.TemporaryDirectory(prefix="soak-") as work:
         counts = soak(given.config, given.minutes, given.seed, tuple(given.between), Path(work))
     text = json.dumps({**vars(counts), "seed": given.seed}, indent=1)

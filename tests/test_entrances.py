@@ -369,7 +369,7 @@ NO_LOGITS = {
     "one row": (lambda x: PREDICT(x).mean(0), r"\(4,\)"),
     "fewer rows": (lambda x: PREDICT(x)[:2], r"\(2, 4\)"),
 }
-LOOPS = ("fgsm", "rap", "svre", "cwa", "po_trip", "ascend")  # every kind of loop and of gradient
+LOOPS = ("fgsm", "rap", "svre", "po_trip", "ascend")  # every kind of loop and of gradient
 AT_ONCE = ("apgd", "apgd_t", "fab", "square", "auto_attack", "one_after_another")  # look before they begin
 
 

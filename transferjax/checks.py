@@ -159,10 +159,8 @@ def check_no_nan(array: Array | np.ndarray, what: str, advice: str = "its weight
         ValueError: with the number of images.
     """
     if has_values(array):
-        bad = int(
-            np.isnan(np.asarray(array, np.float32)).reshape(len(array), -1).any(-1).sum() if len(array) else 0
-        )
-        if bad:
+        lost = np.isnan(np.asarray(array, np.float32))
+        if bad := int(lost.any(tuple(range(1, lost.ndim))).sum()):
             raise ValueError(f"{what} for {bad} of {len(array)} images: look at {advice}")
 
 

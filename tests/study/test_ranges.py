@@ -267,7 +267,6 @@ def test_a_purifiers_training_is_tried_before_anything_is_computed():
     ("flag", "message"),
     [
         ("--workers=-1", "--workers=-1: "),
-        ("--process_id=-1", "--process_id=-1"),
         ("--wokers=2", "did you mean.*workers|'wokers'"),
     ],
 )

@@ -56,18 +56,7 @@ METHODS = ("auto", "exact", "leading", "class_lanczos", "lanczos", "power")
 MEASURES = _named(
     (COUNT, "k"), (INSIDE, "variance"), (METHODS, "method"), (("frechet", "off_subspace"), "statistic")
 )
-FILTERS = (
-    "nearest",
-    "linear",
-    "bilinear",
-    "trilinear",
-    "triangle",
-    "cubic",
-    "bicubic",
-    "tricubic",
-    "lanczos3",
-    "lanczos5",
-)
+FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lanczos5")
 APPLY = _named(
     (_between(1, 8), "bits"),
     (_between(1, 100), "quality"),

@@ -1,7 +1,6 @@
 """AutoAttack: parameter-free attacks, one after the other, each on what the ones before it did not fool."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +44,10 @@ def one_after_another(*attacks: Attack) -> Attack:
             fooled = fooled | is_fooled(predict, keys, x, labels)
         return x
 
-    return partial(enter, run)
+    def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
+        return enter(run, key, predict, images, labels)
+
+    return attack
 
 
 def _attacks(version: str, eps: float, norm: str, steps: int, queries: int, targets: int) -> Sequence[Attack]:
