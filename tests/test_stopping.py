@@ -24,6 +24,9 @@ def run(tmp_path):
     """(body, grace, signals) -> exit code, errors, what was kept, and the seconds since the first signal."""
 
     def run(body, grace, *numbers):
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # where it is ignored, children ignore it too
         kept = tmp_path / "kept"
         command = [sys.executable, "-c", SCRIPT.replace("BODY", body), str(kept), str(grace)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -46,7 +46,10 @@ class Stopping:
     def __enter__(self) -> "Stopping":
         self._hears, self._wakes = socket.socketpair()
         self._wakes.setblocking(False)
-        self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        heard = [
+            n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)
+        ]  # others' are theirs
+        self._before = {number: signal.signal(number, lambda *_: None) for number in heard}
         self._fd = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._hear, daemon=True).start()
         return self

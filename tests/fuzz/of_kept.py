@@ -77,7 +77,7 @@ def _one_of(*names: str) -> st.SearchStrategy:
 
 
 PROPERTIES = {
-    "saved data": Property(_one_of("images.npy", "labels.npy", "manifest.json"), saved_data, 100),
-    "ArrayRecord": Property(_one_of("*array_record*", "*_info.json", "features.json"), records, 40),
-    "stored results": Property(_one_of(ARRAYS, PROVENANCE, SPEC), stored, 100),
+    "saved data": Property(_one_of("images.npy", "labels.npy", "manifest.json"), saved_data, 60),
+    "ArrayRecord": Property(_one_of("*array_record*", "*_info.json", "features.json"), records, 25),
+    "stored results": Property(_one_of(ARRAYS, PROVENANCE, SPEC), stored, 60),
 }

@@ -136,7 +136,7 @@ PROPERTIES = {
             lambda: st.lists(st.tuples(st.sampled_from(_places(_config())), ODD), min_size=1, max_size=3)
         ),
         configs,
-        40,
+        30,
     ),
-    "answers of a service": Property(ANSWERS | EDITS, services, 100),
+    "answers of a service": Property(ANSWERS | EDITS, services, 60),
 }

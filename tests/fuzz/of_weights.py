@@ -162,11 +162,11 @@ def safetensors(case: tuple[list, int, bytes], directory: Path) -> None:
 
 
 PROPERTIES = {
-    "pickle programs": Property(PROGRAMS, pickles, 400),
-    "damaged pickles": Property(damaged_weights(["new.pth", "old.pth"]), weights, 200),
+    "pickle programs": Property(PROGRAMS, pickles, 200),
+    "damaged pickles": Property(damaged_weights(["new.pth", "old.pth"]), weights, 100),
     "safetensors headers": Property(
-        st.tuples(HEADERS, st.integers(-3, 3), st.binary(max_size=32)), safetensors, 300
+        st.tuples(HEADERS, st.integers(-3, 3), st.binary(max_size=32)), safetensors, 150
     ),
-    "damaged safetensors": Property(damaged_weights(["safetensors"]), weights, 150),
-    "damaged npz": Property(damaged_weights(["npz", "zipped.npz"]), weights, 200),
+    "damaged safetensors": Property(damaged_weights(["safetensors"]), weights, 100),
+    "damaged npz": Property(damaged_weights(["npz", "zipped.npz"]), weights, 100),
 }

@@ -246,3 +246,19 @@ def test_shared_containers_of_honest_checkpoints_are_read(tmp_path):
     np.testing.assert_array_equal(read_tensors(path)["a"], 1)
     program, _ = torch_pickle({"a": [betas] * 50}, legacy=False)
     assert read_pickled_tensors(torch_zip(tmp_path / "other.pth", program))["a"][49] == betas
+
+
+@pytest.mark.parametrize("option", [{"blocks": (1, 10**20)}, {"blocks": 10**6}])
+def test_a_net_of_more_layers_than_can_be_traced_is_refused(option):
+    """A config asks for a net of 10^20 blocks: refused by name, where it would be traced for ever."""
+    with pytest.raises(ValueError, match="blocks must be at most 1000; got"):
+        models.build("cifar_resnet18", **option)
+
+
+def test_a_zip_file_of_another_version_is_refused(tmp_path):
+    """An `.npz` that says it needs a later version of zip: refused as corrupt."""
+    np.savez(tmp_path / "net.npz", a=np.ones(3))
+    content = (tmp_path / "net.npz").read_bytes()
+    place = content.index(b"PK\x01\x02") + 6
+    (tmp_path / "net.npz").write_bytes(content[:place] + b"\x40" + content[place + 1 :])
+    refused(tmp_path / "net.npz", "truncated, corrupt, or holds objects: zip file version", ValueError)

@@ -114,6 +114,11 @@ _TORCHVISION = {
 ZOO |= {theirs: ZOO[timms] for theirs, timms in _TORCHVISION.items()}
 
 
+MOST_LAYERS = 1000
+_REPEATED = {"blocks", "depth"}
+"""Options that say how often something is repeated."""
+
+
 def build(name: str, num_classes: int = 10, **options: Any) -> Net:
     """The net of that name: `build("cifar_resnet18", width=16)`.
 
@@ -123,12 +128,19 @@ def build(name: str, num_classes: int = 10, **options: Any) -> Net:
         options: fields of the net's class, such as `blocks`, `width`, `axis_name`, `dtype`.
 
     Raises:
-        ValueError: an unknown name (the nearest ones are suggested) or an unknown option.
+        ValueError: an unknown name (the nearest ones are suggested), an unknown option, or more layers than
+            anybody could trace.
     """
     if name not in ZOO:
         near = difflib.get_close_matches(name, ZOO, n=4, cutoff=0.4) or sorted(ZOO)
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
     options = {option: _frozen(value) for option, value in options.items()}
+    for option in _REPEATED & options.keys():
+        counts = options[option] if isinstance(options[option], tuple) else (options[option],)
+        if any(isinstance(count, int) and count > MOST_LAYERS for count in counts):
+            raise ValueError(
+                f"build({name!r}): {option} must be at most {MOST_LAYERS}; got {options[option]}"
+            )
     try:
         return ZOO[name](num_classes=num_classes, **options)
     except TypeError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from safetensors import deserialize
 
-from transferjax.models.weights.bounds import Allowance
+from transferjax.models.weights.bounds import Allowance, brief
 
 Tensors = dict[str, np.ndarray]
 
@@ -47,7 +47,7 @@ def read_npz(path: Path) -> Tensors:
                     tensors[info.filename.removesuffix(".npy")] = _read_npy(file, info)
             return tensors
     except Exception as error:
-        raise ValueError(f"{path} is truncated, corrupt, or holds objects: {error}") from error
+        raise ValueError(f"{path} is truncated, corrupt, or holds objects: {brief(error)}") from error
 
 
 def _read_npy(file: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
@@ -80,7 +80,7 @@ def read_safetensors(path: Path) -> Tensors:
             for name, entry in deserialize(content)
         }
     except Exception as error:
-        raise ValueError(f"{path} is truncated or corrupt: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} is truncated or corrupt: {type(error).__name__}: {brief(error)}") from error
 
 
 def _header(content: bytes) -> dict[str, Any]:

@@ -17,6 +17,12 @@ shown = _SHORT.repr
 """A value from a file as an error shows it: its beginning, however much it unfolds to."""
 
 
+def brief(error: Exception) -> str:
+    """What an error says, which may be all of a file's names."""
+    text = " ".join(str(error).split())
+    return text if len(text) < 300 else f"{text[:300]} …"
+
+
 class UnsafeFile(ValueError):
     """The file asks for something that reading weights does not need."""
 

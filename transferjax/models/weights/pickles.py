@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from transferjax.models.weights.bounds import Allowance, UnsafeFile, check_unfolded, shown
+from transferjax.models.weights.bounds import Allowance, UnsafeFile, brief, check_unfolded, shown
 from transferjax.models.weights.storages import DTYPES, Storage, are_counts, tensor
 
 
@@ -212,11 +212,11 @@ def read_pickled_tensors(path: str | Path) -> Any:
                     return _read_legacy(content)
     except UnsafeFile as error:
         raise UnsafeFile(
-            f"{path} holds {error}; only tensors in plain containers are read, and nothing in it is run. "
-            "If you trust it, save its state dict alone with PyTorch: torch.save(net.state_dict(), …)"
+            f"{path} holds {brief(error)}; only tensors in plain containers are read, and nothing in it is "
+            "run. If you trust it, save its state dict alone with PyTorch: torch.save(net.state_dict(), …)"
         ) from error
     except Exception as error:
-        raise ValueError(f"{path} is truncated or corrupt: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} is truncated or corrupt: {type(error).__name__}: {brief(error)}") from error
     raise ValueError(
         f"{path} is not (or no longer) one of PyTorch's files: no zip file, nor pickles that begin with its "
         "magic number, as before PyTorch 1.6. Other pickles cannot be read safely: save the state dict "
