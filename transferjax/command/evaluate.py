@@ -153,7 +153,7 @@ def _doubt(model: Model, images: Dataset, clean: np.ndarray) -> None:
         return
     few = images.subset(min(len(images), 128), seed=0)
     x = library.to_float(jax.numpy.asarray(few.images))
-    best = guess_preprocessing(jax.jit(model.predict), x, few.labels)[0]
+    best = guess_preprocessing(jax.jit(model.predict), x, jax.numpy.asarray(few.labels))[0]
     own = float((clean == images.labels).mean())
     if best.accuracy > own + CLOSER:
         print(

@@ -55,7 +55,8 @@ def _convert(rest: list[str]) -> int | None:
     """Weights between PyTorch's files, .safetensors, .npz and Orbax."""
     from transferjax.models.weights import convert
 
-    return convert.main(rest)
+    convert.main(rest)
+    return 0
 
 
 def _prepare(rest: list[str]) -> int | None:

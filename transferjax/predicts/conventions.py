@@ -91,41 +91,41 @@ def _timm(fields: Mapping[str, Any]) -> Preprocessing:
 
 
 def _hugging_face(fields: Mapping[str, Any]) -> Preprocessing:
-    size, squash, crop = 0, False, 1.0
-    if fields.get("do_resize", "size" in fields):
-        wanted, cut = fields.get("size", 224), fields.get("crop_size")
-        cropped = bool(fields.get("do_center_crop")) and cut is not None
-        if isinstance(wanted, Mapping):
-            squash = "height" in wanted
-            if not squash and "shortest_edge" not in wanted:
-                raise ValueError(
-                    f"size {dict(wanted)} is not known here; expected shortest_edge, or height and width"
-                )
-            resized = (wanted["height"], wanted["width"]) if squash else (wanted["shortest_edge"],) * 2
-        else:
-            resized = tuple(wanted) if isinstance(wanted, Sequence) else (wanted, wanted)
-            squash = not cropped and "crop_pct" not in fields
-        if "crop_pct" in fields:
-            squash = min(resized) >= 384  # as ConvNeXt's processor has it
-            size, crop = resized, 1.0 if squash else fields["crop_pct"] or 1.0
-        else:
-            size, crop = _cut(resized, _side(cut) if cropped else None)
-    elif fields.get("do_center_crop"):
-        raise ValueError("a crop of so many pixels without a resize depends on the image: give a size")
     scale = 255 * fields.get("rescale_factor", 1 / 255) if fields.get("do_rescale", True) else 255.0
     shift = 1.0 if fields.get("rescale_offset") else 0.0
     normalize = fields.get("do_normalize", "image_mean" in fields)
     mean = np.atleast_1d(fields.get("image_mean", 0.5) if normalize else 0.0) + shift
     return Preprocessing(
-        size=size,
-        crop=crop,
-        aspect="squash" if squash else "keep",
+        **_hugging_face_size(fields),
         interpolation=_method(fields.get("resample", 2)),
         scale=round(scale, 9),
         mean=tuple(mean),
-        std=fields.get("image_std", 0.5) if normalize else 1.0,
+        std=tuple(np.atleast_1d(fields.get("image_std", 0.5) if normalize else 1.0)),
         channels="BGR" if fields.get("do_flip_channel_order") else "RGB",
     )
+
+
+def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Size, crop and aspect."""
+    if not fields.get("do_resize", "size" in fields):
+        if fields.get("do_center_crop"):
+            raise ValueError("a crop of so many pixels without a resize depends on the image: give a size")
+        return {}
+    wanted, cut = fields.get("size", 224), fields.get("crop_size") if fields.get("do_center_crop") else None
+    squash = cut is None and "crop_pct" not in fields  # what a size alone means
+    if isinstance(wanted, Mapping):
+        squash = "height" in wanted
+        if not squash and "shortest_edge" not in wanted:
+            raise ValueError(
+                f"size {dict(wanted)} is not known here; expected shortest_edge, or height and width"
+            )
+    resized = _side(wanted)
+    if "crop_pct" in fields:  # as ConvNeXt's processor has it
+        squash = min(resized) >= 384
+        size, crop = resized, 1.0 if squash else fields["crop_pct"] or 1.0
+    else:
+        size, crop = _cut(resized, None if cut is None else _side(cut))
+    return {"size": size, "crop": crop, "aspect": "squash" if squash else "keep"}
 
 
 def _of_preset(preset: Any) -> Preprocessing:
