@@ -47,12 +47,12 @@ class Attacks:
         self, eps=SIXTEEN, steps=10, neighbors=20, samples=20, scales=5, kernel_size=15, long=400, step=None
     ):
         self.eps, self.steps, self.long = eps, steps, long
-        self.step = eps * (1 / steps if step is None else step)
+        self.usual, self.step = step is None, eps / steps if step is None else eps * step
         self.neighbors, self.samples, self.scales, self.kernel_size = neighbors, samples, scales, kernel_size
 
     def plain(self, name, **options):
         """An attack with its steps; TPA's are a tenth of any budget anyway."""
-        usual = name == "tpa" or self.step == self.eps / self.steps
+        usual = name == "tpa" or self.usual
         return (name, {"steps": self.steps, **({} if usual else {"step_size": self.step}), **options})
 
     def named(self):
