@@ -7,6 +7,7 @@ from functools import cache
 from docs.generate.counted import EPS, run
 from tests.golden.peers import PEERS
 from transferjax.attacks.recipe import MEANINGS
+from transferjax.attacks.vocabulary import RANGES
 from transferjax.report.maps import image_grid
 from transferjax.report.page import png
 from transferjax.study.registry import ATTACKS
@@ -53,7 +54,8 @@ def options(name: str) -> list[tuple[str, str, str]]:
     rows = []
     for parameter in inspect.signature(factory).parameters.values():
         default = "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
-        meaning = own.get(parameter.name) or MEANINGS.get(parameter.name, "")
+        allowed = RANGES[parameter.name].words if parameter.name in RANGES else "see above"
+        meaning = own.get(parameter.name) or MEANINGS.get(parameter.name, allowed)
         rows.append((parameter.name, default, meaning.replace("|", "\\|")))
     return rows
 
