@@ -4,13 +4,11 @@ import inspect
 import re
 from functools import cache
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from docs.generate.counted import EPS, run
 from tests.golden.peers import PEERS
 from transferjax.attacks.recipe import MEANINGS
-from transferjax.report.maps import compared, image_grid
+from transferjax.attacks.vocabulary import RANGES
+from transferjax.report.maps import image_grid
 from transferjax.report.page import png
 from transferjax.study.registry import ATTACKS
 
@@ -56,7 +54,8 @@ def options(name: str) -> list[tuple[str, str, str]]:
     rows = []
     for parameter in inspect.signature(factory).parameters.values():
         default = "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
-        meaning = own.get(parameter.name) or MEANINGS.get(parameter.name, "")
+        allowed = RANGES[parameter.name].words if parameter.name in RANGES else "see above"
+        meaning = own.get(parameter.name) or MEANINGS.get(parameter.name, allowed)
         rows.append((parameter.name, default, meaning.replace("|", "\\|")))
     return rows
 
@@ -69,20 +68,11 @@ def made(name: str):
         **{"clean": clean, "adversarial": adversarial, "labels": [label]},
         **{"clean_predictions": [before], "adversarial_predictions": [after]},
     }
-    factor = compared(examples)[-1]
-    return _across(examples), work, factor
-
-
-def _across(examples) -> bytes:
-    """Clean, perturbation and adversarial side by side."""
-    figure: Figure = image_grid(examples, columns=4)
-    figure.set_size_inches(1.9, 4.4)
-    with mpl.rc_context():
-        return png(figure)
+    return png(image_grid(examples, columns=4)), work
 
 
 def work_of(name: str) -> str:
-    _, work, _ = made(name)
+    _, work = made(name)
     if not work.gradients:
         return f"none; {work.forwards:,} forward passes"
     return f"{work.gradients:,}"

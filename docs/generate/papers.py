@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -64,8 +65,10 @@ def configs() -> Iterator[tuple[str, ModuleType]]:
 
 def views_of(module: ModuleType) -> list[tuple[str, str]]:
     """(name, kind) of each view, at the smallest scale that a config has."""
+    scales = bool(inspect.signature(module.get_config).parameters)
     smoke = "smoke" in (module.__doc__ or "")
-    return [(name, kind) for name, kind, _ in module.get_config("smoke" if smoke else "").views]
+    found = module.get_config("smoke" if smoke else "") if scales else module.get_config()
+    return [(name, kind) for name, kind, _ in found.views]
 
 
 def costs() -> dict[tuple[str, str], list[str]]:

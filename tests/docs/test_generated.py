@@ -24,7 +24,7 @@ def test_gradients_are_counted(name, gradients):
 
 
 def test_every_attack_has_a_family_a_summary_and_its_options(monkeypatch):
-    monkeypatch.setattr(attacks, "made", lambda name: (b"", counted.Work(10, 10), 5.0))
+    monkeypatch.setattr(attacks, "made", lambda name: (b"", counted.Work(10, 10)))
     pages = attacks.pages()
     members = [member for group in attacks.nav()[1:] for several in group.values() for member in several]
     named = {place for member in members for place in member.values()}
