@@ -10,6 +10,7 @@ import pytest
 from configs import frontier
 from transferjax import models
 from transferjax.attacks import spent
+from transferjax.report.tables import NOISE
 from transferjax.study import config, registry, views
 from transferjax.study.make import attack_of
 from transferjax.study.specs import Call, Goal
@@ -45,6 +46,8 @@ def test_the_view_draws_a_section_for_each_goal(known):
         for t in ("VGG", "ViT")
         for goal in ("untargeted", "targeted")
     ]
+    noise = {"mechanism": NOISE, "attack": NOISE, "gradients": 0, "asr": 0.01, "asr_correct": 0.01}
+    rows += [{**row, **noise} for row in rows[:2]]
     sections = views.VIEWS["frontier"].draw(pd.DataFrame(rows), study, block="main")
     assert [s.title.split(": ")[1] for s in sections] == ["untargeted, ε = 8/255", "targeted, ε = 8/255"]
     for section in sections:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from transferjax.report.frontier import costs, success_by_cost
 from transferjax.report.page import Section
-from transferjax.report.tables import value_table
+from transferjax.report.tables import of_surrogates, value_table
 from transferjax.study.config import Study
 from transferjax.study.content import facts
 from transferjax.study.estimate import cost_of
@@ -26,7 +26,7 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """A section per goal and budget: the figure, and the table of what no attack beats at its price."""
     sections = []
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
-        both = bool(rows["asr_correct"].notna().any())
+        both = bool(of_surrogates(rows)["asr_correct"].notna().any())
         value, of = ("asr_correct", "that both get right") if both else ("asr", "of any kind")
         found = costs(rows, value).assign(seed=0)
         name = f"{goal}, ε = {eps_255:g}/255"
