@@ -50,3 +50,10 @@ def test_the_figure_shows_all_attacks_and_the_front():
         assert list(lines["the best so far"].get_xdata()) == [10, 100]
         assert {text.get_text() for text in axis.texts} <= {"MI 10", "PGN 100", "SIA 100"}
         assert list(lines[NOISE].get_ydata()) == [5, 5]
+
+
+def test_success_that_is_not_known_is_on_no_front():
+    rows = ROWS.assign(asr_correct=ROWS["asr_correct"].where(ROWS["attack"] != "MI 10"))
+    found = costs(rows).set_index(["mechanism", "attack"])
+    assert not found.loc[("ST", "MI 10"), "front"]
+    assert found.loc[("ST", "PGD 10"), "front"]

@@ -4,11 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from configs import frontier
 from transferjax import models
 from transferjax.attacks import spent
+from transferjax.report.tables import NOISE
 from transferjax.study import config, registry, views
 from transferjax.study.make import attack_of
 from transferjax.study.specs import Call, Goal
@@ -30,6 +32,28 @@ def test_every_attack_spends_what_its_label_says(name):
         pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
         attack = attack_of(call, Goal(), 8 / 255, "linf", pool)
         assert f"{name} {spent(attack, predict, (8, 8, 3)).gradients}" == label
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_view_draws_a_section_for_each_goal(known):
+    """Also where target and surrogate get no image right, as small nets do not."""
+    study = config.read(frontier.get_config("smoke"), views.VIEWS)
+    rows = [
+        {"mechanism": m, "seed": 0, "attack": a, "gradients": g, "target": t, "goal": goal, "eps_255": 8.0}
+        | {"asr": g / 2000, "asr_correct": g / 1000 if known else np.nan}
+        for m in ("ST", "SAM&IR")
+        for a, g in (("PGD 10", 10), ("PGN 100", 100))
+        for t in ("VGG", "ViT")
+        for goal in ("untargeted", "targeted")
+    ]
+    noise = {"mechanism": NOISE, "attack": NOISE, "gradients": 0, "asr": 0.01, "asr_correct": 0.01}
+    rows += [{**row, **noise} for row in rows[:2]]
+    sections = views.VIEWS["frontier"].draw(pd.DataFrame(rows), study, block="main")
+    assert [s.title.split(": ")[1] for s in sections] == ["untargeted, ε = 8/255", "targeted, ε = 8/255"]
+    for section in sections:
+        ((table,), (figure,)) = section.tables, section.figures
+        assert list(table.center.index) == ["PGD 10", "PGN 100"]
+        assert figure.startswith("frontier_")
 
 
 def test_the_config_is_read_and_its_variants_choose():

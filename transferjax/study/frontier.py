@@ -6,7 +6,7 @@ import pandas as pd
 
 from transferjax.report.frontier import costs, success_by_cost
 from transferjax.report.page import Section
-from transferjax.report.tables import value_table
+from transferjax.report.tables import of_surrogates, value_table
 from transferjax.study.config import Study
 from transferjax.study.content import facts
 from transferjax.study.estimate import cost_of
@@ -26,16 +26,16 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """A section per goal and budget: the figure, and the table of what no attack beats at its price."""
     sections = []
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
-        found = costs(rows).assign(seed=0)
-        best = found[found["front"]]
+        both = bool(of_surrogates(rows)["asr_correct"].notna().any())
+        value, of = ("asr_correct", "that both get right") if both else ("asr", "of any kind")
+        found = costs(rows, value).assign(seed=0)
         name = f"{goal}, ε = {eps_255:g}/255"
         text = (
-            "Success on images that target and surrogate both get right, the mean over targets and defences, "
-            "against the gradients that an attack takes for each image. In the table: what none equals "
-            "at the same price or below."
+            f"Success on images {of}, the mean over targets and defences, against the gradients that an "
+            "attack takes for each image. In the table: what none equals at the same price or below."
         )
         across = ("mechanism",)
-        table = value_table(best, "asr_correct", "success", rows="attack", columns=across)
-        figure = success_by_cost(rows), f"Success against gradients per image: {name}."
+        table = value_table(found[found["front"]], value, "success", rows="attack", columns=across)
+        figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
         sections.append(Section(f"At equal cost: {name}", text, [table], {f"frontier_{goal}": figure}))
     return sections
