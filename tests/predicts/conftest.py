@@ -30,6 +30,6 @@ def target(server):
     def make(**options):
         waits = []
         settings = {"url": server.url, "parse": lambda body, n: json.loads(body)}
-        return HttpTarget(**settings | {"sleep": waits.append, "timeout": 0.4} | options), waits
+        return HttpTarget(**settings | {"sleep": waits.append, "timeout": 10} | options), waits
 
     return make

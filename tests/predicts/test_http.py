@@ -91,7 +91,7 @@ def test_several_requests_at_a_time(server, target):
 
     server.good = good
     images = np.concatenate([IMAGES, 255 - IMAGES[:1]])
-    service, _ = target(concurrency=3, timeout=10)
+    service, _ = target(concurrency=3)
     np.testing.assert_allclose(service(images), images.reshape(6, -1, 3).mean(1), rtol=1e-6)
     assert most[0] == 3
 

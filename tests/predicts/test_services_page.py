@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hostile import Server
 
 from transferjax import data, predicts
+from transferjax.metrics import round_to_8_bits
 from transferjax.predicts import formats, from_callable
 
 PAGE = (Path(__file__).parents[2] / "docs/services.md").read_text()
@@ -41,8 +43,11 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
         for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
             exec(compile(block.replace("localhost:8080", server.host), "services.md", "exec"), space)
     accuracy, success, by_name = map(float, capsys.readouterr().out.split())
-    assert accuracy >= 0.8
-    assert 0.2 < success <= 1
+    # the service is the surrogate, behind pixels of 8 bits
+    known = nearest(images).argmax(-1) == DIGITS.labels
+    said = nearest(np.asarray(round_to_8_bits(space["adversarial"]))).argmax(-1)
+    assert accuracy == pytest.approx(known[:20].mean())
+    assert success == pytest.approx((said != DIGITS.labels)[known].mean(), abs=1e-6)
     assert by_name == 1 - np.isin(DIGITS.labels[:8], [0, 4]).mean()
     assert len(list((tmp_path / "answers").iterdir())) == 5  # requests: 20, 40 and 40 images in 32s
 
