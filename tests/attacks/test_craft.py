@@ -358,7 +358,7 @@ def test_out_of_memory_names_what_to_change(dataset, predict):
 
 @pytest.mark.parametrize("format", ["npy", "png"])
 def test_a_full_disk_under_adversarial_images_is_one_line(format, dataset, predict, tmp_path):
-    """The disk is full before the first adversarial image: one line; with room again the same call goes on."""
+    """The disk is full before the first adversarial image: one line; with room again the call goes on."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150, before[1]))
     try:
