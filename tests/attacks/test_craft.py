@@ -2,6 +2,7 @@
 
 import functools
 import json
+import resource
 import shutil
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from transferjax import attacks, data
 from transferjax.attacks import Crafted, craft
+from transferjax.files import Unwritable
 from transferjax.predicts import linear_backprop
 from transferjax.random import fold_in
 
@@ -352,3 +354,17 @@ def test_out_of_memory_names_what_to_change(dataset, predict):
 
     with pytest.raises(MemoryError, match=r"out of memory \(.*a smaller batch_size than 8 .*`chunk`"):
         craft(greedy, predict, dataset, eps=EPS, batch_size=8)
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_a_full_disk_under_adversarial_images_is_one_line(format, dataset, predict, tmp_path):
+    """The disk is full before the first adversarial image: one line; with room again the call goes on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, before[1]))
+    try:
+        with pytest.raises(Unwritable, match=r"cannot write .*; make room there"):
+            craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    made = craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
+    np.testing.assert_array_equal(made.images, craft(ATTACK, predict, dataset, batch_size=8).images)

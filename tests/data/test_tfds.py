@@ -135,9 +135,7 @@ class TestCache:
         place = len(whole) // 2
         flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         file.write_bytes(whole[:place] if damage == "cut" else flipped)
-        with pytest.warns(
-            UserWarning, match=f"cifar10 is decoded again: .*test is damaged.*{name}|JSON|delim"
-        ):
+        with pytest.warns(UserWarning, match=r"cifar10 is decoded again: .*test is damaged"):
             data = load("cifar10", "test", data_dir=home)
         np.testing.assert_array_equal(data.images, tiny_cifar.images["test"])
         np.testing.assert_array_equal(data.labels, tiny_cifar.labels["test"])

@@ -226,7 +226,7 @@ def test_overlapping_safetensors_are_refused(tmp_path):
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     header = json.dumps({"a": entry, "b": entry}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(ValueError, match="invalid offset for tensor `b`"):
+    with pytest.raises(ValueError, match="invalid offset for tensor"):
         read_tensors(path)
 
 

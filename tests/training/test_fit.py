@@ -3,11 +3,14 @@
 import itertools
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from transferjax.stopping import Stopped
+from transferjax.training import checkpoint
 from transferjax.training.fit import fit
 
 PER_EPOCH, LAST = 5, 20
@@ -73,3 +76,20 @@ def test_without_checkpoints_a_stop_is_a_stop(tmp_path):
     with pytest.raises(Stopped):
         train(tmp_path, stopped=after(3), save_epochs=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_an_older_version_is_gone_on_from(tmp_path):
+    """A checkpoint from before there were checksums is read, and the run ends with the same bits."""
+    with pytest.raises(Stopped):
+        train(tmp_path, stopped=after(10))
+    with checkpoint.open_checkpoints(tmp_path) as manager:
+        state, note = checkpoint.restore(manager, fresh())
+        manager.delete(10)
+        items = {
+            "state": ocp.args.StandardSave(jax.device_get(state)),
+            "meta": ocp.args.JsonSave(note["history"]),
+        }
+        manager.save(10, args=ocp.args.Composite(**items), force=True)
+    (stop,) = train(tmp_path)
+    assert stop.trained == LAST - 10
+    same(stop, train()[0])

@@ -21,7 +21,7 @@ import numpy as np
 
 from transferjax import data, extras
 from transferjax.attacks.manifest import refuse_other
-from transferjax.files import replacing, reserve, write_bytes, write_text
+from transferjax.files import replacing, reserve, write_bytes, write_text, writing
 
 ROWS = 1024  # images of an array that are looked at together
 
@@ -117,7 +117,8 @@ class Place:
             np.savez(file, allow_pickle=False, **arrays)
         write_text(self.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         if self.format == "npy":
-            self.images = np.lib.format.open_memmap(self._partial, "w+", np.uint8, self.shape)
+            with writing(self._partial):
+                self.images = np.lib.format.open_memmap(self._partial, "w+", np.uint8, self.shape)
             reserve(self._partial)
 
     def _go_on(self) -> None:

@@ -141,6 +141,8 @@ def restore(
 def _restored(manager: ocp.CheckpointManager, template: PyTree, step: int) -> tuple[Any, PyTree]:
     items = ocp.args.Composite(state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore())
     restored = manager.restore(step, args=items)
+    if not (isinstance(restored.meta, dict) and restored.meta.keys() == {"meta", "checksum"}):
+        return restored.state, restored.meta  # of an older version, which noted no checksum
     if _checksum(restored.state) != restored.meta["checksum"]:
         raise ValueError("its checksum differs")
     return restored.state, restored.meta["meta"]

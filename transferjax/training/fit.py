@@ -91,6 +91,10 @@ def fit(
         # Not from after the first stop: rather from the start, through the same states.
         found = None if manager is None else checkpoint.restore(manager, fresh, due[0])
         state, note = found or (fresh, {"step": 0, "history": []})
+        if isinstance(
+            note, list
+        ):  # of an older version, which kept the history alone, at the end of an epoch
+            note = {"step": int(note[-1]["step"]), "history": note}
         begin, history, total = note["step"], note["history"], _Means(**note.get("means", {}))
         if begin in due:
             rows = [*history, _row(begin, steps_per_epoch, total.means())] if total.count else history

@@ -16,7 +16,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class _Machine:
     def run(self, file: IO[bytes] | mmap.mmap) -> Any:
         """What a pickle makes; the file's position is behind the pickle then."""
         begin = file.tell()
-        for instruction, argument, _ in pickletools.genops(file):
+        for instruction, argument, _ in pickletools.genops(cast(IO[bytes], file)):
             if instruction.name == "STOP":
                 made = self.stack.pop()
                 check_unfolded(made, file.tell() - begin)
