@@ -54,7 +54,7 @@ class TestNames:
         theirs = {renamed(name): value for name, value in weights.items()}
         with pytest.raises(ValueError, match="does not fit CifarResNet") as error:
             loaded(theirs)
-        assert "Check the accuracy with them: layers of one shape may be exchanged" in str(error.value)
+        assert "check the accuracy with them: layers of one shape may be exchanged" in str(error.value)
         [line] = [line for line in str(error.value).splitlines() if "these names fit" in line]
         names = eval(line.partition("names=")[2].rstrip(")"))
         same(loaded(theirs, names=names), loaded(weights))

@@ -70,7 +70,7 @@ def test_what_it_wants_to_see_is_part_of_it(context, file, variables):
         "label_offset": 2,
     }
     net = pretrained(file, preprocessing=seen(**options), label_map=tuple(range(1, 11)))
-    (clean,) = make(context, verdicts(net))
+    clean = make(context, verdicts(net))
     x = data.to_float(jnp.asarray(data.load("digits", "test").subset(32).images))
     form = Preprocessing(6, 0.75, interpolation="bicubic", scale=255.0, mean=(70.0,), label_offset=2)
     logits = models.predictor(TWENTY, variables)(form.see(x))[:, 3:13]

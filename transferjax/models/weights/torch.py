@@ -115,8 +115,8 @@ def _proposal(module: Net, tensors: Mapping[str, np.ndarray], shapes: Mapping[st
     if not names:
         return ""
     return (
-        f"\nBy shape and order these names fit: from_torch(…, names={names})\nCheck the accuracy with them: "
-        "layers of one shape may be exchanged"
+        f"\n  by shape and order these names fit: from_torch(…, names={names})"
+        "\n  check the accuracy with them: layers of one shape may be exchanged"
     )
 
 
