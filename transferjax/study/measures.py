@@ -146,7 +146,7 @@ def _of_weights(
         if not isinstance(net, Network | Pretrained):
             kind = type(net).__name__
             raise ValueError(f"{spec.call.name} looks at the weights of a network; {kind} has none")
-        dataset, trained = context.dataset(spec.data), isinstance(net, Network)
+        dataset = context.dataset(spec.data)
         chunk = _chunk(context, len(dataset))
 
         def run(variables: PyTree, images: Array, labels: Array, net: Any = net, chunk: int = chunk) -> Array:
@@ -156,7 +156,9 @@ def _of_weights(
 
             return measure(apply, variables["params"], images, labels, chunk)
 
-        alike = (net.model.key, net.mean, net.std, context.num_classes(net)) if trained else net.key
+        alike: Any = net.key
+        if isinstance(net, Network):
+            alike = net.model.key, net.mean, net.std, context.num_classes(net)
         compiled = context.cached((spec.call.key, alike, chunk), partial(jax.jit, run), 0)
         images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
         yield spec, {"values": np.atleast_1d(compiled(context.variables(net), images, labels))}
