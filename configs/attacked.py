@@ -26,11 +26,6 @@ def pretrained(model, file="", size=224, normalization=None, **more):
     return {"kind": "Apply", "call": common.call("resized", size=size), "of": (net,)}
 
 
-def piece(name, **options):
-    """A rule, input or update as it stands in an attack's options."""
-    return common.call(name, **options)
-
-
 class Attacks:
     """The attacks at a budget: `(label, name, options)` by method.
 
@@ -79,18 +74,20 @@ class Attacks:
     def around(self, name):
         """The rules that VMI, EMI or PGN put around another attack's gradient."""
         if name == "VMI":
-            return (piece("variance_tuning", radius=1.5 * self.eps, neighbors=self.neighbors),)
+            return (common.call("variance_tuning", radius=1.5 * self.eps, neighbors=self.neighbors),)
         if name == "EMI":
             return (
-                piece("enhanced_momentum", step_size=self.step, samples=min(11, self.samples), radius=7.0),
+                common.call(
+                    "enhanced_momentum", step_size=self.step, samples=min(11, self.samples), radius=7.0
+                ),
             )
         return self.flat()
 
     def flat(self, zeta=3.0, delta=0.5, exact=False):
         """PGN's own: gradients at neighbours, each mixed with the one a step down from there."""
-        noise = piece("uniform_noise", radius=zeta * self.eps)
-        near = piece("average", transform=noise, samples=self.neighbors)
-        return (near, piece("probe", radius=-self.step, here=1 - delta, there=delta, exact=exact))
+        noise = common.call("uniform_noise", radius=zeta * self.eps)
+        near = common.call("average", transform=noise, samples=self.neighbors)
+        return (near, common.call("probe", radius=-self.step, here=1 - delta, there=delta, exact=exact))
 
     def combined(self, name, transform):
         """An attack around an input transformation: `PGN-DIM`."""
@@ -157,11 +154,7 @@ class Nets:
 
     def _defence(self, name, net):
         if name not in PURIFIERS:
-            return {
-                "kind": "Apply",
-                "call": common.call(DEFENCES[name][0], **DEFENCES[name][1]),
-                "of": (net,),
-            }
+            return {"kind": "Apply", "call": common.call(DEFENCES[name]), "of": (net,)}
         purifier = {
             "kind": "Purifier",
             "call": common.call(PURIFIERS[name], **self.s.purifiers[name]),
@@ -173,11 +166,11 @@ class Nets:
 
 
 DEFENCES = {
-    "R&P": ("resize_and_pad", {}),
-    "NIPS-R3": ("random_affine", {}),
-    "JPEG": ("jpeg", {}),
-    "FD": ("feature_distillation", {}),
-    "RS": ("smoothed", {}),
+    "R&P": "resize_and_pad",
+    "NIPS-R3": "random_affine",
+    "JPEG": "jpeg",
+    "FD": "feature_distillation",
+    "RS": "smoothed",
 }
 PURIFIERS = {"HGD": "hgd", "NRP": "nrp", "ComDefend": "comdefend"}
 

@@ -66,6 +66,8 @@ def _full():
             "wideresnet28_10": ("cifar_wideresnet28_10", {}),
         },
         others={},
+        tables=ALL,
+        tried=("BIM", "MI", "DI"),
         robust=("resnet50", "AT_6"),
         length=150.0,
         every=5,
@@ -89,6 +91,8 @@ def _cpu():
             "AT_0.01": "AT_1",
             "AT_0.05": "AT_3",
         },
+        tables=ALL,
+        tried=("BIM", "MI", "DI"),
         robust=("VGG16", "AT_6"),
         length=6.0,
         every=1,
@@ -108,6 +112,8 @@ def _cpu():
 def _smoke():
     return scales.smoke().but(
         others={},
+        tables=tuple(name for name in ALL if name not in ("D_rand", "D_det")),
+        tried=("BIM",),
         robust=("VGG16", "AT_3"),
         length=2.0,
         every=1,
@@ -242,7 +248,7 @@ def blocks(s, targets, members):
     found = {}
     for name, surrogates in members.items():
         eps = FEATURES[name][1] if name in FEATURES else EPS_255
-        own = {"techniques": ("BIM", "MI", "DI"), "lgv": ("LGV",)}.get(
+        own = {"techniques": s.tried, "lgv": ("LGV",)}.get(
             name, ("BIM" if eps == EPS_255 else f"BIM {eps}/255",)
         )
         more = {"noise": False, "measures": curvature if name == "training" else ()}
@@ -277,7 +283,7 @@ def get_config(variant="cpu"):
     """Everything of one scale."""
     s, seeds, said = scales.chosen(SCALES, variant, tables="", length=0.0)
     s = s.but(length=said["length"] or s.length)
-    names = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
+    names = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or s.tables
     entries, members = networks(s, seeds, names)
     others = {f"target {label}": s.target(s.robust[0], how) for label, how in s.others.items()}
     targets = {**{label: s.target(label) for label in s.targets}, **others}

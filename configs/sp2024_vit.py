@@ -17,8 +17,8 @@ Images are the 1000 of the NIPS 2017 competition at 299 px: `data.save(data.nips
 """
 
 from configs import common
+from configs.attacked import HALF, pretrained
 
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 NETS = {  # label: (model, file, size, normalization)
     "ViT-B/16": ("vit_base_patch16_224", "", 224, HALF),
     "ViT-B/16-SAM": ("vit_base_patch16_224", ".sam", 224, HALF),
@@ -32,19 +32,6 @@ NETS = {  # label: (model, file, size, normalization)
     "IncResV2_AT": ("inception_resnet_v2", ".tf_ens_adv_in1k", 299, HALF),
 }
 SURROGATES = tuple(name for name in NETS if name.startswith("ViT"))
-
-
-def pretrained(model, file, size, normalization):
-    """A net of a file; images come at 299 px."""
-    net = {
-        "kind": "Pretrained",
-        "model": common.call(model),
-        "file": f"weights/{model}{file}.safetensors",
-        "preprocessing": common.call("normalize", **normalization),
-    }
-    if size == 299:
-        return net
-    return {"kind": "Apply", "call": common.call("resized", size=size), "of": (net,)}
 
 
 def get_config():

@@ -134,44 +134,56 @@ def similarity(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Mea
         yield spec, {"values": np.concatenate(parts[spec.key])[: len(dataset)]}
 
 
-def _weights(
-    context: Context, spec: Measure
-) -> tuple[Callable[[PyTree, Array], Array], PyTree, Array, Array]:
-    """(params, images) -> logits of a network, its params, and the data."""
-    net = _only(spec)
-    if not isinstance(net, Network | Pretrained):
-        raise ValueError(f"{spec.call.name} looks at the weights of a network; {type(net).__name__} has none")
-    variables, dataset = context.variables(net), context.dataset(spec.data)
+def _of_weights(
+    context: Context, specs: Sequence[Measure], measure: Callable[..., Array]
+) -> Iterator[tuple[Measure, Arrays]]:
+    """`measure(apply, params, images, labels, chunk)`, compiled once for all networks of one structure.
 
-    def apply(params: PyTree, images: Array) -> Array:
-        predict = context.with_weights(net, variables | {"params": params})
-        return predict(data.to_float(images))
+    `apply` is (params, images) -> logits.
+    """
+    for spec in specs:
+        net = _only(spec)
+        if not isinstance(net, Network | Pretrained):
+            kind = type(net).__name__
+            raise ValueError(f"{spec.call.name} looks at the weights of a network; {kind} has none")
+        dataset = context.dataset(spec.data)
+        chunk = _chunk(context, len(dataset))
 
-    return apply, variables["params"], jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+        def run(variables: PyTree, images: Array, labels: Array, net: Any = net, chunk: int = chunk) -> Array:
+            def apply(params: PyTree, images: Array) -> Array:
+                predict = context.with_weights(net, variables | {"params": params})
+                return predict(data.to_float(images))
+
+            return measure(apply, variables["params"], images, labels, chunk)
+
+        alike: Any = net.key
+        if isinstance(net, Network):
+            alike = net.model.key, net.mean, net.std, context.num_classes(net)
+        compiled = context.cached((spec.call.key, alike, chunk), partial(jax.jit, run), 0)
+        images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+        yield spec, {"values": np.atleast_1d(compiled(context.variables(net), images, labels))}
 
 
 def weight_eigenvalue(
     context: Context, specs: Sequence[Measure], k: int = 1
 ) -> Iterator[tuple[Measure, Arrays]]:
     """The k largest eigenvalues `[k]` of the loss's Hessian over the weights."""
-    for spec in specs:
-        apply, params, images, labels = _weights(context, spec)
 
-        @jax.jit
-        def top(params: PyTree, images: Array, labels: Array, apply: Callable = apply) -> Array:
-            matrix = metrics.weight_matvec(apply, params, images, labels, chunk=_chunk(context, len(images)))
-            key = jax.random.key(0)
-            return metrics.top_eigenvalues(key, matrix.product, matrix.size, k=k, start=matrix.start).values
+    def top(apply: Callable, params: PyTree, images: Array, labels: Array, chunk: int) -> Array:
+        matrix = metrics.weight_matvec(apply, params, images, labels, chunk=chunk)
+        key = jax.random.key(0)
+        return metrics.top_eigenvalues(key, matrix.product, matrix.size, k=k, start=matrix.start).values
 
-        yield spec, {"values": np.asarray(top(params, images, labels))}
+    return _of_weights(context, specs, top)
 
 
 def weight_trace(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
     """The trace `[1]` of the loss's Hessian over the weights of a ReLU net, exact."""
-    for spec in specs:
-        apply, params, images, _ = _weights(context, spec)
-        trace = jax.jit(partial(metrics.weight_trace, apply, chunk=_chunk(context, len(images))))
-        yield spec, {"values": np.asarray(trace(params, images)).reshape(1)}
+    return _of_weights(
+        context,
+        specs,
+        lambda apply, params, images, _, chunk: metrics.weight_trace(apply, params, images, chunk=chunk),
+    )
 
 
 def _chunk(context: Context, count: int) -> int:
