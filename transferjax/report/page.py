@@ -117,10 +117,10 @@ def images_section(examples: Examples) -> Section:
     """Images of one attack or of several, see `maps.image_grid`, each with a `caption` and perhaps `aims`."""
     series = [examples] if isinstance(examples, Mapping) else list(examples)
     text = str(series[0].get("caption", "What the target model says before and after the attack."))
+    grid = image_grid(series[0])  # which says what is missing
     model = next(iter(said_of(series[0]["clean_predictions"])))
     caption = f"Clean image, perturbation, adversarial image, and what {model} says."
-    figure = (image_grid(series[0]), caption)
-    return Section("Images", text, [], {"images": figure}, {"images": viewer(series)})
+    return Section("Images", text, [], {"images": (grid, caption)}, {"images": viewer(series)})
 
 
 def sections(
