@@ -4,6 +4,7 @@ import inspect
 import re
 from functools import cache
 
+from docs.generate.catalogues import cell
 from docs.generate.counted import EPS, run
 from tests.golden.peers import PEERS
 from transferjax.attacks.recipe import MEANINGS
@@ -56,7 +57,7 @@ def options(name: str) -> list[tuple[str, str, str]]:
         default = "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
         allowed = RANGES[parameter.name].words if parameter.name in RANGES else "see above"
         meaning = own.get(parameter.name) or MEANINGS.get(parameter.name, allowed)
-        rows.append((parameter.name, default, meaning.replace("|", "\\|")))
+        rows.append((parameter.name, default, cell(meaning)))
     return rows
 
 
@@ -132,7 +133,7 @@ def index() -> str:
         lines.append(f"| **{title}** | | | |")
         for name in ATTACKS.rows():
             if family(name) == title:
-                what = said(name)["summary"].replace("|", "\\|").replace("\n", " ")
+                what = cell(said(name)["summary"])
                 lines.append(
                     f"| [{name}]({name}.md) | {what} | {work_of(name)} | {'yes' if goldens(name) else ''} |"
                 )

@@ -12,10 +12,15 @@ from transferjax.study import views
 from transferjax.study.registry import MEASURES, PARTS, Table
 
 
+def cell(text: str) -> str:
+    """Text on one line, its bars escaped, but for those in code: there Markdown shows them as they are."""
+    parts = " ".join(text.split()).split("`")
+    return "`".join(part if i % 2 else part.replace("|", "\\|") for i, part in enumerate(parts))
+
+
 def summary(thing: Callable) -> str:
     """The first line of a docstring."""
-    text = inspect.getdoc(thing) or ""
-    return " ".join(text.partition("\n\n")[0].split()).replace("|", "\\|")
+    return cell((inspect.getdoc(thing) or "").partition("\n\n")[0])
 
 
 def signature(thing: Callable) -> str:
@@ -39,7 +44,7 @@ def functions(things: Mapping[str, Callable]) -> str:
     """Name with its options, and what it does."""
     return table(
         ("name", "what it does"),
-        ((f"`{n}({signature(f)})`".replace("|", "\\|"), summary(f)) for n, f in things.items()),
+        ((f"`{n}({signature(f)})`", summary(f)) for n, f in things.items()),
     )
 
 

@@ -25,8 +25,8 @@ _EXAMPLES = ("clean", "adversarial", "labels", "clean_predictions", "adversarial
 
 
 def said_of(predictions: Any) -> Mapping[str, Sequence[Any]]:
-    """Predictions by model; those of one that has no name are "model"'s."""
-    return predictions if isinstance(predictions, Mapping) else {"model": predictions}
+    """Predictions by model; those of one that has no name are "the model"'s."""
+    return predictions if isinstance(predictions, Mapping) else {"the model": predictions}
 
 
 def compared(examples: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from transferjax.files import write_bytes, write_text
 from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, smoothness_similarity_plane
-from transferjax.report.maps import image_grid
+from transferjax.report.maps import image_grid, said_of
 from transferjax.report.markup import document, escape, png_source
 from transferjax.report.plane import interactive_plane
 from transferjax.report.style import style
@@ -118,8 +118,10 @@ def images_section(examples: Examples) -> Section:
     """Images of one attack or of several, see `maps.image_grid`, each with a `caption` and perhaps `aims`."""
     series = [examples] if isinstance(examples, Mapping) else list(examples)
     text = str(series[0].get("caption", "What the target model says before and after the attack."))
-    figure = (image_grid(series[0]), "Clean image, perturbation, adversarial image.")
-    return Section("Images", text, [], {"images": figure}, {"images": viewer(series)})
+    grid = image_grid(series[0])  # which says what is missing
+    model = next(iter(said_of(series[0]["clean_predictions"])))
+    caption = f"Clean image, perturbation, adversarial image, and what {model} says."
+    return Section("Images", text, [], {"images": (grid, caption)}, {"images": viewer(series)})
 
 
 def sections(

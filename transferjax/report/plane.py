@@ -97,7 +97,7 @@ def _successes(results: pd.DataFrame) -> dict[tuple, str]:
     for key, rows in results.groupby(["mechanism", "seed", "target", "goal"], sort=False):
         mean = rows.groupby("eps_255")["asr"].mean()
         reached = ", ".join(f"{100 * asr:.1f} % at {eps:g}/255" for eps, asr in mean.items())
-        lines.setdefault(key[:3], []).append(f"{key[3]}: {reached}")  # type: ignore[index]
+        lines.setdefault(key[:3], []).append(f"{key[3]}: {reached}")
     return {key: "\n".join(several) for key, several in lines.items()}
 
 

@@ -27,7 +27,7 @@ def image_rows(study: Study, block: str) -> Iterator[Row]:
     for surrogate, (goal_name, goal) in list(product(surrogates, b.goals))[:_SERIES]:
         images = adversarial(b, surrogate, call, goal, eps)
         needs: dict[str, Spec] = {"images": images}
-        models = dict(zip(_names(surrogate, b.targets), (*surrogate.specs, *_of(b.targets)), strict=True))
+        models = {target.label: target.specs[0] for target in b.targets} | _attacked(surrogate)
         for name, model in models.items():
             needs[f"clean {name}"] = Verdicts(target=model, images=b.data)
             needs[f"fooled {name}"] = Verdicts(target=model, images=images)
@@ -35,17 +35,10 @@ def image_rows(study: Study, block: str) -> Iterator[Row]:
         yield Row({"caption": caption, "targeted": goal.targeted}, needs, partial(_seen, names=tuple(models)))
 
 
-def _of(targets: tuple[Member, ...]) -> list[Spec]:
-    return [target.specs[0] for target in targets]
-
-
-def _names(surrogate: Member, targets: tuple[Member, ...]) -> list[str]:
-    """What models are called under an image: those that were attacked, then the others."""
-    own = [
-        f"{surrogate} {i}" if len(surrogate.specs) > 1 else str(surrogate)
-        for i in range(len(surrogate.specs))
-    ]
-    return [*(f"{name} (attacked)" for name in own), *(target.label for target in targets)]
+def _attacked(surrogate: Member) -> dict[str, Spec]:
+    """The members of a surrogate, by what they are called under an image."""
+    several = len(surrogate.specs) > 1
+    return {f"{surrogate}{f' {i}' * several} (attacked)": spec for i, spec in enumerate(surrogate.specs)}
 
 
 def _seen(found: Mapping[str, Arrays], names: tuple[str, ...]) -> dict[str, Any]:
@@ -57,7 +50,7 @@ def _seen(found: Mapping[str, Arrays], names: tuple[str, ...]) -> dict[str, Any]
     return {
         "adversarial": found["images"]["images"][:_EXAMPLES],
         "labels": fooled["labels"][:_EXAMPLES],
-        "aims": fooled.get("aims", fooled["labels"])[:_EXAMPLES],
+        "aims": fooled["aims"][:_EXAMPLES],
         **said,
     }
 
