@@ -60,8 +60,7 @@ def constrained_warps(
         )
 
     def draw(keys: Key, x: Array) -> Array:
-        inner = sample(jax.random.uniform, keys, (mesh - 2, mesh - 2, 2), x.dtype, -beta, beta)
-        return inner
+        return sample(jax.random.uniform, keys, (mesh - 2, mesh - 2, 2), x.dtype, -beta, beta)
 
     def bent(x: Array, inner: Array) -> Array:
         return warp(x, jnp.pad(inner, ((0, 0), (1, 1), (1, 1), (0, 0))))

@@ -1,4 +1,4 @@
-"""The catalogue, continued: attacks on the features of one layer in the middle of a net."""
+"""The catalogue, continued: attacks on features in the middle of a net, and through features mixed in."""
 
 import math
 from collections.abc import Callable
