@@ -33,11 +33,11 @@ class GoogLeNet(Net):
 
     dropout: float = 0.0
     transform_input: bool = False
+    eps: float = 1e-3
 
     image_size: ClassVar[int] = 224
     stem: ClassVar[str] = "conv1.conv"
     head: ClassVar[str] = "fc"
-    eps: ClassVar[float] = 1e-3
 
     def forward(self, layers: Layers, x: Array) -> Array:
         x = to_half(x) if self.transform_input else x

@@ -236,7 +236,7 @@ class MobileNetV3(Residuals):
 
     last: int = 1024
     dropout: float = 0.0
-    eps: float = 1e-3  # type: ignore[misc]  # a field: the two libraries differ
+    eps: float = 1e-3
 
     width: ClassVar[int] = 16
 
