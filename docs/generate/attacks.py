@@ -73,10 +73,12 @@ def made(name: str):
 
 
 def work_of(name: str) -> str:
+    """Gradients per image; those that stop where they succeed take as many as the pictured digit did."""
     _, work = made(name)
-    if not work.gradients:
-        return f"none; {work.forwards:,} forward passes"
-    return f"{work.gradients:,}"
+    said = (
+        f"{work.gradients:,}" if work.gradients or not work.forwards else f"{work.forwards:,} forward passes"
+    )
+    return f"{said} for the digit" if family(name) == FAMILIES["auto_attack"] else said
 
 
 def page(name: str) -> str:
