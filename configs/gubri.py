@@ -194,9 +194,9 @@ def networks(s, seeds, views):
     found.train("SGD")
     for label in dict.fromkeys(("SAM", "l-SAM", *(s.minimizers if "minimizers" in views else ()))):
         found.train(label, MINIMIZERS[label](USUAL[0]))
-    blocks = {"training": found.of("SGD", "SAM", "l-SAM"), "minimizers": found.of("SGD", *s.minimizers)}
-    if "minimizers" not in views:
-        blocks.pop("minimizers")
+    blocks = {"training": found.of("SGD", "SAM", "l-SAM")}
+    if "minimizers" in views:
+        blocks["minimizers"] = found.of("SGD", *s.minimizers)
     if "decays" in views:
         rows = {f"SGD, decay at {share * s.length:g}": share for share in s.shares}
         blocks["decays"] = found.of("SGD") + sum(
