@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from transferjax.checks import check_examples, check_images
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
-from transferjax.metrics.curvature import input_hessian_trace
+from transferjax.metrics.curvature import trace_anywhere
 from transferjax.metrics.gradients import asked, input_gradient
 from transferjax.metrics.similarity import cosine_similarity
 from transferjax.norms import norm
@@ -162,7 +162,7 @@ def transfer_loss_bound(
     if not 0 <= c <= 1:
         raise ValueError(f"c must lie in [0, 1]; got {c}")
     counts: dict[str, int] = {}
-    curvature = input_hessian_trace(surrogate, adversarial, part, chunk=chunk)
+    curvature = trace_anywhere(surrogate, adversarial, part, chunk)
     surrogate, target = noting(surrogate, "surrogate", counts), noting(target, "target", counts)
 
     def of(predict: Predict, x: Array) -> tuple[Array, Array]:

@@ -198,6 +198,11 @@ def input_hessian_trace(
         ValueError: an unknown part, or the Hessian of a net that is not known to be piecewise linear.
     """
     check_images(images)
+    return trace_anywhere(predict, images, part, chunk)
+
+
+def trace_anywhere(predict: Predict, images: Array, part: str, chunk: int | None) -> Array:
+    """`input_hessian_trace` of images that may lie beyond [0, 1], as theorems' do."""
     if part not in ("hessian", "gauss_newton"):
         raise ValueError(f"part must be hessian or gauss_newton; got {part!r}")
     if chunk is not None and chunk < 1:
