@@ -18,6 +18,7 @@ FAMILIES = {
     "transformed": "Transformed inputs",
     "neighbors": "Neighbourhoods and flatness",
     "targeted": "Towards a target",
+    "features": "Features in the middle",
     "committees": "Several surrogates",
     "auto_attack": "AutoAttack and its parts",
 }
@@ -73,12 +74,14 @@ def made(name: str):
 
 
 def work_of(name: str) -> str:
-    """Gradients per image; those that stop where they succeed take as many as the pictured digit did."""
+    """Gradients per image; those that stop where they succeed take at most so many."""
     _, work = made(name)
     said = (
-        f"{work.gradients:,}" if work.gradients or not work.forwards else f"{work.forwards:,} forward passes"
+        f"{work.gradients:,}"
+        if work.gradients or not work.evaluations
+        else f"{work.evaluations:,} evaluations"
     )
-    return f"{said} for the digit" if family(name) == FAMILIES["auto_attack"] else said
+    return f"at most {said}" if family(name) == FAMILIES["auto_attack"] else said
 
 
 def page(name: str) -> str:

@@ -1,7 +1,7 @@
-"""A small net of handwritten digits that counts what an attack asks of it."""
+"""A small net of handwritten digits, and what an attack does to one of them and asks of the net."""
 
+import inspect
 from functools import cache, partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 import optax
 
 from transferjax import data, models
+from transferjax.attacks import spent
+from transferjax.attacks.goals import is_targeted
 from transferjax.losses import cross_entropy
 from transferjax.models.conv import conv_general_dilated
 from transferjax.study.registry import ATTACKS
@@ -20,46 +22,11 @@ SIZE, EPS = 32, 48 / 255
 conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)  # fast inside an attack's loop
 
 
-class Work(NamedTuple):
-    """Gradients and forward passes per image."""
-
-    gradients: int
-    forwards: int
-
-
-_seen = {"gradients": 0, "forwards": 0}
-
-
-def _note(what: str, count: int) -> None:
-    _seen[what] += count
-
-
-@jax.custom_vjp
-def _counted(x):
-    jax.debug.callback(lambda: _note("forwards", len(x)))
-    return x
-
-
-def _forward(x):
-    return _counted(x), x.shape[0]
-
-
-def _backward(count, grads):
-    jax.debug.callback(lambda: _note("gradients", grads.shape[0]))
-    return (grads,)
-
-
-_counted.defvjp(_forward, _backward)
-
-
 class Net(nn.Module):
-    """Two convolutions; `counts` says whether it notes what it is asked."""
-
-    counts: bool = False
+    """Two convolutions."""
 
     @nn.compact
     def __call__(self, x):
-        x = _counted(x) if self.counts else x
         x = nn.relu(conv(8, (5, 5), strides=2, name="first")(x))
         x = nn.relu(conv(16, (3, 3), strides=2, name="mix")(x))
         return nn.Dense(10, name="head")(x.reshape(len(x), -1))
@@ -94,16 +61,15 @@ def digit() -> tuple[np.ndarray, np.ndarray]:
     return images[row : row + 1], test.labels[row : row + 1]
 
 
-def predict(counts: bool = False, seed: int = 0):
-    return models.predictor(Net(counts), weights(seed))
+def predict(seed: int = 0):
+    return models.predictor(Net(), weights(seed))
 
 
 def arguments(name: str) -> dict:
     """What an attack needs besides its budget."""
-    if name == "admix":
-        pool = data.load("digits", "train", size=SIZE).images[:8]
-        return {"pool": np.asarray(pool, np.float32) / 255}
-    return {"layer": "mix"} if name == "self_universality" else {}
+    pool = np.asarray(data.load("digits", "train", size=SIZE).images[:8], np.float32) / 255
+    needed = inspect.signature(ATTACKS.row(name).factory).parameters
+    return {key: value for key, value in {"pool": pool, "layer": "mix"}.items() if key in needed}
 
 
 def run(name: str):
@@ -112,17 +78,10 @@ def run(name: str):
     Attacks of several surrogates have two; what goes to given targets goes to the next class.
     """
     images, labels = digit()
-    factory = ATTACKS.row(name).factory
-    attack = factory(EPS, **arguments(name))
-    aimed = name in ("self_universality", "po_trip", "logit")
-    several = name in ("svre", "cwa", "lgv")
-    aims = (labels + 1) % 10 if aimed else labels
-    surrogate = tuple(predict(True, seed) for seed in (0, 1)) if several else predict(True)
-    jax.block_until_ready(surrogate)
-    _seen.update(gradients=0, forwards=0)
+    attack = ATTACKS.row(name).factory(EPS, **arguments(name))
+    aims = (labels + 1) % 10 if is_targeted(attack) else labels
+    surrogate = (predict(), predict(seed=1)) if name in ("svre", "cwa", "lgv") else predict()
+    work = spent(attack, surrogate, images.shape[1:])
     adversarial = jax.jit(attack)(jax.random.key(0), surrogate, images, aims)
-    jax.block_until_ready(adversarial)
-    jax.effects_barrier()
-    work = Work(_seen["gradients"], _seen["forwards"])
     says = [int(predict()(x).argmax(-1)[0]) for x in (images, adversarial)]
     return images, np.asarray(adversarial), int(labels[0]), says, work

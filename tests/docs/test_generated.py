@@ -6,6 +6,7 @@ import re
 import pytest
 
 from docs.generate import attacks, catalogues, counted, papers, reference
+from transferjax.attacks.cost import Spent
 from transferjax.metrics import __all__ as measured
 from transferjax.study.registry import ATTACKS
 
@@ -24,7 +25,7 @@ def test_gradients_are_counted(name, gradients):
 
 
 def test_every_attack_has_a_family_a_summary_and_its_options(monkeypatch):
-    monkeypatch.setattr(attacks, "made", lambda name: (b"", counted.Work(10, 10)))
+    monkeypatch.setattr(attacks, "made", lambda name: (b"", Spent(10, 10)))
     pages = attacks.pages()
     members = [member for group in attacks.nav()[1:] for several in group.values() for member in several]
     named = {place for member in members for place in member.values()}
