@@ -44,6 +44,8 @@ def test_the_core_is_what_is_imported():
         "numpy",
         "scipy",
         "tqdm",
+        "filelock",
+        "safetensors",
     }
     core |= {"dask"}  # comes with distributed
     extra = {m for modules in extras.EXTRAS.values() for m in modules}
@@ -60,7 +62,7 @@ def test_the_core_is_what_is_imported():
     ("module", "gone", "message"),
     [
         ("transferjax.report", "matplotlib", r"transferjax.report: pip install 'transferjax\[report\]'"),
-        ("transferjax.study", "filelock", r"transferjax.study: pip install 'transferjax\[study\]'"),
+        ("transferjax.study", "pydantic", r"transferjax.study: pip install 'transferjax\[study\]'"),
     ],
 )
 def test_a_package_says_what_it_needs(monkeypatch, module, gone, message):

@@ -19,7 +19,7 @@ _WEIGHTS = ("convert", "names", "pickles", "torch")
 PLACES: dict[str, tuple[str, ...]] = {
     **{name: (f"training.{name}",) for name in _TRAINING},
     "rules": ("training.rules", "chain"),
-    "adapters": ("predicts.http", "predicts.foreign"),
+    "adapters": ("predicts.http", "predicts.foreign", "predicts.formats"),
     "attacks.auto_attack": ("attacks.catalogue.auto_attack",),
     "attacks.checks": ("attacks.inspection", "attacks.goals"),
     "attacks.committees": ("attacks.catalogue.committees",),

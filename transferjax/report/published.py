@@ -68,7 +68,9 @@ SHAPES = {
     "table8": Shape(("surrogate",), ("target_training", "goal"), (("asr", None),)),
     "table9": Shape(("surrogate",), ("target",), (("surrogate_acc", None), ("asr", None))),
     "table10": Shape(("mechanism",), ("goal", "eps_255", "platform"), (("asr", None),)),
-    "table11": Shape(("mechanism", "tau"), ("parameter",), (("value", None),), ("dataset",)),
+    "table11": Shape(
+        ("mechanism", "tau"), ("parameter",), (("value", None),), ("dataset", "used_in_tables_2_3")
+    ),
     "table12": Shape(_MECHANISM, (), (("train_acc", None), ("test_acc", None)), ("dataset",)),
     "table13": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
     "tpa_table1": _attacks("MI", "iters"),
