@@ -47,7 +47,7 @@ def test_the_core_is_what_is_imported():
         "filelock",
         "safetensors",
     }
-    core |= {"dask"}  # comes with distributed
+    core |= {"dask", "PIL"}  # come with distributed and Matplotlib
     extra = {m for modules in extras.EXTRAS.values() for m in modules}
     ours = {"transferjax", "experiments", "configs"}
     for path in FILES:
