@@ -61,6 +61,6 @@ def test_image_grid_takes_bytes_and_grey(examples):
 
 
 def test_image_grid_names_what_is_missing(examples):
-    del examples["labels"]
+    examples = {name: value for name, value in examples.items() if name != "labels"}
     with pytest.raises(ValueError, match="labels"):
         image_grid(examples)

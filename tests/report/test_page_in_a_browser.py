@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.browser import browsing
 from transferjax.report import write_sections
-from transferjax.report.claims import check_claims, claims_section
+from transferjax.report.claims import CLAIMS, check_claims, claims_section
 from transferjax.report.page import sections
 
 EVIL = "<script>a()</script>"  # were it to run, or to be stopped by the policy, the console would say so
@@ -41,7 +41,7 @@ def written(tmp_path_factory, make_results, examples):
         [results.assign(mechanism=name, seed=seed) for seed in range(3) for name in ("ST", "AT_1")]
     )
     rows["asr"] = np.where(rows["mechanism"] == "AT_1", rows["asr"].clip(upper=0.5) + 0.1, 0.05 * rows["asr"])
-    parts = [*sections(results, two), claims_section(check_claims({"all": rows}))]
+    parts = [*sections(results, two), claims_section(check_claims(CLAIMS["sp2024"], {"all": rows}))]
     directory = tmp_path_factory.mktemp("report")
     return write_sections(directory, parts, f"Report {EVIL}", {"title": EVIL}, {}).html.as_uri()
 
