@@ -273,8 +273,9 @@ def curvlinops(what: str, count: int, net: dict, reference: list[float], product
 
 def references(images: int, batch: int, net: dict) -> tuple[list[float], list[float], list[float]]:
     """In float64: the images' top eigenvalues, the weights' top eigenvalue and trace."""
+    single = net_of(net)[0]  # trained before float64 is on
     with jax.enable_x64(True):
-        predict = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), net_of(net)[0])
+        predict = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), single)
         x, y = test_images(images)
         exact = jax.jit(partial(input_hessian_eigenvalues, k=1, method="exact"))
         inputs = exact(predict, jnp.asarray(x, jnp.float64), jnp.asarray(y))[:, 0]
