@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from transferjax import moved
+from transferjax import attacks, moved
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def names_stay():
+    """A module that is imported takes its name in its package: `attacks.auto_attack` is a function there."""
+    before = dict(vars(attacks))
+    yield
+    vars(attacks).update(before)
+
+
 HELD = {  # public names of each module before it moved
     "rules": "agsam asam chain er gsam initial_memory look_sam sam",
     "penalties": "input_gradient jacobian",

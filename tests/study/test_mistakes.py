@@ -139,7 +139,7 @@ def test_config_dicts_inside_of_tuples_are_read(wrap):
             "no option 'pob'; did you mean prob",
         ),
         ("attacks 0 2 outer_rules 0 options transform", 7, "transform must be a piece; got 7"),
-        ("error", "sd", "'half_range' or 'std'"),
+        ("error", "sd", "'half_range', 'std' or 'two_std'"),
         ("batch_size", 0, "greater than or equal to 1"),
     ],
 )

@@ -17,6 +17,7 @@ from transferjax.study.specs import Apply, Call, Data, Pretrained, Purifier, Spe
 TABLES = {t.what: t for t in vars(registry).values() if isinstance(t, registry.Table)}
 SIGNED = {
     ("normalize", "mean"),
+    ("preprocessing", "mean"),
     ("probe", "radius"),
     ("probe", "here"),
     ("probe", "there"),

@@ -121,7 +121,8 @@ def test_a_store_that_cannot_be_written_is_one_line(finish, tmp_path):
     (tmp_path / "file").write_text("")
     code, out, err = finish(tmp_path / "file/store", config=ONE)
     assert (code, out) == (1, "")
-    assert err.startswith("NotADirectoryError: ")
+    assert err.startswith("Unwritable: ")
+    assert "Not a directory" in err
     assert len(err.splitlines()) == 2
 
 

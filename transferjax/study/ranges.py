@@ -25,8 +25,12 @@ def _between(low: int, high: int) -> Range:
 
 
 MODELS = _named(
-    (COUNT, "blocks growth patch depth heads hidden image_size window group widths last middle"),
-    (POSITIVE, "width"),
+    (
+        COUNT,
+        "blocks growth patch depth heads hidden image_size window group groups width_per_group widths last "
+        "middle",
+    ),
+    (POSITIVE, "width eps"),
     (FROM_ZERO, "squeeze"),
     (BELOW_ONE, "dropout"),
 )
@@ -54,7 +58,11 @@ PREPROCESSING = _named(
 )
 METHODS = ("auto", "exact", "leading", "class_lanczos", "lanczos", "power")
 MEASURES = _named(
-    (COUNT, "k"), (INSIDE, "variance"), (METHODS, "method"), (("frechet", "off_subspace"), "statistic")
+    (COUNT, "k samples points"),
+    (POSITIVE, "c radius extent"),
+    (INSIDE, "variance"),
+    (METHODS, "method"),
+    (("frechet", "off_subspace"), "statistic"),
 )
 FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lanczos5")
 APPLY = _named(
@@ -62,7 +70,8 @@ APPLY = _named(
     (_between(1, 100), "quality"),
     (COUNT, "samples size low high"),
     (POSITIVE, "sigma"),
-    (FROM_ZERO, "angle shear decay"),
+    (FROM_ZERO, "angle shear decay attention qkv mlp"),
+    (POSITIVE, "factor"),
     (BELOW_ONE, "radius ghost_dropout.rate zoom"),
     (SHARE, "shift"),
     (Range("must be above 1", lambda value: value > 1), "resize_and_pad.rate"),
@@ -72,10 +81,10 @@ APPLY = _named(
 DERIVED = _named((COUNT, "steps"), (POSITIVE, "step_size eps"))
 PURIFIERS = _named((COUNT, "features blocks"), (FROM_ZERO, "code_penalty"), (SHARE, "eps"))
 PIECES = _named(
-    (COUNT, "samples neighbors chunk steps blocks"),
-    (SHARE, "prob rho"),
+    (COUNT, "samples neighbors chunk steps blocks rows columns mesh patch"),
+    (SHARE, "prob rho share"),
     (POSITIVE, "rate sigma"),
-    (FROM_ZERO, "radius step_size decay max_angle"),
+    (FROM_ZERO, "radius inner_radius step_size decay inner_decay max_angle beta"),
     (ANY, "probe.radius here there"),  # it may look back, and take away
     (WHOLE, "seed late_start"),
     (KERNEL, "kernel_size"),

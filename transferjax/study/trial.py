@@ -88,7 +88,8 @@ def _check_channels(name: str, values: tuple[float, ...], channels: int) -> None
 
 @cache
 def _pretrained(spec: Pretrained) -> None:
-    """Reads a file of weights by the names of its net."""
+    """Reads a file of weights by the names of its net, and makes what it wants to see."""
+    registry.make(registry.PREPROCESSING, spec.preprocessing)
     if not spec.file:
         return  # weights that another machine has: whoever makes something of them says so
     tensors = models.read_tensors(spec.file)
