@@ -163,7 +163,9 @@ def opened(
     with Watch(timeout) as watch:
         for left in range(redirects, -1, -1):
             with one_error(watch):
-                raw = pool(url).request(
+                raw = pool(
+                    url
+                ).request(
                     method,
                     url,
                     body=body,
@@ -173,6 +175,7 @@ def opened(
                     redirect=False,
                     preload_content=False,
                     decode_content=False,
+                    enforce_content_length=False,  # our reader counts, in the same words everywhere
                 )
             place = raw.headers.get("Location") if raw.status in REDIRECTS else None
             if not (left and place):
