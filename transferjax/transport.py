@@ -163,9 +163,7 @@ def opened(
     with Watch(timeout) as watch:
         for left in range(redirects, -1, -1):
             with one_error(watch):
-                raw = pool(
-                    url
-                ).request(
+                raw = pool(url).request(
                     method,
                     url,
                     body=body,
