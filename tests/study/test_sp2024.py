@@ -147,6 +147,7 @@ def no_data(monkeypatch):
     there = content.Facts("0" * 32, 1000, 10, (32, 32, 3))
     for module in (content, estimate, shapes):
         monkeypatch.setattr(module, "facts", lambda spec: there)
+    monkeypatch.setattr("transferjax.study.resolve.facts", lambda spec: there)
 
 
 def test_a_full_config_is_traced_and_weighed(no_data, tmp_path, monkeypatch):
