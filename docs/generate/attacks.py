@@ -5,7 +5,7 @@ import re
 from functools import cache
 
 from docs.generate.catalogues import cell
-from docs.generate.counted import EPS, run
+from docs.generate.tried import EPS, run
 from tests.golden.peers import PEERS
 from transferjax.attacks.recipe import MEANINGS
 from transferjax.attacks.vocabulary import RANGES

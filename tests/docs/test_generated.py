@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from docs.generate import attacks, catalogues, counted, papers, reference
+from docs.generate import attacks, catalogues, papers, reference, tried
 from transferjax.attacks.cost import Spent
 from transferjax.metrics import __all__ as measured
 from transferjax.study.registry import ATTACKS
@@ -15,10 +15,10 @@ from transferjax.study.registry import ATTACKS
     ("name", "gradients"), [("fgsm", 1), ("mi_fgsm", 10), ("vmi_fgsm", 10 * 21), ("noise", 0)]
 )
 def test_gradients_are_counted(name, gradients):
-    clean, adversarial, label, said, found = counted.run(name)
+    clean, adversarial, label, said, found = tried.run(name)
     assert found.gradients == gradients
     assert clean.shape == adversarial.shape == (1, 32, 32, 1)
-    assert abs(adversarial - clean).max() == pytest.approx(counted.EPS, abs=1e-6)
+    assert abs(adversarial - clean).max() == pytest.approx(tried.EPS, abs=1e-6)
     assert said[0] == label
     if name == "mi_fgsm":
         assert said[1] != label

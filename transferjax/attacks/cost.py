@@ -1,8 +1,7 @@
 """What an attack spends on an image, counted in the program that it is traced to; nothing is computed.
 
 A surrogate is looked at through marks: at its images, at its logits, and at what flows back through either.
-    The
-program is then walked, loops as often as they run. Of a loop that ends early the limit in its condition
+The program is then walked, loops as often as they run. Of a loop that ends early the limit in its condition
 counts.
 """
 

@@ -109,7 +109,7 @@ def _options(name: str, given: dict[str, Any], **defaults: Any) -> dict[str, Any
     if unknown := sorted(given.keys() - defaults.keys()):
         raise TypeError(f"{name} has no options {unknown}; it has {sorted(defaults)}")
     size = (chosen := {**defaults, **given}).get("size", 1)
-    if size is None and "size" in defaults and defaults["size"] is None:
+    if size is None and defaults.get("size", 1) is None:
         return chosen  # images stay as they are
     if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
         raise ValueError(f"{name}: size must be a whole number of pixels, at least 1; got {size!r}")

@@ -163,8 +163,8 @@ def ilpd(
         sigma: of the normal noise on the clean image, in pixel units, drawn at each gradient.
 
     Reference: Li et al., "Improving Adversarial Transferability via Intermediate-level Perturbation Decay",
-    NeurIPS
-    2023: 100 steps of 1/255 at ε = 8/255, γ = 0.1, σ = 0.05, the last block of a ResNet-50's second stage.
+    NeurIPS 2023: 100 steps of 1/255 at ε = 8/255, γ = 0.1, σ = 0.05, the last block of a ResNet-50's second
+    stage.
     """
     from transferjax.predicts.modules import at_layer, with_features
 
@@ -253,8 +253,8 @@ def everywhere(
         chunk: blocks at once; divides N.
 
     Reference: Zeng et al., "Everywhere Attack: Attacking Locally and Globally to Boost Targeted
-    Transferability",
-    AAAI 2025: 300 steps of 2/255 at ε = 16/255, 16 blocks, N = 9; DI from 195 of 224 pixels on.
+    Transferability", AAAI 2025: 300 steps of 2/255 at ε = 16/255, 16 blocks, N = 9; DI from 195 of 224 pixels
+    on.
     """
     local = average(blockwise.kept_blocks(blocks), samples, chunk=chunk)
     both = mix(1 / (samples + 1), samples / (samples + 1), local)

@@ -124,10 +124,9 @@ def fgsra(
     is.
 
     Reference: Wang et al., "Improving Adversarial Transferability via Frequency-Guided Sample Relevance
-    Attack",
-    CIKM 2024: steps of `eps / steps`, ten, N = 20, β = 2, ρ = 0.7. Its official code (ρ = 0.5) adds DI to the
-    neighbours and TI with a kernel of 7 (`inner_rules`, `outer_rules`), and trains the surrogate a little
-    on the way; TransferAttack sums `cos(x, x_n) g(x_n)`, beside which g(x) weighs nothing.
+    Attack", CIKM 2024: steps of `eps / steps`, ten, N = 20, β = 2, ρ = 0.7. Its official code (ρ = 0.5) adds
+    DI to the neighbours and TI with a kernel of 7 (`inner_rules`, `outer_rules`), and trains the surrogate a
+    little on the way; TransferAttack sums `cos(x, x_n) g(x_n)`, beside which g(x) weighs nothing.
     """
     norm = options["norm"]
     update = updates.shrinking_momentum(decay, norm, given(step_size, eps / steps), eta)

@@ -233,10 +233,8 @@ def ops(
         chunk: compositions at once; divides M.
 
     Reference: Guo et al., "Boosting Adversarial Transferability through Augmentation in Hypothesis Space",
-    CVPR
-    2025: steps of `eps / steps`, ten, β = 2, N = M = 30 (TransferAttack takes 10 and 20, draws 60
-        neighbours once,
-    and rotates to the nearest pixel).
+    CVPR 2025: steps of `eps / steps`, ten, β = 2, N = M = 30 (TransferAttack takes 10 and 20, draws 60
+    neighbours once, and rotates to the nearest pixel).
     """
     radii = tuple(zeta * eps * quarter / 4 for quarter in range(1, 7))
     around = average(inputs.noise_of_radii(radii, options["norm"]), neighbors)
