@@ -14,9 +14,10 @@ class Request(NamedTuple):
     time: float
 
 
-def http(body=b"", status="200 OK", **headers):
-    """A proper answer; `_` in the names of headers is `-`."""
-    fields = {"Content-Length": len(body), **{k.replace("_", "-"): v for k, v in headers.items()}}
+def http(body=b"", status="200 OK", Connection="close", **headers):
+    """A proper answer, the connection's last unless told otherwise; `_` in the names of headers is `-`."""
+    headers = {k.replace("_", "-"): v for k, v in headers.items()}
+    fields = {"Content-Length": len(body), "Connection": Connection, **headers}
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode() + body
 
@@ -93,7 +94,7 @@ class Server:
         request = Request(line, headers, body, time.monotonic())
         self.requests.append(request)
         if not self.plan:
-            connection.sendall(http(self.good(request)))
+            connection.sendall(http(self.good(request), Connection="keep-alive"))
             return True
         fault = self.plan.pop(0)
         if callable(fault):

@@ -16,7 +16,7 @@ import numpy as np
 from transferjax import extras
 from transferjax.data.crops import Crop, center_crop, whole
 from transferjax.data.dataset import Dataset, digest
-from transferjax.data.storage import cache_dir, open_saved, save
+from transferjax.data.storage import FORMAT, cache_dir, open_saved, save
 from transferjax.data.stream import ImageStream
 
 CIFAR10 = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
@@ -190,7 +190,7 @@ def in_memory(name: str, split: str, *, size: int, data_dir: str | os.PathLike[s
     """
     directory = prepared(name, data_dir)
     check_split(directory, split)
-    mark = digest(fingerprint(directory, split), size)
+    mark = digest(FORMAT, fingerprint(directory, split), size)
     cached = cache_dir() / "datasets" / f"{name.replace('/', '-')}-{mark}"
     try:
         return open_saved(cached, split)
