@@ -59,8 +59,11 @@ lowest:
 browser: .venv/.installed-test
 	$(BIN)/python -m pytest tests/report/test_page_in_a_browser.py
 
+# Strict: what could not be looked up is not said to be without vulnerabilities.
 audit: .venv/.installed-audit
-	$(BIN)/pip-audit --skip-editable
+	mkdir -p build
+	$(BIN)/python -m pip freeze --exclude-editable > build/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement build/installed.txt
 
 fuzz: .venv/.installed-test
 	$(BIN)/python -m tests.fuzz --seconds=$(FUZZ_SECONDS) --out=runs/fuzz

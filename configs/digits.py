@@ -2,7 +2,8 @@
 
     python -m experiments.study --config=configs/digits.py --store=runs/store
 
-Cost: about a minute and a half on 2 CPU cores, half of it compilation. Variant `:smoke` is a run for tests.
+Cost: about a minute and a half on 2 CPU cores, half of it compilation. `:seeds=20,first=4` are seeds 4 to 23
+instead of two; what they spread by is published (`experiments/intervals.py`). `:smoke` is a run for tests.
 """
 
 from configs import common
@@ -16,18 +17,14 @@ TARGETS = {
 
 
 def get_config(variant=""):
-    """ST, SAM, IR and SAM&IR surrogates in two seeds, three targets of other architectures."""
-    if variant not in ("", "smoke"):
-        raise ValueError(f"unknown variant {variant!r}: use smoke, or none")
-    smoke = variant == "smoke"
-    mechanisms, seeds, targets = ("ST", "SAM", "IR", "SAM&IR"), (0, 1), TARGETS
+    """ST, SAM, IR and SAM&IR surrogates in some seeds, three targets of other architectures."""
+    given = common.variant(variant, smoke=False, seeds=2, first=0)
+    smoke, seeds = given["smoke"], range(given["first"], given["first"] + given["seeds"])
+    mechanisms, targets = ("ST", "SAM", "IR", "SAM&IR"), TARGETS
     epochs, width, blocks, train, test, eps_255 = 8, 8, (1, 1, 1), 0, 0, (16, 32, 48)
     if smoke:
-        mechanisms, seeds, targets = (
-            ("ST", "SAM&IR"),
-            (0,),
-            {"VGG": ("cifar_vgg11", {"width": 4, "blocks": (1, 1)})},
-        )
+        mechanisms, seeds = ("ST", "SAM&IR"), range(1)
+        targets = {"VGG": ("cifar_vgg11", {"width": 4, "blocks": (1, 1)})}
         epochs, width, blocks, train, test, eps_255 = 2, 4, (1,), 256, 64, (32,)
     images = common.data("digits", count=test)
     shared = {

@@ -76,9 +76,7 @@ def costs() -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     if COSTS.is_file():
         for row in csv.DictReader(COSTS.read_text().splitlines()):
-            text = f"`:{row['scale']}` {row['cpu']}" + (
-                f", {row['gpu_hours']} GPU h" if row["gpu_hours"] else ""
-            )
+            text = f"`:{row['scale']}` {row['cost']}" if row["scale"] else row["cost"]
             found.setdefault((row["config"], row["view"]), []).append(text)
     return found
 

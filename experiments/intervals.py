@@ -1,0 +1,53 @@
+"""Publishes the intervals that a study's accuracy, smoothness and transfer stay within, of many seeds.
+
+python -m experiments.study --config=configs/digits.py:seeds=20,first=4 --store=runs/store
+python -m experiments.intervals --report='runs/store/studies/digits-seeds=20,first=4' --seeds=4 \
+    --out=docs/results/digits
+
+`pytest -m slow tests/study/test_drift.py` trains four other seeds with the code as it is and compares.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from transferjax.files import write_text
+from transferjax.report.intervals import LEVEL, intervals, per_seed
+
+PAGE = """# What the digits study comes to, and by how much seeds differ
+
+Reference points: accuracy, smoothness, similarity and transfer of the quickstart's surrogates, {count} seeds
+of each mechanism. The interval is where the mean of {seeds} other seeds is with a probability of {level:.1%}
+if nothing but the seeds changed (`transferjax.report.intervals`); smoothness is the largest eigenvalue of
+the input Hessian (its intervals are of the logarithm), success the mean over the three targets. A change of
+the code that leaves an interval changed what is studied: `pytest -m slow tests/study/test_drift.py` compares.
+
+{table}
+"""
+
+
+def publish(report: Path, seeds: int, out: Path) -> Path:
+    """Writes `intervals.csv` and `README.md`."""
+    frame = intervals(per_seed(pd.read_csv(report / "transfer.csv")), seeds)
+    write_text(out / "intervals.csv", frame.to_csv(index=False, float_format="%.6g"))
+    lines = ["| mechanism | | mean | from | to |", "|---|---|---:|---:|---:|"]
+    for row in frame.itertuples():
+        numbers = (row.mean, row.low, row.high)
+        lines.append(f"| {row.mechanism} | {row.quantity} | {' | '.join(f'{n:.3g}' for n in numbers)} |")
+    text = PAGE.format(count=frame["seeds"].min(), seeds=seeds, level=LEVEL, table="\n".join(lines))
+    return write_text(out / "README.md", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--report", required=True, type=Path, help="the directory of the study's report")
+    parser.add_argument("--seeds", type=int, default=4, help="of the runs that will be compared")
+    parser.add_argument("--out", required=True, type=Path, help="where to publish")
+    print(publish(**vars(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Surrogates do not drift unseen: seeds trained with the code as it is, against the published intervals."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from transferjax.report.intervals import outside, per_seed
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "docs/results/digits/intervals.csv"
+# The digits study with one mechanism's magnitude halved.
+HALVED = """
+import runpy
+def get_config(variant=""):
+    c = runpy.run_path({digits!r})["get_config"](variant)
+    c.networks = tuple((l, t, {{**n, "parts": tuple(map(halved, n["parts"]))}}) for l, t, n in c.networks)
+    return c
+def halved(part):
+    options = {{k: v / 2 if part["name"] == {part!r} else v for k, v in part["options"].items()}}
+    return dict(part) | {{"options": options}}
+"""
+
+
+def measured(config, store):
+    """Accuracy, smoothness, similarity and transfer of four seeds, by a process with the usual flags."""
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "experiments.study", f"--config={config}:seeds=4", f"--store={store}"]
+    subprocess.run(command, cwd=ROOT, env=env | {"PYTHONPATH": str(ROOT)}, check=True)
+    (file,) = store.glob("studies/*/transfer.csv")
+    return per_seed(pd.read_csv(file))
+
+
+@pytest.mark.slow  # four seeds of four mechanisms
+def test_seeds_are_within_the_published_intervals(tmp_path):
+    """A change of the code that changes what surrogates are: the mechanism and the number that left."""
+    left = outside(measured("configs/digits.py", tmp_path), pd.read_csv(PUBLISHED))
+    assert left.empty, f"\n{left.to_string()}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "mechanism"), [("sam", "SAM"), ("input_gradient", "IR")])
+def test_half_of_a_magnitude_is_seen(tmp_path, part, mechanism):
+    config = tmp_path / "halved.py"
+    config.write_text(HALVED.format(digits=str(ROOT / "configs/digits.py"), part=part))
+    left = outside(measured(config, tmp_path / "store"), pd.read_csv(PUBLISHED))
+    assert mechanism in set(left["mechanism"])
+    assert "ST" not in set(left["mechanism"])
+
+
+def test_the_published_intervals_tell_mechanisms_apart():
+    """An interval that holds everything would see nothing: each mechanism leaves every other's."""
+    expected = pd.read_csv(PUBLISHED)
+    assert len(expected) == 4 * 9
+    assert (expected["low"] < expected["mean"]).all()
+    assert (expected["mean"] < expected["high"]).all()
+    centers = expected.assign(seed=0, value=expected["mean"])
+    for one in expected["mechanism"].unique():
+        for other in set(expected["mechanism"]) - {one}:
+            posing = centers[centers["mechanism"] == other].assign(mechanism=one)
+            assert len(outside(posing, expected[expected["mechanism"] == one])) > 0, (other, one)
