@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE := runs/store
 FUZZ_SECONDS ?= 3600
 
-.PHONY: quickstart test wheel lint docs servers lowest browser audit fuzz soak bench clean
+.PHONY: quickstart test wheel lint docs lowest browser audit fuzz soak bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,7 +13,6 @@ help:
 	@echo "make wheel       build the wheel and try it in an empty environment"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation site: runs/site/index.html; warnings are errors"
-	@echo "make servers     the service client against real inference servers, in .venv-servers"
 	@echo "make lowest      the tests, with the lowest versions that pyproject.toml allows, in .venv-lowest"
 	@echo "make browser     the tests that look at reports in a browser"
 	@echo "make audit       known vulnerabilities of what is installed"
@@ -44,12 +43,6 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-
-# In an environment of their own: what they bring is not what data sets bear.
-servers:
-	test -x .venv-servers/bin/python || $(PYTHON) -m venv .venv-servers
-	.venv-servers/bin/python -m pip install --quiet --editable '.[test,servers]'
-	.venv-servers/bin/python -m pytest tests/predicts
 
 lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

@@ -1,10 +1,9 @@
 """Inference servers as they are installed: LitServe and MLServer, each with a net that sees the mean colour.
 
-pip install 'transferjax[servers]'
+They are installed here, into `.venv-servers`: what they bring is not what data sets bear.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -12,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +28,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8
 UNIT = IMAGES.astype(np.float32) / 255
 COLOURS = UNIT.mean((1, 2))
 NAMES = ("red", "green", "blue")
+SERVERS = ("litserve>=0.2.10", "mlserver>=1.7", "numpy", "pillow")
 
 LITSERVE = """
 import sys
-import cv2
 import litserve
 import numpy as np
+from PIL import Image
 
 class Colours(litserve.LitAPI):
     def setup(self, device):
@@ -41,8 +43,7 @@ class Colours(litserve.LitAPI):
     def decode_request(self, request):
         if "instances" in request:
             return np.array(request["instances"])
-        data = np.frombuffer(request["file"].file.read(), np.uint8)
-        return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] / 255
+        return np.asarray(Image.open(request["file"].file)) / 255
 
     def predict(self, x):
         return x.mean((-3, -2))
@@ -104,29 +105,39 @@ def running(command, folder, ready):
         process.wait()
 
 
-def installed(name):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: pip install 'transferjax[servers]'")
+@pytest.fixture(scope="module")
+def python():
+    """An interpreter that has the servers."""
+    place = Path(__file__).parents[2] / ".venv-servers"
+    binary, done = place / "bin" / "python", place / "installed.txt"
+    with filelock.FileLock(f"{place}.lock"):
+        if not (done.is_file() and done.read_text() == "\n".join(SERVERS)):
+            install = [binary, "-m", "pip", "install", "--quiet", "--retries=0", *SERVERS]
+            for command in ([sys.executable, "-m", "venv", place], install):
+                ended = subprocess.run(command, capture_output=True, text=True)
+                if ended.returncode:
+                    why = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-1:]
+                    pytest.skip(f"{', '.join(SERVERS)} cannot be installed: {' '.join(why)}")
+            done.write_text("\n".join(SERVERS))
+    return str(binary)
 
 
 @pytest.fixture(scope="module")
-def litserve(tmp_path_factory):
-    installed("litserve")
+def litserve(python, tmp_path_factory):
     folder, (port,) = tmp_path_factory.mktemp("litserve"), free_ports(1)
     (folder / "app.py").write_text(LITSERVE)
-    with running([sys.executable, "app.py", str(port)], folder, f"http://127.0.0.1:{port}/health"):
+    with running([python, "app.py", str(port)], folder, f"http://127.0.0.1:{port}/health"):
         yield f"http://127.0.0.1:{port}/predict"
 
 
 @pytest.fixture(scope="module")
-def mlserver(tmp_path_factory):
-    installed("mlserver")
+def mlserver(python, tmp_path_factory):
     folder, (port, grpc, metrics) = tmp_path_factory.mktemp("mlserver"), free_ports(3)
     settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": grpc, "metrics_port": metrics}
     (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0}))
     (folder / "model-settings.json").write_text('{"name": "colours", "implementation": "colours.Colours"}')
     (folder / "colours.py").write_text(MLSERVER)
-    command = [sys.executable, "-c", "from mlserver.cli.main import main; main()", "start", "."]
+    command = [python, "-c", "from mlserver.cli.main import main; main()", "start", "."]
     with running(command, folder, f"http://127.0.0.1:{port}/v2/models/colours/ready"):
         yield f"http://127.0.0.1:{port}/v2/models/colours/infer"
 
