@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_resuming_continues_the_same_run():
     whole = host(islice(train_batches(data, 4, seed=5), 12))
     for start in (1, 5, 7):
         rest = host(islice(train_batches(data, 4, seed=5, start_step=start), 12 - start))
-        jax.tree.map(np.testing.assert_array_equal, rest, whole[start:])
+        chex.assert_trees_all_equal(rest, whole[start:])
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 10])
@@ -84,7 +85,7 @@ def test_shards_make_up_the_global_batch(batches):
     parts = [host(batches(shard=(process, 2))) for process in range(2)]
     for left, right, whole in zip(*parts, host(batches()), strict=True):
         joined = jax.tree.map(lambda *x: np.concatenate(x), left, right)
-        jax.tree.map(np.testing.assert_array_equal, joined, whole)
+        chex.assert_trees_all_equal(joined, whole)
 
 
 @pytest.mark.parametrize("shard", [(0, 3), (2, 2), (-1, 2)])

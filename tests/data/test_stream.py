@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from itertools import islice
 
+import chex
 import cv2
 import jax
 import numpy as np
@@ -55,7 +56,7 @@ def host(batches, count=None):
 
 
 def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 class TestTraining:

@@ -1,5 +1,6 @@
 """Purifiers: shapes, weights from PyTorch, gradients, and that training one helps."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +64,7 @@ def test_nrp_is_the_published_one(images):
     expected = conv("trunk_conv", 0.2 * y + block).numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(net.apply(variables, images), expected, atol=1e-5)
     again = models.from_torch(net, models.to_torch(variables))
-    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    chex.assert_trees_all_equal(again, variables)
 
 
 def train(net, loss, images, labels, steps=60, **options):
@@ -146,4 +147,4 @@ def test_the_critic_tells_purified_images_from_clean_ones(images):
     for _ in range(30):
         state, _ = update(state, jax.random.key(2), images, None)
     assert lead(state).mean() > lead(first).mean() + 1
-    jax.tree.map(np.testing.assert_array_equal, state.variables, first.variables)
+    chex.assert_trees_all_equal(state.variables, first.variables)

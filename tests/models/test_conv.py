@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,7 +186,7 @@ def check_derivatives(size, kernel, stride, padding, count=2):
         )()
 
     ours, theirs = derivatives(conv_general_dilated), derivatives(lax.conv_general_dilated)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, theirs)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
     # and the second derivative itself is right: a central difference of the first
     f, h = jax.grad(scalar(conv_general_dilated, stride, padding)), 1e-5
     difference = (f(x + h * dx, w + h * dw) - f(x - h * dx, w - h * dw)) / (2 * h)

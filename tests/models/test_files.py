@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def variables(module):
 
 def assert_equal(found, expected):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["net.safetensors", "net.npz", "net"])

@@ -1,5 +1,6 @@
 """Weights from PyTorch state dicts and back."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +131,7 @@ def test_torchvisions_vgg_has_linear_layers_on_flattened_features():
         linear = stem in names and kind == "weight"
         flat[f"{names.get(stem, stem)}.{kind}"] = value.reshape(len(value), -1) if linear else value
     found = models.from_torch("vgg11_bn", flat, width=2)
-    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    chex.assert_trees_all_equal(found, variables)
 
 
 @pytest.mark.parametrize(("net", "head"), [("inception_v3", "fc"), ("inception_resnet_v2", "classif")])
@@ -173,9 +174,9 @@ def test_checkpoints_of_robustly_trained_resnets(module, state_dict):
     with pytest.warns(UserWarning, match=r"normalizer\.new_mean = \[0\.5, 0\.5, 0\.5\]"):
         found = models.from_torch(module, unwrap(saved))
     expected = models.from_torch(module, state_dict)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
     parallel = {"epoch": 60, "state_dict": {f"module.{name}": value for name, value in state_dict.items()}}
-    jax.tree.map(np.testing.assert_array_equal, models.from_torch(module, unwrap(parallel)), expected)
+    chex.assert_trees_all_equal(models.from_torch(module, unwrap(parallel)), expected)
 
 
 @pytest.mark.parametrize("net", ["inception_v3", "googlenet"])

@@ -4,6 +4,7 @@ import json
 from math import prod
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +84,7 @@ def test_round_trip(name):
     variables = jax.tree.map(counting, models.abstract_variables(module))
     again = models.from_torch(module, models.to_torch(variables))
     assert jax.tree.structure(again) == jax.tree.structure(variables)
-    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    chex.assert_trees_all_equal(again, variables)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_CLASS)

@@ -1,5 +1,6 @@
 """Large images in a study: streams of crops, fine-tuning from files."""
 
+import chex
 import cv2
 import jax
 import jax.numpy as jnp
@@ -87,15 +88,15 @@ class TestFineTuning:
         fresh = net.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
         started = networks.started(resolve.Context(Store(tmp_path)), spec, net, fresh)
         head = started["params"].pop("classifier")
-        jax.tree.map(np.testing.assert_array_equal, head, fresh["params"]["classifier"])
+        chex.assert_trees_all_equal(head, fresh["params"]["classifier"])
         assert stored["params"].pop("classifier")["bias"].shape == (3,)
-        jax.tree.map(np.testing.assert_array_equal, started, stored)
+        chex.assert_trees_all_equal(started, stored)
 
     def test_a_last_layer_that_fits_is_kept(self, weights):
         stored, path = weights
         net = models.build("cifar_vgg11", 3, **SMALL)
         found = models.pretrained(net, models.read_tensors(path), fresh=stored)
-        jax.tree.map(np.testing.assert_array_equal, found, stored)
+        chex.assert_trees_all_equal(found, stored)
 
     @pytest.mark.parametrize(
         ("model", "options", "message"),

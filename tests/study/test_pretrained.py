@@ -1,5 +1,6 @@
 """Networks from files of weights: known by their bytes, beside trained ones, or as where training begins."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,7 +130,7 @@ def test_fine_tuning_begins_with_its_weights(label_map, context, file, variables
     head = tuned.pop(TWENTY.head)
     given = dict(variables["params"])
     given_head = given.pop(TWENTY.head)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), tuned, given)
+    chex.assert_trees_all_close(tuned, given, atol=1e-4)
     assert head["kernel"].shape[-1] == 10
     near = np.allclose(head["kernel"], given_head["kernel"][:, 3:13], atol=1e-4)
     assert near == bool(label_map)

@@ -1,5 +1,6 @@
 """The train step: what moves, what is remembered, what it compiles to; schedules and exact evaluation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,7 +115,7 @@ def test_transforms_see_the_network_in_evaluation_mode(batch, variables):
 def test_rematerialization_changes_no_step(batch, variables, penalties):
     steps = [make(penalties=penalties, wrap=wrap)[1] for wrap in (lambda f: f, training.rematerialized)]
     states = [jax.jit(step.update)(step.init(variables, batch), KEY, batch) for step in steps]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *states)
+    chex.assert_trees_all_close(*states, rtol=1e-4, atol=1e-5)
 
 
 def test_rematerialization_keeps_less(batch, variables):
@@ -136,7 +137,7 @@ def test_several_states_step_together_as_each_alone(batch, variables):
     starts = [jax.tree.map(lambda x, c=c: c * x, start) for c in (1, 2)]  # copies: `together` reuses memory
     alone = [jax.jit(step.update)(*parts) for parts in zip(starts, keys, batches, strict=True)]
     both = parallel.together(step.update)(starts, keys, batches)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, both)
+    chex.assert_trees_all_close(alone, both, rtol=1e-4, atol=1e-5)
 
 
 def test_warmup_cosine_has_the_endpoints_of_the_official_schedule():
