@@ -2,8 +2,9 @@
 
     python -m experiments.study --config=configs/digits.py --store=runs/store
 
-Cost: about a minute and a half on 2 CPU cores, half of it compilation. `:seeds=20,first=4` are seeds 4 to 23
-instead of two; what they spread by is published (`experiments/intervals.py`). `:smoke` is a run for tests.
+Cost: about a minute and a half on 2 CPU cores, half of it compilation. Variants, behind a colon and commas:
+`seeds=40,first=10` are seeds 10 to 49 instead of two, `mechanisms=ST+l-SAM` other surrogates (what many seeds
+spread by is published, see `experiments/intervals.py`); `smoke` is a run for tests.
 """
 
 from configs import common
@@ -18,9 +19,9 @@ TARGETS = {
 
 def get_config(variant=""):
     """ST, SAM, IR and SAM&IR surrogates in some seeds, three targets of other architectures."""
-    given = common.variant(variant, smoke=False, seeds=2, first=0)
+    given = common.variant(variant, smoke=False, seeds=2, first=0, mechanisms="ST+SAM+IR+SAM&IR")
     smoke, seeds = given["smoke"], range(given["first"], given["first"] + given["seeds"])
-    mechanisms, targets = ("ST", "SAM", "IR", "SAM&IR"), TARGETS
+    mechanisms, targets = given["mechanisms"].split("+"), TARGETS
     epochs, width, blocks, train, test, eps_255 = 8, 8, (1, 1, 1), 0, 0, (16, 32, 48)
     if smoke:
         mechanisms, seeds = ("ST", "SAM&IR"), range(1)

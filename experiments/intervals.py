@@ -1,10 +1,10 @@
 """Publishes the intervals that a study's accuracy, smoothness and transfer stay within, of many seeds.
 
-python -m experiments.study --config=configs/digits.py:seeds=20,first=4 --store=runs/store
-python -m experiments.intervals --report='runs/store/studies/digits-seeds=20,first=4' --seeds=4 \
+python -m experiments.study --config=configs/digits.py:seeds=40,first=10 --store=runs/store
+python -m experiments.intervals --report='runs/store/studies/digits-seeds=40,first=10' --seeds=10 \
     --out=docs/results/digits
 
-`pytest -m slow tests/study/test_drift.py` trains four other seeds with the code as it is and compares.
+`pytest -m slow tests/study/test_drift.py` trains ten other seeds with the code as it is and compares.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--report", required=True, type=Path, help="the directory of the study's report")
-    parser.add_argument("--seeds", type=int, default=4, help="of the runs that will be compared")
+    parser.add_argument("--seeds", type=int, default=10, help="of the runs that will be compared")
     parser.add_argument("--out", required=True, type=Path, help="where to publish")
     print(publish(**vars(parser.parse_args())))
 

@@ -13,14 +13,6 @@ from transferjax import attacks, moved
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def names_stay():
-    """A module that is imported takes its name in its package: `attacks.auto_attack` is a function there."""
-    before = dict(vars(attacks))
-    yield
-    vars(attacks).update(before)
-
-
 HELD = {  # public names of each module before it moved
     "rules": "agsam asam chain er gsam initial_memory look_sam sam",
     "penalties": "input_gradient jacobian",
@@ -65,6 +57,15 @@ def test_old_modules_have_what_they_had(old):
         assert any(getattr(module, name) is getattr(home, name, None) for home in homes), name
     with pytest.raises(AttributeError, match="no 'nothing' there"):
         module.nothing  # noqa: B018
+
+
+def test_a_function_keeps_its_name():
+    function = attacks.auto_attack
+    sys.modules.pop("transferjax.attacks.auto_attack", None)
+    with pytest.warns(DeprecationWarning, match="moved to"):
+        from transferjax.attacks.auto_attack import apgd
+    assert attacks.auto_attack is function
+    assert apgd is attacks.apgd
 
 
 def test_old_modules_are_attributes_of_their_packages():

@@ -53,6 +53,14 @@ class _Old(ModuleType):
         raise AttributeError(f"{self.__name__} became {', '.join(map(_absolute, places))}: no {name!r} there")
 
 
+class _Package(ModuleType):
+    """Keeps what it has where the name of an old module is taken: `attacks.auto_attack` is a function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, _Old) and name in vars(self)):
+            super().__setattr__(name, value)
+
+
 class _Finder(MetaPathFinder, Loader):
     """Comes after the usual finders, and so is asked about what is not there any more."""
 
@@ -66,7 +74,8 @@ class _Finder(MetaPathFinder, Loader):
         return _Old(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run."""
+        """Nothing to run; the package, which is given the module by its name, may have one already."""
+        sys.modules[module.__name__.rpartition(".")[0]].__class__ = _Package
 
 
 def install() -> None:
