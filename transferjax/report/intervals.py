@@ -25,8 +25,12 @@ def per_seed(frame: pd.DataFrame) -> pd.DataFrame:
         frame: rows of a `table` view: one for each surrogate, goal, budget and target.
     """
     frame = of_surrogates(frame)
-    once = frame.groupby(["mechanism", "seed"], sort=False)[["surrogate_accuracy", *FACTORS, "similarity"]]
-    found = once.mean().rename(columns={"surrogate_accuracy": "accuracy"})
+    own = ["surrogate_accuracy", *FACTORS, "similarity"]
+    found = (
+        frame.groupby(["mechanism", "seed"], sort=False)[own]
+        .mean()
+        .rename(columns={"surrogate_accuracy": "accuracy"})
+    )
     named = frame.assign(quantity=[f"{goal} success, {eps:g}/255" for goal, eps in
                                    zip(frame["goal"], frame["eps_255"], strict=True)])  # fmt: skip
     success = named.pivot_table("asr", ["mechanism", "seed"], "quantity", sort=False)
