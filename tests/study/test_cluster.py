@@ -1,5 +1,6 @@
 """Groups on the workers of a Dask cluster: the same bits as in one process, whoever dies or fails."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from distributed import Client
 
 from transferjax import data
+from transferjax.stopping import Stopped
 from transferjax.study import binding, cluster, content, registry, walk, worker
 from transferjax.study.cluster import Cluster
 from transferjax.study.mistakes import Mistakes
@@ -158,6 +160,53 @@ def test_a_killed_worker_costs_a_retry_and_no_result(alone, start, scheduler):
     assert entry.provenance["steps"] < 48  # of 12 epochs of 4 steps
 
 
+@contextlib.contextmanager
+def dask_process(role, *arguments, env):
+    """A process of Dask's command line."""
+    command = [sys.executable, "-m", f"distributed.cli.dask_{role}", *map(str, arguments), "--no-dashboard"]
+    process = subprocess.Popen(command, env=os.environ | env, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_worker_that_is_told_to_end_saves_its_step(env, tmp_path):
+    """SIGTERM between two checkpoints: there is one more, of the step at which the worker stopped."""
+    store, wanted, enough = Store(tmp_path / "store"), net(epochs=20_000.0), threading.Event()
+
+    def kept():
+        return sorted(int(path.name) for path in store.scratch(wanted.key).glob("*") if path.name.isdigit())
+
+    def ask(where):
+        with contextlib.suppress(Stopped):
+            run([wanted], store, Cluster(context, scheduler=where, say=lambda line: None))
+
+    context = Context(store, checkpoint_epochs=100, stopped=enough.is_set)
+    address, alone = tmp_path / "address", ("--nthreads", "1", "--no-nanny", "--memory-limit", "0")
+    with dask_process("scheduler", "--port", "0", "--scheduler-file", address, env=env):
+        with dask_process("worker", "--scheduler-file", address, *alone, env=env) as ours:
+            where = wait_for(lambda: address.exists() and json.loads(address.read_text())["address"])
+            client = threading.Thread(target=ask, args=(where,))
+            client.start()
+            wait_for(kept)
+            ours.send_signal(signal.SIGTERM)
+            ours.wait(timeout=60)
+        enough.set()
+        client.join()
+    assert kept()[-1] % 400, kept()  # 100 epochs of 4 steps
+    assert not store.has(wanted)
+
+
+def wait_for(look):
+    end = time.monotonic() + 60
+    while not (found := look()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
 def die_of(text):
     """`work`, but the worker dies of one network."""
     if net(0).key in json.loads(text)["members"]:
@@ -233,14 +282,9 @@ def test_a_worker_looks_at_data_anew_in_every_run(tmp_path):
 
 
 def test_a_scheduler_that_dies_is_one_line(env, tmp_path):
-    store, command = Store(tmp_path / "store"), [sys.executable, "-m", "distributed.cli.dask_scheduler"]
-    command += ["--port", "0", "--no-dashboard", "--scheduler-file", str(tmp_path / "address")]
-    scheduler = subprocess.Popen(command, env=os.environ | env, stderr=subprocess.DEVNULL)
-    try:
-        while not (tmp_path / "address").exists():
-            time.sleep(0.05)
-        address = json.loads((tmp_path / "address").read_text())["address"]
-        said = []
+    store, file, said = Store(tmp_path / "store"), tmp_path / "address", []
+    with dask_process("scheduler", "--port", "0", "--scheduler-file", file, env=env) as scheduler:
+        address = wait_for(lambda: file.exists() and json.loads(file.read_text())["address"])
 
         def say(line):  # there are no workers: the run waits
             said.append(line)
@@ -248,9 +292,6 @@ def test_a_scheduler_that_dies_is_one_line(env, tmp_path):
 
         with pytest.raises(OSError, match="is gone; what is finished is kept"):
             run([net(0)], store, Cluster(Context(store), scheduler=address, say=say))
-    finally:
-        scheduler.kill()
-        scheduler.wait()
     assert said[0].startswith(f"waits for workers at {address}")
 
 

@@ -1,7 +1,8 @@
 """The groups of a plan on the workers of a Dask cluster: here, one process for each accelerator, or anywhere.
 
 What travels is JSON: specs to a worker, and what became of them back. Results go through the store, which
-all workers share. An error is an answer, and is not tried again; a worker that dies costs another try.
+all workers share. An error is an answer, and is not tried again; a worker that dies costs another try,
+and one that is told to end first saves how far it came.
 """
 
 import importlib.util
@@ -102,6 +103,9 @@ class Cluster:
             known = self._look(client, known)
             for future in ended:
                 group = running.pop(future)
+                if future.status == "finished" and future.result() is None:  # another goes on from there
+                    waiting.append(group)
+                    continue
                 done = self._done(group, future, marker.name)
                 unfinished.discard(group.key)
                 absent |= done.failed.keys() | set(done.blocked)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from transferjax.stopping import Stopped
 from transferjax.study import registry, walk
 from transferjax.study.binding import TABLES
 from transferjax.study.content import forget_facts
@@ -32,15 +33,27 @@ def dask_setup(worker: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def work(text: str) -> dict[str, Any]:
-    """Makes one group under its lock; every error is an answer."""
+def work(text: str) -> dict[str, Any] | None:
+    """Makes one group under its lock; every error is an answer, and None that this worker ends before it."""
     task = json.loads(text)
     with _ONE:
         try:
             return asdict(_work(task))
+        except Stopped:
+            return None
         except Exception as error:
             said = f"worker on {socket.gethostname()}: {line_of(error)}"
             return asdict(Done(failed=dict.fromkeys(task["members"], said)))
+
+
+def closing() -> bool:
+    """Whether this thread's worker was told to end: by SIGTERM, by who retires it, or with its cluster."""
+    from distributed import Status, get_worker
+
+    try:
+        return get_worker().status in (Status.closing, Status.closing_gracefully, Status.closed)
+    except ValueError:  # no thread of a worker
+        return False
 
 
 def _work(task: Mapping[str, Any]) -> Done:
@@ -60,7 +73,7 @@ def _context(root: str, run: str, batch_size: int, checkpoint_epochs: int, keep_
     """What this process keeps between the groups of one run: data, weights and compiled programs."""
     enable_compilation_cache()
     forget_facts()
-    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes, run=run)
+    return Context(Store(root), batch_size, checkpoint_epochs, keep_bytes, run=run, stopped=closing)
 
 
 def _same(key: str, spec: Spec) -> Spec:
