@@ -24,8 +24,8 @@ input Hessian (its intervals are of the logarithm), success the mean over the th
 code that leaves an interval changed what is studied: `pytest -m slow tests/study/test_drift.py` compares.
 
 What they tell apart: networks without IR where IR is meant, or with it where it is not (a test takes it
-away). What they do not: half of IR's weight from all of it (smoothness 4.8 against 4.6), and SAM from ST, which
-differ by half of a seed's deviation here; what these do is held by closed forms (`tests/training`).
+away). What they do not: half of IR's weight from all of it (smoothness 4.8 against 4.6), and SAM from ST,
+which differ by half of a seed's deviation here; what these do is held by closed forms (`tests/training`).
 
 {table}
 """
