@@ -23,3 +23,11 @@ def test_any_bytes_are_read_or_refused(name, tmp_path_factory):
             check(name, value, directory)
 
     holds()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ArrayRecord", ("*array_record*", [(0.5, "cut", b"\x00")]))],  # records that lost their labels
+)
+def test_what_fuzzing_found_before(name, value, tmp_path):
+    check(name, value, tmp_path)

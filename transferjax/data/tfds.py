@@ -130,7 +130,7 @@ class _OnDisk:
 
     def __getitem__(self, index: int) -> bytes:
         with _reading(*self.place):
-            return self.records[index]["image"]
+            return bytes(self.records[index]["image"])  # None, where a record lost it
 
 
 @contextmanager
@@ -169,16 +169,17 @@ def stream(
     with _reading(directory, split):
         records = data_source(directory, split)
         small = sum(shard.stat().st_size for shard in _shards(directory, split)) <= KEEP_IN_MEMORY
-        labels: list[int] = []
+        found: list[int] = []
         images: list[bytes] = []
         for start in range(0, len(records), 512):  # many at once: a third of the time of one by one
             part = records.__getitems__(range(start, min(start + 512, len(records))))
-            labels += [record["label"] for record in part]
+            found += [record["label"] for record in part]
             if small:
-                images += [record["image"] for record in part]
+                images += [bytes(record["image"]) for record in part]
+        labels = np.array(found, np.int32)
     mark, names = digest(fingerprint(directory, split), size), CLASS_NAMES[name.split("/")[0]]
     encoded = images if small else _OnDisk(records, directory, split)
-    return ImageStream(encoded, np.array(labels, np.int32), names, size, crop, name, mark)
+    return ImageStream(encoded, labels, names, size, crop, name, mark)
 
 
 def in_memory(name: str, split: str, *, size: int, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
