@@ -65,6 +65,7 @@ soak: .venv/.installed-test
 	$(BIN)/python -m tests.soak
 
 docs: .venv/.installed-docs
+	@echo "building the site: five minutes, most of them for the pictures of each attack ..."
 	JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build
 
 bench: .venv/.installed-bench

@@ -12,20 +12,11 @@ import tempfile
 
 from tqdm import tqdm
 
-from docs.generate.papers import COSTS, ROOT, configs
+from docs.generate.papers import COSTS, HERE, ROOT, SCALES, configs
 from transferjax.files import write_text
 from transferjax.study import config, estimate, views
 from transferjax.study.plan import make_plan
 from transferjax.study.store import Store
-
-HERE, ON_GPU = "cpu", "gpu"
-SCALES = {
-    "sp2024": {"cpu": HERE, "cifar10": ON_GPU, "imagenette_cpu": HERE},
-    **{paper: {"cpu": HERE} for paper in ("pgn", "tpa")},
-    "gubri": {"cpu": HERE, "full": ON_GPU},
-    **{name: {"": HERE} for name in ("cifar10_cpu", "cifar10_magnitudes", "digits", "frontier")},
-}
-"""Where a scale is meant to run; those that begin with files of weights are missing."""
 
 
 def rows(name: str, scale: str, where: str):
@@ -40,7 +31,7 @@ def rows(name: str, scale: str, where: str):
             if where == HERE:
                 cost = estimate.readable(sum(estimate.costs(plan, store).values()))
             else:
-                cost = f"{estimate.gpu_hours(plan):.2g} GPU h"
+                cost = f"{estimate.gpu_hours(plan):.3g} GPU h"
             yield name, scale, view.name, cost
 
 

@@ -14,6 +14,14 @@ from transferjax.study.views import VIEWS
 ROOT = Path(__file__).parents[2]
 COSTS = ROOT / "docs" / "costs.csv"
 """Made by `python -m docs.generate.costs`, which needs CIFAR-10."""
+HERE, ON_GPU = "cpu", "gpu"
+SCALES = {
+    "sp2024": {"cpu": HERE, "cifar10": ON_GPU, "imagenette_cpu": HERE},
+    **{paper: {"cpu": HERE} for paper in ("pgn", "tpa")},
+    "gubri": {"cpu": HERE, "full": ON_GPU},
+    **{name: {"": HERE} for name in ("cifar10_cpu", "cifar10_magnitudes", "digits", "frontier")},
+}
+"""Scales whose costs are known without files of weights, and where they are meant to run."""
 
 
 class Paper(NamedTuple):
@@ -63,12 +71,79 @@ def configs() -> Iterator[tuple[str, ModuleType]]:
             yield file.stem, module
 
 
-def views_of(module: ModuleType) -> list[tuple[str, str]]:
-    """(name, kind) of each view, at the smallest scale that a config has."""
-    scales = bool(inspect.signature(module.get_config).parameters)
-    smoke = "smoke" in (module.__doc__ or "")
-    found = module.get_config("smoke" if smoke else "") if scales else module.get_config()
-    return [(name, kind) for name, kind, _ in found.views]
+SHOWS = {
+    "sp2024": {
+        "table2": "Table 2: transfer success of every training mechanism, CIFAR-10",
+        "table3": "Table 3: the same on ImageNette",
+        "table4": "Table 4: MI and DIM instead of PGD",
+        "table5": "Table 5: LGV ensembles collected by SGD, SAM, SAM&JR",
+        "table6": "Table 6: what smoothness and similarity explain, Pearson and R²",
+        "table7": "Table 7: targets that were trained otherwise, difference to ST",
+        "table8": "Table 8: targets that were trained otherwise, success",
+        "table11": "Table 11: the hyper-parameters",
+        "table12": "Table 12: clean accuracy and its gap",
+        "table13": "Table 13: AutoAttack",
+        "figure2": "Figure 2: smoothness and similarity against AT's magnitude",
+        "figure3": "Figure 3: AT, transfer success and accuracy",
+        "figures4to6": "Figures 4 to 6: augmentations at every magnitude",
+        "figures7to10": "Figures 7 to 10: gradient regularization and SAM at every magnitude",
+        "figure11": "Figure 11: similarity of mechanisms, means over pairs of different seeds",
+        "hypothesis1": "Hypothesis 1: distribution shift of augmentations and their loss of similarity",
+        "theorem1": "Theorem 1: every term of the bound",
+    },
+    "sp2024_vit": {"table9": "Table 9: vision transformers as surrogates"},
+    "pgn": {
+        "attacks": "the table of attacks on single surrogates",
+        "combined": "combined with DIM, TIM, SIM, Admix and SSA",
+        "ensemble": "an ensemble of surrogates",
+        "defences": "against defences",
+        "exact": "the exact Hessian against the finite difference",
+        "zeta": "ablation of ζ",
+        "neighbors": "ablation of N",
+        "delta": "ablation of δ",
+        "flatness": "flatness of what each attack finds",
+        "surfaces": "loss surfaces around adversarial images",
+    },
+    "tpa": {
+        "table1": "Table 1: attacks at 16/255",
+        "table2": "Table 2: secured targets",
+        "table3": "Table 3: targeted",
+        "table5": "Table 5: with stronger attacks and defences",
+        "table6": "Table 6: more steps",
+        "eps": "other budgets",
+        "weight": "ablation of λ (α in the code)",
+        "beta": "ablation of the step's share",
+        "radius": "ablation of b",
+        "neighbors": "ablation of N",
+        "attention": "attention maps",
+    },
+    "gubri": {
+        "training": "success along training, with λ₁ and trace",
+        "decays": "where the rate decays",
+        "minimizers": "seven minimizers with small and large neighbourhoods, at their best epoch",
+        "rho": "SAM's ρ",
+        "techniques": "with techniques for transfer",
+        "lgv": "with LGV",
+        "D_R": "trained on robust features",
+        "D_NR": "trained on non-robust features",
+        "D_rand": "trained on D_rand",
+        "D_det": "trained on D_det",
+    },
+}
+"""What a view is in its paper."""
+
+
+def views_of(name: str, module: ModuleType) -> list[tuple[str, str]]:
+    """(name, kind) of each view, at any of the scales that a config has."""
+    given = inspect.signature(module.get_config).parameters
+    scales = [
+        scale for scale in ("smoke", *SCALES.get(name, ())) if given and scale in (module.__doc__ or "")
+    ]
+    found: dict[str, str] = {}
+    for scale in scales or [""]:
+        found |= {view: kind for view, kind, _ in module.get_config(*filter(None, [scale])).views}
+    order = list(SHOWS.get(name, {}))
+    return sorted(found.items(), key=lambda view: order.index(view[0]) if view[0] in order else len(order))
 
 
 def costs() -> dict[tuple[str, str], list[str]]:
@@ -98,11 +173,11 @@ def section(name: str, module: ModuleType) -> str:
     rows = [
         (
             f"`--views={view}`",
-            summary(VIEWS[kind].draw),
+            SHOWS.get(name, {}).get(view) or summary(VIEWS[kind].draw),
             "; ".join(known.get((name, view), [])),
             result_of(name, view),
         )
-        for view, kind in views_of(module)
+        for view, kind in views_of(name, module)
     ]
     said = (module.__doc__ or "").strip()
     title, _, text = said.partition("\n\n")
@@ -130,8 +205,10 @@ Every table and figure is a *view* of a config; `--views=` makes one, and what i
 once:
 
 ```
-python -m experiments.study --config=configs/<config>.py:<scale> --store=runs/store --views=<view> [--dry_run]
+transferjax study --config=configs/<config>.py:<scale> --store=runs/store --views=<view> [--dry_run]
 ```
+
+in a checkout, where `transferjax` is `.venv/bin/transferjax` after `make quickstart`.
 
 `--dry_run` says what is missing and what it costs on this machine. Costs below are the planner's estimates
 for two CPU cores and an empty store, of one view alone; GPU hours assume the speed that `--dry_run` names.

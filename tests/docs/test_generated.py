@@ -57,7 +57,7 @@ def test_the_map_names_every_view_of_every_config():
     text = papers.pages()["papers.md"]
     for name, module in papers.configs():
         assert f"configs/{name}.py" in text
-        for view, _ in papers.views_of(module):
+        for view, _ in papers.views_of(name, module):
             assert f"`--views={view}`" in text
     assert "[result](results/cifar10_cpu/README.md)" in text
     assert all(paper.title in text for paper in papers.PAPERS)
