@@ -44,10 +44,11 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# What was deprecated since then, old versions of others still use.
 lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints/lowest.txt --editable '.[test]'
-	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning
 
 browser: .venv/.installed-test
 	$(BIN)/python -m pytest tests/report/test_page_in_a_browser.py
