@@ -24,6 +24,10 @@ PAGE = ROOT / "docs/faults.md"
 COMMAND = "python -m tests.test_fault_table"
 FIELDS = re.compile(r"\s*You see:(?P<see>.*?)\n\s*Do:(?P<do>.*)", re.DOTALL)
 MARK = re.compile(r"^\s*(\"\"\")?(You see|Do):", re.MULTILINE)
+SPELT = {"npz": ".npz", "pth": ".pth", "safetensors": ".safetensors"} | {
+    word.lower(): word for word in ("Ctrl", "Dask", "HTTP", "NaN", "NIPS", "SIGTERM", "TFDS", "TLS")
+}
+"""What the name of a test has in lower case and without a dot."""
 HEAD = f"""# What goes wrong, what you see, what to do
 
 Each line is a test that makes it happen. Written by `{COMMAND}` from the tests' names and docstrings.
@@ -58,7 +62,7 @@ def faults(tests):
     """`(heading, what happens, what you see, what to do)` of each test that takes part."""
     for heading, _, name, text in documented(tests):
         if name.startswith("test_") and (found := FIELDS.fullmatch(text)):
-            happens = name.removeprefix("test_").replace("_", " ")
+            happens = " ".join(SPELT.get(word, word) for word in name.removeprefix("test_").split("_"))
             yield heading, cell(happens), cell(found["see"]), cell(found["do"])
 
 
