@@ -358,8 +358,8 @@ def test_images_are_in_other_units_or_another_shape(name):
 
 @pytest.mark.parametrize("name", ENTRANCES)
 def test_the_batch_is_empty(name):
-    """You see: from an attack an empty batch of the same dtype, bfloat16, too; from a mean "… with at least
-    one of each; got shape (0, 8, 8, 3): empty".
+    """You see: "images must be [B, H, W, C] with at least one of each; got shape (0, 8, 8, 3): empty", of a
+    rate or a mean; an attack returns an empty batch, of bfloat16, too.
     Do: give images.
     """
     images, message = NONE
@@ -525,7 +525,7 @@ def test_features_are_maps():
 
 
 @pytest.mark.parametrize("name", ["correct", "fooled", "transfer_success"])
-def test_the_success_of_an_attack_on_nan(name):
+def test_the_success_rate_of_a_predict_that_returns_nan(name):
     """You see: "predict returned NaN for 1 of 4 images: look at its weights and normalization"; no rate.
     Do: that.
     """

@@ -55,9 +55,9 @@ def test_ctrl_c_or_sigterm(run, number):
 
 
 def test_a_step_is_longer_than_the_grace(run):
-    """You see: "stopped; the same command continues" when --grace seconds are over; what was not saved by
-    then is lost.
-    Do: the same command; raise --grace, where steps are that long.
+    """You see: "stops at the next step, within 30 s"; after these seconds of --grace "stopped; the same
+    command continues", without that step.
+    Do: the same command: it goes on from the last checkpoint; raise --grace, where steps are that long.
     """
     code, err, kept, seconds = run(DEAF, 1, signal.SIGTERM)
     assert (code, kept) == (128 + signal.SIGTERM, "begun")

@@ -13,8 +13,9 @@ from transferjax.attacks import goals, inspection
 GOOD = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
 
 
-def test_targets_are_labels():
-    """You see: "1 of 3 targets equal the true label".
+def test_targets_are_the_labels():
+    """You see: "1 of 3 targets equal the true label, so there is nothing to attack: `choose_targets` never
+    picks the label".
     Do: choose other classes for them.
     """
     with pytest.raises(ValueError, match="1 of 3 targets equal the true label"):

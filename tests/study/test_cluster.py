@@ -141,8 +141,8 @@ def test_two_runs_on_one_store_and_one_cluster(alone, start):
 
 
 def test_a_worker_is_killed(alone, start, scheduler):
-    """You see: "worker … is gone: what it was making is made by another", from the last checkpoint.
-    Do: nothing; start another worker, if it does not start by itself.
+    """You see: "worker … is gone: what it was making is made by another".
+    Do: nothing: the other worker goes on from the last checkpoint.
     """
     said, wanted = [], net(1)
 
@@ -178,7 +178,8 @@ def dask_process(role, *arguments, env):
 
 
 def test_a_worker_is_told_to_end(env, tmp_path):
-    """You see: the same: SIGTERM, or who retires it, has it save the step at which it stops.
+    """You see: "worker … is gone: what it was making is made by another"; after SIGTERM, or where it is
+    retired, it saves its step first.
     Do: nothing: another worker goes on from that step.
     """
     store, wanted, enough = Store(tmp_path / "store"), net(epochs=20_000.0), threading.Event()

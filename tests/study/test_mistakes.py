@@ -145,8 +145,8 @@ def test_a_name_is_given_twice(at, value, message):
     ],
 )
 def test_a_list_is_empty(at, value, message):
-    """You see: "block 'main': goals is empty, so nothing would be made", or "view 'images': block 'main' has no
-    attacks, which this view shows".
+    """You see: "block 'main': goals is empty, so nothing would be made", or "view 'images': block 'main'
+    has no attacks, which this view shows".
     Do: fill it, or leave out the view.
     """
     said(at, value, message)
@@ -197,8 +197,8 @@ def test_a_value_is_of_another_type(at, value, message):
     ],
 )
 def test_a_number_is_too_large_or_too_small(at, value, message):
-    """You see: "a budget of 4000/255: eps=15.686274509803921 looks like 0–255 units; …", "std (0.0,): expected
-    positive values", or "seed: Input should be less than 4294967296; got 4294967296".
+    """You see: "a budget of 4000/255: eps=15.68… looks like 0–255 units; …", "std (0.0,): expected positive
+    values", or "seed: Input should be less than 4294967296; got 4294967296".
     Do: give a number in that range.
     """
     said(at, value, message)
@@ -218,8 +218,8 @@ def test_a_number_is_too_large_or_too_small(at, value, message):
     ],
 )
 def test_a_name_in_a_config_is_misspelt(at, value, message):
-    """You see: "piece 'diversity' has no option 'pob'; did you mean prob?", or "unknown kind 'Dta'; did you mean
-    Data?".
+    """You see: "piece 'diversity' has no option 'pob'; did you mean prob?", or "unknown kind 'Dta'; did
+    you mean Data?".
     Do: correct it.
     """
     said(at, value, message)

@@ -69,8 +69,8 @@ def test_logits_are_answers_too_and_nonsense_is_not(tmp_path):
 
 
 def test_the_record_of_answers_is_damaged_or_gone(tmp_path):
-    """You see: "… is damaged", or "no record of answers …"; for other images "28 of 32 images have no
-    recorded answer in …".
+    """You see: "… is damaged, or no record of answers (…)", or "no record of answers at …"; for other images
+    "28 of 32 images have no recorded answer in …".
     Do: put back a copy of the record, or ask the service again: record_answers.
     """
     path = tmp_path / "answers.safetensors"

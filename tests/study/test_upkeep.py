@@ -249,7 +249,7 @@ class TestGarbage:
             assert net.key not in {path.name for path in store.leftovers()}
 
     def test_killed_runs_left_what_nobody_needs(self, store, specs):
-        """You see: nothing.
+        """You see: nothing, but the room that it takes.
         Do: `gc`: it removes what is older than a day, and spares what runs write now.
         """
         store.write_study("a", specs, {})
@@ -327,8 +327,8 @@ class TestWhy:
         upkeep.why(store, specs[0].key, {})
         assert "it cannot be read" in capsys.readouterr().out
 
-    def test_why_of_a_name_that_nothing_has(self, store, specs):
-        """You see: "nothing is called 'TS'; did you mean …", or all names.
+    def test_why_is_asked_about_a_name_that_nothing_has(self, store, specs):
+        """You see: "nothing is called 'TS'; did you mean …?", or all names.
         Do: take one of them.
         """
         store.write_study("a", specs, {"ST (seed 0)": specs[0]})

@@ -9,8 +9,8 @@ from transferjax.training import parallel
 
 
 def test_a_batch_does_not_divide_over_the_devices():
-    """You see: "batch of 20 does not divide over 8 devices", with a size that does.
-    Do: take that size.
+    """You see: "a batch of 20 does not divide over 8 devices; use a multiple of 8 as batch_size, such as 16".
+    Do: that.
     """
     with pytest.raises(ValueError, match=r"batch of 20 does not divide over 8 devices.*such as 16"):
         parallel.shard(np.zeros((20, 3)))
