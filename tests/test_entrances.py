@@ -412,8 +412,9 @@ def test_predict_returns_nan(name):
 
 
 def test_the_attack_ends_in_nan():
-    """You see: "the attack ends in NaN for 4 of 4 images: look at the gradient …".
-    Do: look for a square root or a division at zero inside of predict.
+    """You see: "the attack ends in NaN for 4 of 4 images: look at the gradient of predict: a norm, a sqrt or
+    a division at zero".
+    Do: that.
     """
     rooted = lambda x: PREDICT(x) + jnp.sqrt(jnp.abs(x - x)).sum((1, 2))[:, :1]  # noqa: E731
     with pytest.raises(ValueError, match="the attack ends in NaN for 4 of 4 images: look at the gradient"):
@@ -510,8 +511,8 @@ def test_labels_pass_exactly_if_in_range(values):
 
 
 def test_features_are_maps():
-    """You see: "features must be [n, …", with "flatten".
-    Do: flatten them.
+    """You see: "features must be [n, D]; got (30, 4, 4, 2): flatten images and maps first".
+    Do: that.
     """
     maps = jnp.ones((30, 4, 4, 2))
     for function in (

@@ -122,7 +122,7 @@ FREE = {("Call", "version"), ("Network", "mean"), ("Network", "std")}  # the eng
 
 @pytest.mark.parametrize(("kind", "name", "value"), list(spec_fields()))
 def test_a_field_is_negative(kind, name, value):
-    """You see: the field, what was expected, and "got -1".
+    """You see: "network: seed: Input should be greater than or equal to 0; got -1".
     Do: give a number in that range.
     """
     if (kind.__name__, name) in FREE:
