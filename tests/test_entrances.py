@@ -404,7 +404,8 @@ def test_predict_returns_classes_or_one_row(name):
 
 @pytest.mark.parametrize("name", LOOPS + AT_ONCE)
 def test_predict_returns_nan(name):
-    """You see: "predict returned NaN for 1 of 4 images: look at its weights and normalization".
+    """You see: "predict returned NaN for 1 of 4 images: look at its weights and normalization", or "predict,
+    or the loss, became NaN for 1 of 4 images: …".
     Do: that.
     """
     with pytest.raises(ValueError, match=r"(predict returned|became) NaN for 1 of 4 images"):
