@@ -1,4 +1,4 @@
-"""The entrances: what comes in wrong is refused, with and without values, and what is right goes through."""
+"""Attacks: what comes in wrong is refused, with and without values, and what is right goes through."""
 
 import jax
 import jax.numpy as jnp
@@ -271,7 +271,10 @@ def test_one_hot_takes_integers_or_probabilities(kind):
 
 
 @pytest.mark.parametrize("labels", [3, [0, 1, 2, 3], None])
-def test_what_is_no_array(labels):
+def test_labels_are_no_array(labels):
+    """You see: "labels must be an array; got list …: jnp.asarray it".
+    Do: that.
+    """
     for function in (STRICT["pgd"], STRICT["correct"], SOFT["input_gradient"]):
         with pytest.raises(ValueError, match=r"labels must be an array; got (int 3|list|NoneType)"):
             function(IMAGES, labels)
@@ -279,7 +282,10 @@ def test_what_is_no_array(labels):
         losses.cross_entropy(LOGITS, labels)
 
 
-def test_masks_do_not_broadcast():
+def test_a_mask_is_no_mask():
+    """You see: "mask must be bool of shape (4,); got …".
+    Do: make it so.
+    """
     for mask in (MASK[:, None], jnp.ones(B), MASK[:2]):
         with pytest.raises(ValueError, match=r"mask must be bool of shape \(4,\)"):
             training.evaluate(PREDICT, IMAGES, LABELS, mask)
@@ -329,8 +335,11 @@ ENTRANCES = STRICT | SOFT | {name: lambda x, y, f=f: f(x) for name, f in UNLABEL
 
 
 @pytest.mark.parametrize("name", ENTRANCES)
-def test_images_in_other_units(name):
-    """Refused by value; a tracer has no value, and goes through."""
+def test_images_are_in_other_units_or_another_shape(name):
+    """You see: "images must lie in [0, 1]; these lie in …: divide by 255" (or "undo the normalization"),
+    "contain NaN", "channels first".
+    Do: that.
+    """
     legal = {  # whatever the caller's function takes
         "weight_matvec": ("uint8", "integers", "flat"),
         "weight_trace": ("uint8", "integers", "flat"),
@@ -348,8 +357,11 @@ def test_images_in_other_units(name):
 
 
 @pytest.mark.parametrize("name", ENTRANCES)
-def test_no_images_have_no_answers(name):
-    """An attack of an empty batch returns it; a rate or a mean of nothing is refused."""
+def test_the_batch_is_empty(name):
+    """You see: "images must be [B, H, W, C] with at least one of each; got shape (0, 8, 8, 3): empty", of a
+    rate or a mean; an attack returns an empty batch, of bfloat16, too.
+    Do: give images.
+    """
     images, message = NONE
     if name not in EACH_ALONE:
         with pytest.raises(ValueError, match=message):
@@ -378,8 +390,10 @@ def attacked(name, predict):
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in (*LAYERED, "cfm", "everywhere")])
-def test_a_predict_that_says_no_logits_is_refused(name):
-    """Classes `[B]`, one row `[K]`, another number of rows; `noise` looks at no predict."""
+def test_predict_returns_classes_or_one_row(name):
+    """You see: "predict must return logits [B, K] for 4 images; got shape (4,)".
+    Do: return the logits of each image.
+    """
     for predict, shape in NO_LOGITS.values():
         if name == "noise":
             assert np.isfinite(attacked(name, predict)).all()
@@ -389,14 +403,20 @@ def test_a_predict_that_says_no_logits_is_refused(name):
 
 
 @pytest.mark.parametrize("name", LOOPS + AT_ONCE)
-def test_a_predict_that_returns_nan_is_refused_with_the_number_of_images(name):
-    """Where there are values, which is outside of `jit`."""
+def test_predict_returns_nan(name):
+    """You see: "predict returned NaN for 1 of 4 images: look at its weights and normalization", or "predict,
+    or the loss, became NaN for 1 of 4 images: …".
+    Do: that.
+    """
     with pytest.raises(ValueError, match=r"(predict returned|became) NaN for 1 of 4 images"):
         attacked(name, lambda x: PREDICT(x).at[1].set(jnp.nan))
 
 
-def test_a_gradient_that_is_nan_is_refused():
-    """A square root at zero: finite logits, and no direction to go."""
+def test_the_attack_ends_in_nan():
+    """You see: "the attack ends in NaN for 4 of 4 images: look at the gradient of predict: a norm, a sqrt or
+    a division at zero".
+    Do: that.
+    """
     rooted = lambda x: PREDICT(x) + jnp.sqrt(jnp.abs(x - x)).sum((1, 2))[:, :1]  # noqa: E731
     with pytest.raises(ValueError, match="the attack ends in NaN for 4 of 4 images: look at the gradient"):
         attacked("fgsm", rooted)
@@ -412,7 +432,11 @@ def test_adversarial_images_in_other_units(kind):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
-def test_every_float_goes_through_with_its_rounding(dtype):
+def test_images_are_bfloat16_or_half(dtype):
+    """You see: nothing: they may exceed [0, 1] by a rounding of their own, and no more ("must lie in [0,
+    1]").
+    Do: nothing.
+    """
     images = np.linspace(0, 1, B * SIDE * SIDE * C).reshape(IMAGES.shape).astype(dtype)
     ulp = float(jnp.finfo(dtype).eps)
     checks.check_images(images)
@@ -467,7 +491,11 @@ def test_images_in_range_pass_and_others_do_not(batch, side, low, high):
         (np.eye(10)[:3], r"shape \(3,\), one class per image; got \(3, 10\)"),
     ],
 )
-def test_bad_labels(labels, message):
+def test_labels_are_no_classes(labels, message):
+    """You see: "labels lie in 1 … 10, but predict has 10 logits, 0 … 9: these look 1-based; subtract 1", or
+    "must be integers; got float64".
+    Do: that.
+    """
     with pytest.raises(ValueError, match=message):
         checks.check_labels(labels, 3, 10)
 
@@ -483,7 +511,10 @@ def test_labels_pass_exactly_if_in_range(values):
             checks.check_labels(labels, len(labels), 10)
 
 
-def test_features_are_flat():
+def test_features_are_maps():
+    """You see: "features must be [n, D]; got (30, 4, 4, 2): flatten images and maps first".
+    Do: that.
+    """
     maps = jnp.ones((30, 4, 4, 2))
     for function in (
         lambda x: metrics.frechet_distance(x, x),
@@ -496,8 +527,10 @@ def test_features_are_flat():
 
 
 @pytest.mark.parametrize("name", ["correct", "fooled", "transfer_success"])
-def test_success_on_a_predict_that_returns_nan_is_no_number(name):
-    """The class of NaN logits is class 0, and every image of it would count."""
+def test_the_success_rate_of_a_predict_that_returns_nan(name):
+    """You see: "predict returned NaN for 1 of 4 images: look at its weights and normalization"; no rate.
+    Do: that.
+    """
     metric = getattr(metrics, name)
     with pytest.raises(ValueError, match="predict returned NaN for 1 of 4 images: look at its weights"):
         metric(lambda x: PREDICT(x).at[2].set(jnp.nan), IMAGES, LABELS)

@@ -9,8 +9,9 @@ A test takes part if its docstring has two fields, in this order:
         Do: make room; the same command continues.
         \"\"\"
 
-Its name says what happens, and its module's docstring the heading (modules of one heading are one table).
-Tests without these fields are not in the table. No marker, no import; a field may run over several lines.
+Its name says what happens, whether it is a function or a method of a class. What the module's docstring says
+before a colon is the heading, and modules of one heading are one table. Tests without these fields are not in
+the table. No marker, no import; a field may run over several lines.
 """
 
 import ast
@@ -23,6 +24,10 @@ PAGE = ROOT / "docs/faults.md"
 COMMAND = "python -m tests.test_fault_table"
 FIELDS = re.compile(r"\s*You see:(?P<see>.*?)\n\s*Do:(?P<do>.*)", re.DOTALL)
 MARK = re.compile(r"^\s*(\"\"\")?(You see|Do):", re.MULTILINE)
+SPELT = {"npz": ".npz", "pth": ".pth", "safetensors": ".safetensors"} | {
+    word.lower(): word for word in ("C", "Ctrl", "HTTP", "NaN", "NIPS", "SIGTERM", "TFDS", "TLS")
+}
+"""What the name of a test has in lower case and without a dot."""
 HEAD = f"""# What goes wrong, what you see, what to do
 
 Each line is a test that makes it happen. Written by `{COMMAND}` from the tests' names and docstrings.
@@ -37,17 +42,27 @@ def documented(tests):
         text = path.read_text()
         if MARK.search(text):
             module = ast.parse(text)
-            heading = (ast.get_docstring(module) or path.stem).splitlines()[0].rstrip(".")
-            functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
-            found += [(heading, path.name, node.name, ast.get_docstring(node) or "") for node in functions]
+            heading = re.split("[.:]", (ast.get_docstring(module) or path.stem).splitlines()[0])[0]
+            found += [
+                (heading, path.name, node.name, ast.get_docstring(node) or "") for node in functions(module)
+            ]
     return found
+
+
+def functions(parent):
+    """Those of a module and of its classes, in their order."""
+    for node in parent.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        elif isinstance(node, ast.ClassDef):
+            yield from functions(node)
 
 
 def faults(tests):
     """`(heading, what happens, what you see, what to do)` of each test that takes part."""
     for heading, _, name, text in documented(tests):
         if name.startswith("test_") and (found := FIELDS.fullmatch(text)):
-            happens = name.removeprefix("test_").replace("_", " ")
+            happens = " ".join(SPELT.get(word, word) for word in name.removeprefix("test_").split("_"))
             yield heading, cell(happens), cell(found["see"]), cell(found["do"])
 
 
@@ -78,17 +93,21 @@ def test_fields_are_whole():
             assert FIELDS.fullmatch(text), f"{file}, {name}: You see: …, then Do: …"
     rows = list(faults(ROOT / "tests"))
     assert all(all(row) for row in rows)
-    assert len({row[:2] for row in rows}) == len(rows) > 40
+    assert len({row[:2] for row in rows}) == len(rows) > 200
 
 
 def test_what_takes_part(tmp_path):
     (tmp_path / "test_a.py").write_text(
-        '"""Disks."""\n\n'
+        '"""Disks: large, and small."""\n\n'
         'def test_the_disk_is_full(x):\n    """You see: a <line> | with\n    it.\n    Do: make room.\n"""\n\n'
         'def test_other():\n    """You see nothing."""\n\n'
-        'def helper():\n    """You see: a\n    Do: b"""\n'
+        'def helper():\n    """You see: a\n    Do: b"""\n\n'
+        'class TestOld:\n    def test_the_disk_is_old(self):\n        """You see: c\n        Do: d"""\n'
     )
-    assert list(faults(tmp_path)) == [("Disks", "The disk is full", r"A &lt;line> \| with it.", "Make room.")]
+    assert list(faults(tmp_path)) == [
+        ("Disks", "The disk is full", r"A &lt;line> \| with it.", "Make room."),
+        ("Disks", "The disk is old", "C", "D"),
+    ]
     assert (
         "## Disks\n\n| what happens | what you see | what to do |\n|---|---|---|\n| The disk is full |"
         in page(tmp_path)

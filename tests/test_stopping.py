@@ -44,23 +44,31 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_asks_and_what_there_is_is_kept(run, number):
-    """Ctrl-C or SIGTERM: the run keeps what it has at its next step and ends with the signal's exit code."""
+def test_ctrl_c_or_sigterm(run, number):
+    """You see: "stops at the next step, within 30 s", then "stopped; the same command continues", and exit
+    code 130 or 143.
+    Do: the same command: it goes on from that step.
+    """
     code, err, kept, _ = run(LOOKS, 30, number)
     assert (code, kept) == (128 + number, "all")
     assert err == "stops at the next step, within 30 s\nstopped; the same command continues\n"
 
 
-def test_who_does_not_look_is_ended_within_the_grace(run):
-    """SIGTERM inside of a long step: the process ends when the grace is over, whatever it does."""
+def test_a_step_is_longer_than_the_grace(run):
+    """You see: "stops at the next step, within 30 s"; after these seconds of --grace "stopped; the same
+    command continues", without that step.
+    Do: the same command: it goes on from the last checkpoint; raise --grace, where steps are that long.
+    """
     code, err, kept, seconds = run(DEAF, 1, signal.SIGTERM)
     assert (code, kept) == (128 + signal.SIGTERM, "begun")
     assert err.endswith("stopped; the same command continues\n")
     assert 0.9 < seconds < 10
 
 
-def test_a_second_signal_ends_at_once(run):
-    """Ctrl-C twice: the process ends at once."""
+def test_ctrl_c_twice(run):
+    """You see: the end at once, with exit code 130.
+    Do: the same command: it goes on from the last checkpoint.
+    """
     code, _, _, seconds = run(DEAF, 600, signal.SIGINT, signal.SIGINT)
     assert code == 128 + signal.SIGINT
     assert seconds < 10

@@ -1,4 +1,4 @@
-"""Two runs at once on one directory: the second ends at once in one line, and the first is not disturbed."""
+"""Two runs at once: in one directory the second ends at once, and the first is not disturbed."""
 
 import os
 import signal
@@ -32,8 +32,11 @@ def training(directory, pause=0.0):
     return fit(update, {"count": jnp.zeros(())}, batches, **stops)
 
 
-def test_a_second_training_in_one_directory_is_refused_by_name(tmp_path):
-    """It names the directory; the first goes on to its end, and then the directory is free."""
+def test_a_second_training_in_one_directory(tmp_path):
+    """You see: "another run writes its checkpoints to …: let it end, or name another directory"; the first
+    goes on.
+    Do: that.
+    """
     first = training(tmp_path)
     assert next(first).step == 3
     with pytest.raises(
@@ -85,8 +88,10 @@ def start(tmp_path):
         process.communicate()
 
 
-def test_two_processes_in_one_directory_end_and_one_is_whole(start, tmp_path):
-    """The loser exits within seconds, its last line says why; after a SIGKILL the directory is free."""
+def test_the_first_of_two_processes_in_one_directory_is_killed(start, tmp_path):
+    """You see: nothing: the directory is free at once.
+    Do: the same command: it goes on from the last checkpoint.
+    """
     holder = start(600)
     assert holder.stdout.readline() == "begins\n"
     while not (tmp_path / "run/.lock").exists():
@@ -102,8 +107,11 @@ def test_two_processes_in_one_directory_end_and_one_is_whole(start, tmp_path):
     assert out == f"begins\n3 3.0\n{STEPS} {STEPS}.0\n", err
 
 
-def test_adversarial_images_in_a_directory_that_another_run_fills_are_refused(tmp_path):
-    """Nothing of what is there changes."""
+def test_adversarial_images_in_a_directory_that_another_run_fills(tmp_path):
+    """You see: "another run writes its adversarial images to …: let it end, or name another directory";
+    nothing there changes.
+    Do: that.
+    """
     images = np.full((8, 4, 4, 1), 128, np.uint8)
     dataset = data.Dataset(images, np.zeros(8, np.int32), ("a", "b"))
     predict = lambda x: jnp.stack([x.mean((1, 2, 3)), 3 - x[:, 0, 0, 0]], -1)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Crafting over a data set: the same images by every road, and files that survive interruptions."""
+"""Adversarial images on disk: the same by every road, in files that survive interruptions."""
 
 import functools
 import json
@@ -72,7 +72,11 @@ def test_files_hold_what_was_made(format, dataset, predict, tmp_path):
     np.testing.assert_array_equal(again.images, made.images)
 
 
-def test_a_damaged_file_is_named_by_its_path(dataset, predict, tmp_path):
+def test_one_png_of_adversarial_images_is_cut(dataset, predict, tmp_path):
+    """You see: "…/images/000003.png is damaged (50 bytes)", within "… is damaged (…); run craft again, it
+    makes them anew".
+    Do: that.
+    """
     craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format="png")
     path = tmp_path / "images" / "000003.png"
     for content in (path.read_bytes()[:50], b""):
@@ -86,8 +90,10 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("format", ["npy", "png"])
-def test_an_interrupted_run_goes_on(format, dataset, predict, tmp_path, monkeypatch):
-    """Stopped at the third batch, continued with another batch size: the same files, none crafted twice."""
+def test_crafting_is_interrupted(format, dataset, predict, tmp_path, monkeypatch):
+    """You see: from Crafted.load "… holds no finished adversarial images; run craft again".
+    Do: that: it goes on from the last batch, with another batch size, too.
+    """
     module = sys.modules["transferjax.attacks.crafted"]
     write, calls = module.Place.write, []
 
@@ -116,7 +122,11 @@ def test_an_interrupted_run_goes_on(format, dataset, predict, tmp_path, monkeypa
     assert not seen
 
 
-def test_another_run_is_refused_with_the_difference(dataset, predict, tmp_path):
+def test_other_adversarial_images_are_in_the_directory(dataset, predict, tmp_path):
+    """You see: "… holds other adversarial images; choose another directory, or delete it", and each
+    difference: "seed: 0 there, 1 here".
+    Do: that.
+    """
     craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
     with pytest.raises(ValueError, match=r"seed: 0 there, 1 here"):
         craft(ATTACK, predict, dataset, tmp_path, batch_size=8, seed=1)
@@ -139,12 +149,20 @@ def test_targets(dataset, predict, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["jpg", "webp", ".jpeg"])
-def test_lossy_formats_are_refused(format, dataset, predict):
+def test_adversarial_images_as_jpeg(format, dataset, predict):
+    """You see: "format 'jpg' is lossy: compression changes the perturbation, and may leave the ball; use one
+    of …".
+    Do: that.
+    """
     with pytest.raises(ValueError, match="is lossy: compression changes the perturbation"):
         craft(ATTACK, predict, dataset, format=format)
 
 
-def test_errors_come_before_the_work(dataset, predict):
+def test_an_attack_of_ones_own_does_not_say_its_budget(dataset, predict):
+    """You see: "give eps and norm: …"; likewise "batch_size 12: expected a positive multiple of the 8
+    devices", "predict returned probabilities", all before the work.
+    Do: that.
+    """
     with pytest.raises(ValueError, match="batch_size 12: expected a positive multiple of the 8 devices"):
         craft(ATTACK, predict, dataset, batch_size=12)
     with pytest.raises(ValueError, match="give eps and norm"):
@@ -211,7 +229,10 @@ def test_the_static_part_of_a_predict_counts(dataset, predict, tmp_path):
         craft(ATTACK, linear_relu(predict, 1), dataset, tmp_path, batch_size=8)
 
 
-def test_a_model_that_changes_its_mind_does_not_continue(dataset, tmp_path):
+def test_a_model_answers_differently_from_call_to_call(dataset, tmp_path):
+    """You see: "… answers the same images differently from call to call", where a directory is gone on with.
+    Do: make its randomness a key (attacks.Stochastic), or delete the directory.
+    """
     rng = np.random.default_rng(0)
     predict = lambda x: linear(WEIGHTS + rng.standard_normal(WEIGHTS.shape).astype(np.float32), x)  # noqa: E731
     craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
@@ -219,7 +240,10 @@ def test_a_model_that_changes_its_mind_does_not_continue(dataset, tmp_path):
         craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
 
 
-def test_a_data_set_is_more_than_what_it_says_of_itself(dataset, predict, tmp_path):
+def test_the_data_set_changed_since_the_images_were_made(dataset, predict, tmp_path):
+    """You see: "… holds other adversarial images; …", with "labels: …" or "pixels: …".
+    Do: choose another directory, or delete it.
+    """
     craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
     for key, other in (("labels", dataset.labels[::-1]), ("pixels", dataset.images[::-1])):
         changed = replace(dataset, **{"images" if key == "pixels" else key: other})
@@ -287,8 +311,13 @@ def damage(file, how):
         ("png", "images/000007.png", "truncated"),
     ],
 )
-def test_adversarial_images_that_are_damaged_are_made_again(format, name, how, dataset, predict, tmp_path):
-    """Adversarial images cut to 10 of 20, or with a flipped byte: refused, and crafting makes them again."""
+def test_adversarial_images_are_cut_or_a_byte_of_them_is_flipped(
+    format, name, how, dataset, predict, tmp_path
+):
+    """You see: "… is damaged (BadZipFile: …); run craft again, it makes them anew"; from craft a warning:
+    "what … holds is made again: …".
+    Do: that.
+    """
     made = craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
     expected = np.array(made.images)
     damage(tmp_path / name, how)
@@ -305,8 +334,11 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize("format", ["npy", "png"])
-def test_a_run_that_is_copied_elsewhere_goes_on_there(format, dataset, predict, tmp_path, monkeypatch):
-    """Half of the images, copied to another place, go on there; damaged ones are made from the start."""
+def test_half_of_the_adversarial_images_are_copied_elsewhere(format, dataset, predict, tmp_path, monkeypatch):
+    """You see: nothing: crafting goes on there; half that is damaged is made again from the start, with a
+    warning.
+    Do: nothing.
+    """
     place, seen = sys.modules["transferjax.attacks.crafted"].Place, []
     write = place.write
 
@@ -337,16 +369,21 @@ def test_a_run_that_is_copied_elsewhere_goes_on_there(format, dataset, predict, 
     np.testing.assert_array_equal(here.images, there.images)
 
 
-def test_a_manifest_that_is_damaged_is_named(dataset, predict, tmp_path):
-    """A manifest that cannot be read does not tell whose images these are: refused by name."""
+def test_the_manifest_of_adversarial_images_is_damaged(dataset, predict, tmp_path):
+    """You see: "…/manifest.json is damaged (…); delete …, or name another".
+    Do: that: nobody knows whose images these are.
+    """
     craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
     damage(tmp_path / "manifest.json", "truncated")
     with pytest.raises(ValueError, match=r"manifest\.json is damaged .*delete"):
         craft(ATTACK, predict, dataset, tmp_path, batch_size=8)
 
 
-def test_out_of_memory_names_what_to_change(dataset, predict):
-    """No memory for a batch of adversarial images: the batch size and `chunk` are named."""
+def test_there_is_no_memory_for_a_batch(dataset, predict):
+    """You see: "out of memory (…): a smaller batch_size than 8 changes no image, nor does a smaller `chunk`
+    of the attack".
+    Do: that.
+    """
 
     def greedy(keys, predict, images, labels):
         with jax.ensure_compile_time_eval():  # a constant that XLA has no room for
@@ -357,8 +394,10 @@ def test_out_of_memory_names_what_to_change(dataset, predict):
 
 
 @pytest.mark.parametrize("format", ["npy", "png"])
-def test_a_full_disk_under_adversarial_images_is_one_line(format, dataset, predict, tmp_path):
-    """The disk is full before the first adversarial image: one line; with room again the call goes on."""
+def test_the_disk_is_full_under_adversarial_images(format, dataset, predict, tmp_path):
+    """You see: "cannot write …: No space left on device; make room there, then the same command continues".
+    Do: that.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""Bad input and the words for it."""
+"""Attacks: bad input and the words for it."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,11 @@ from transferjax.attacks import goals, inspection
 GOOD = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
 
 
-def test_targets_that_are_labels():
+def test_targets_are_the_labels():
+    """You see: "1 of 3 targets equal the true label, so there is nothing to attack: `choose_targets` never
+    picks the label".
+    Do: choose other classes for them.
+    """
     with pytest.raises(ValueError, match="1 of 3 targets equal the true label"):
         goals.check_targets(np.array([1, 2, 3]), np.array([2, 2, 1]))
 
@@ -26,7 +30,11 @@ def test_targets_that_are_labels():
         (jnp.zeros((2, 3, 4)), r"logits \[B, K\]; got shape \(2, 3, 4\)"),
     ],
 )
-def test_bad_logits(logits, message):
+def test_predict_returns_probabilities(logits, message):
+    """You see: "predict returned probabilities (…), whose gradients vanish where the net is sure; return the
+    logits before the softmax".
+    Do: that.
+    """
     with pytest.raises(ValueError, match=message):
         inspection.check_logits(logits)
 
@@ -43,7 +51,11 @@ def sqrt_at_zero(x):
     return jnp.stack([jnp.sqrt(x.sum((1, 2, 3))), jnp.ones(len(x))], -1)
 
 
-def test_nan_gradients_are_found(tiny_predict):
+def test_the_gradient_of_predict_is_nan(tiny_predict):
+    """You see: "the gradient of 1 of 2 images is NaN or infinite; look for a norm, a sqrt or a division at
+    zero inside predict".
+    Do: that.
+    """
     labels = jnp.array([0, 1])
     with pytest.raises(ValueError, match="gradient of 1 of 2 images is NaN or infinite"):
         inspection.check_predict(

@@ -1,4 +1,4 @@
-"""The in-memory data set, digits, and what is saved to disk."""
+"""Data sets: in memory, digits, and what is saved to disk."""
 
 import json
 
@@ -48,7 +48,11 @@ class TestDataset:
             (np.zeros((2, 4, 4, 3), np.uint8), [-1, 0], "label -1 is outside"),
         ],
     )
-    def test_refuses_what_does_not_fit(self, images, labels, message):
+    def test_images_or_labels_of_a_data_set_do_not_fit(self, images, labels, message):
+        """You see: "expected uint8 images …, got float64", "expected 2 integer labels", or "label 3 is
+        outside of the 2 classes".
+        Do: make them so.
+        """
         with pytest.raises(ValueError, match=message):
             Dataset(images, np.array(labels), ("a", "b"))
 
@@ -139,18 +143,28 @@ class TestSaved:
         assert isinstance(again.images.base, np.memmap)
         assert equal(data.subset(4), load(str(tmp_path / "set"), "test"))
 
-    def test_does_not_overwrite(self, tmp_path):
+    def test_a_data_set_is_saved_where_one_is(self, tmp_path):
+        """You see: "… exists; remove it, or choose another path"; what is there stays.
+        Do: that.
+        """
         save(small(), tmp_path, "train")
         with pytest.raises(FileExistsError, match="remove it, or choose another path"):
             save(small(4), tmp_path, "train")
         assert len(load(str(tmp_path), "train")) == 12
 
-    def test_names_the_splits_that_there_are(self, tmp_path):
+    def test_a_saved_data_set_has_no_such_split(self, tmp_path):
+        """You see: "… holds no split 'train' of a saved data set; it has ['robust']".
+        Do: take one of them.
+        """
         save(small(), tmp_path, "robust")
         with pytest.raises(FileNotFoundError, match=r"no split 'train' .*\['robust'\]"):
             load(str(tmp_path), "train")
 
-    def test_what_a_killed_write_leaves_is_no_split(self, tmp_path):
+    def test_a_run_is_killed_while_it_saves_a_data_set(self, tmp_path):
+        """You see: "… holds no split 'train' of a saved data set; it has ['robust']", as if nothing had been
+        saved.
+        Do: save it again.
+        """
         save(small(), tmp_path / "half", "train")
         (tmp_path / "half" / "train").rename(tmp_path / "half" / ".train.abc.tmp")
         with pytest.raises(FileNotFoundError, match="is not a folder"):
@@ -160,7 +174,10 @@ class TestSaved:
             load(str(tmp_path / "half"), "train")
 
     @pytest.mark.parametrize("damage", ["cut", "flipped", "swap", "garbage", "format", "label"])
-    def test_damage_is_noticed(self, tmp_path, damage):
+    def test_a_saved_data_set_is_cut_or_a_byte_of_it_is_flipped(self, tmp_path, damage):
+        """You see: "… is damaged (the checksum of images.npy differs); remove it and write it again".
+        Do: that.
+        """
         save(small(), tmp_path, "train")
         images, manifest = tmp_path / "train" / "images.npy", tmp_path / "train" / "manifest.json"
         if damage == "cut":
@@ -190,7 +207,11 @@ class TestSaved:
             interrupted()
         assert list(tmp_path.glob("[!c]*")) == []
 
-    def test_the_faster_of_two_writers_wins(self, tmp_path):
+    def test_two_runs_save_one_data_set(self, tmp_path):
+        """You see: "… exists already", in the slower one; the other's is whole.
+        Do: load what is there.
+        """
+
         def slower():
             with atomic_directory(tmp_path / "data") as directory:
                 (directory / "file").write_text("slow")
@@ -203,7 +224,11 @@ class TestSaved:
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_unknown_names_suggest_the_nearest():
+def test_a_data_set_has_another_name():
+    """You see: "unknown data set 'cifar-10': did you mean cifar10, or a directory?"; for an option "cifar10
+    has no options ['size']".
+    Do: what it says.
+    """
     with pytest.raises(ValueError, match=r"unknown data set 'cifar-10': did you mean cifar10"):
         load("cifar-10", "train")
     with pytest.raises(TypeError, match=r"no options \['size'\]"):

@@ -1,4 +1,4 @@
-"""Official archives -> TFDS ArrayRecord, without TensorFlow."""
+"""Archives: official ones become ArrayRecord of TFDS, without TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -94,14 +94,20 @@ def test_downloads_the_archive_once_and_clears_up(official, server, home, cache,
     assert len(load("cifar10", "train")) == 20
 
 
-def test_a_changed_download_is_refused(official, server, home):
+def test_a_downloaded_archive_is_another_one(official, server, home):
+    """You see: "… is not the expected file: sha256 …, expected …"; nothing is written.
+    Do: the same command later; or fetch it elsewhere, and pass --archive.
+    """
     server.content = server.content[:-1] + b"x"
     with pytest.raises(DownloadError, match="is not the expected file"):
         prepare("cifar10", data_dir=home)
     assert not home.exists()
 
 
-def test_command_line_reports_errors_without_a_traceback(home, capsys):
+def test_there_is_no_archive_at_that_place(home, capsys):
+    """You see: one line with its name, and exit code 1.
+    Do: correct the path.
+    """
     assert main(["cifar10", "--archive=absent.tar.gz", f"--data_dir={home}"]) == 1
     assert "absent.tar.gz" in capsys.readouterr().err
 
@@ -123,14 +129,21 @@ def link(name, kind, target):
         ("device", link("device", tarfile.CHRTYPE, "")),
     ],
 )
-def test_hostile_members_are_refused(tmp_path, home, write_tar, name, member):
+def test_an_archive_has_members_outside_of_itself(tmp_path, home, write_tar, name, member):
+    """You see: "refused: '../escape' is not a plain file inside of the archive", for links and devices, too;
+    nothing is written.
+    Do: do not use the archive.
+    """
     archive = write_tar(tmp_path / "hostile.tar.gz", {name: member})
     with pytest.raises(ValueError, match=r"refused: .* is not a plain file inside"):
         prepare("cifar10", archive=archive, data_dir=home)
     assert not home.exists()
 
 
-def test_absurd_sizes_are_refused(tmp_path, write_tar, monkeypatch):
+def test_a_member_of_an_archive_is_absurdly_large(tmp_path, write_tar, monkeypatch):
+    """You see: "refused: 'large' has … bytes", before it is unpacked.
+    Do: do not use the archive.
+    """
     monkeypatch.setattr(module, "LARGEST_MEMBER", 1000)
     archive = write_tar(tmp_path / "bomb.tar.gz", {"small": bytes(1000), "large": bytes(1001)})
     files = members(archive)
@@ -140,7 +153,11 @@ def test_absurd_sizes_are_refused(tmp_path, write_tar, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "missing", "ragged"])
-def test_damaged_archives_are_refused(tmp_path, home, tiny_cifar, write_tar, damage):
+def test_an_archive_is_damaged(tmp_path, home, tiny_cifar, write_tar, damage):
+    """You see: its name with "unexpected end of data" or "not a gzip file", or "expected
+    cifar-10-batches-bin/data_batch_3.bin with records of 3073 bytes each"; nothing is written.
+    Do: get the archive again.
+    """
     archive, contents = tiny_cifar.archive, dict(tiny_cifar.contents)
     if damage == "cut":
         archive.write_bytes(archive.read_bytes()[:-5000])
@@ -163,13 +180,20 @@ def test_damaged_archives_are_refused(tmp_path, home, tiny_cifar, write_tar, dam
         (f"imagenette2-160/train/{WNIDS[0]}/a.JPEG", "no images for validation"),
     ],
 )
-def test_other_folders_are_refused(tmp_path, home, write_tar, path, message):
+def test_an_archive_has_other_folders(tmp_path, home, write_tar, path, message):
+    """You see: "expected train or val and one of the ten classes, got …", or "no images for validation".
+    Do: get the archive that the data set is made of.
+    """
     archive = write_tar(tmp_path / "other.tgz", {path: b"x"})
     with pytest.raises(ValueError, match=message):
         prepare("imagenette/160px-v2", archive=archive, data_dir=home)
 
 
-def test_unknown_names_and_occupied_places(home):
+def test_something_else_lies_where_data_are_to_be_prepared(home):
+    """You see: "… exists, but is not a prepared data set; move it away first"; for another name "no recipe
+    for 'mnist'; there are cifar10, …".
+    Do: what it says.
+    """
     with pytest.raises(ValueError, match="no recipe for 'mnist'; there are cifar10"):
         prepare("mnist", data_dir=home)
     (home / "cifar10" / "3.0.2" / "something").mkdir(parents=True)
@@ -177,12 +201,18 @@ def test_unknown_names_and_occupied_places(home):
         prepare("cifar10", data_dir=home)
 
 
-def test_says_that_an_archive_is_not_the_official_one(tiny_cifar, home):
+def test_an_archive_is_not_the_official_one(tiny_cifar, home):
+    """You see: a warning: "… is not the official archive: sha256 …"; it is read.
+    Do: nothing, if you mean it.
+    """
     with pytest.warns(UserWarning, match="is not the official archive: sha256"):
         prepare("cifar10", archive=tiny_cifar.archive, data_dir=home)
 
 
-def test_a_killed_run_is_continued_by_the_same_command(server, tiny_cifar, home, cache):
+def test_prepare_is_killed(server, tiny_cifar, home, cache):
+    """You see: nothing: what is half done lies in the cache of downloads.
+    Do: the same command: it goes on from the byte at which it was.
+    """
     server.content = tiny_cifar.archive.read_bytes()
     server.plan = [("stall", 50_000)]
     script = (
@@ -206,8 +236,10 @@ def test_a_killed_run_is_continued_by_the_same_command(server, tiny_cifar, home,
     np.testing.assert_array_equal(load("cifar10", "test", data_dir=home).images, tiny_cifar.images["test"])
 
 
-def test_a_label_of_no_class_is_refused(tiny_cifar, home, tmp_path, write_tar):
-    """`prepare --archive` with a label of 200: refused by name, nothing is written."""
+def test_a_label_in_an_archive_is_no_class(tiny_cifar, home, tmp_path, write_tar):
+    """You see: "image 4 of cifar10 train has the label 200, expected 0 … 9"; nothing is written.
+    Do: get the archive again.
+    """
     name = "cifar-10-batches-bin/data_batch_2.bin"
     content = bytearray(tiny_cifar.contents[name])
     content[0] = 200
@@ -218,8 +250,10 @@ def test_a_label_of_no_class_is_refused(tiny_cifar, home, tmp_path, write_tar):
 
 
 @pytest.mark.parametrize("again", ["", "./"])
-def test_a_member_twice_is_refused(tiny_cifar, home, tmp_path, again):
-    """`prepare --archive` with two files of one name: nobody knows which counts, so it is refused."""
+def test_an_archive_has_a_member_twice(tiny_cifar, home, tmp_path, again):
+    """You see: "refused: '…data_batch_1.bin' is in it twice".
+    Do: get the archive again: nobody knows which of the two counts.
+    """
     with tarfile.open(tmp_path / "twice.tar.gz", "w:gz") as tar:
         for name, content in [*tiny_cifar.contents.items(), *list(tiny_cifar.contents.items())[:1]]:
             info = tarfile.TarInfo(again + name)

@@ -1,4 +1,4 @@
-"""Streams: the same crops whatever the threads, the batches or a break; folders and tables of images."""
+"""Data sets: streams of the same crops whatever the threads or a break; folders and tables of images."""
 
 import sys
 import threading
@@ -101,7 +101,10 @@ class TestTraining:
             time.sleep(0.01)
         assert not any(thread.is_alive() for thread in ours)
 
-    def test_a_broken_image_is_named(self, stream):
+    def test_an_image_of_a_stream_is_damaged(self, stream):
+        """You see: "tiny, image 6: cannot decode an image of 6 bytes".
+        Do: prepare the data set again.
+        """
         images = list(stream.encoded)
         images[6] = b"broken"
         with pytest.raises(ValueError, match="tiny, image 6: cannot decode an image of 6 bytes"):
@@ -139,13 +142,19 @@ class TestDescription:
         with pytest.raises(ValueError, match="cannot take 12 examples of tiny, which has 11"):
             stream.subset(12)
 
-    def test_refuses_bad_labels_and_sizes(self, stream):
+    def test_labels_of_a_stream_are_no_classes(self, stream):
+        """You see: "labels 0 … 2, but 2 classes", or "size and threads must be at least 1, got 0 and 3".
+        Do: give what it asks for.
+        """
         with pytest.raises(ValueError, match="labels 0 … 2, but 2 classes"):
             replace(stream, labels=np.array([0, 2]))
         with pytest.raises(ValueError, match="size and threads must be at least 1, got 0 and 3"):
             replace(stream, size=0)
 
-    def test_without_grain_says_what_to_install(self, stream, monkeypatch):
+    def test_grain_is_not_installed(self, stream, monkeypatch):
+        """You see: "streams need Grain: pip install 'transferjax[imagenette]'".
+        Do: that.
+        """
         monkeypatch.setitem(sys.modules, "grain", None)
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'transferjax\[imagenette\]'"):
             next(data.eval_batches(stream, 4))
@@ -186,7 +195,10 @@ class TestFolder:
         (tmp_path / "c" / "a.png").write_bytes(encode(pixels))
         np.testing.assert_array_equal(data.load(str(tmp_path), "", size=32).images[0], pixels)
 
-    def test_images_of_several_sizes_want_a_size(self, folder):
+    def test_images_of_a_folder_have_several_sizes(self, folder):
+        """You see: "images before it … x … (height x width): give size=…".
+        Do: that.
+        """
         with pytest.raises(ValueError, match=r"images before it \d+ x \d+ \(height x width\): give size="):
             data.load(str(folder), "train")
         with pytest.raises(ValueError, match=r"crop=0.5 cuts squares of different sizes .* give size"):
@@ -198,7 +210,10 @@ class TestFolder:
         assert isinstance(streamed, ImageStream)
         same(memory.labels, streamed.labels)
 
-    def test_what_is_missing_is_named(self, folder, tmp_path):
+    def test_a_folder_of_images_is_not_there_or_empty(self, folder, tmp_path):
+        """You see: "… is not a folder; expected …/val/<class>/<image>", or "no images in …".
+        Do: correct the path.
+        """
         with pytest.raises(FileNotFoundError, match=r"val is not a folder; expected .*val/<class>/<image>"):
             data.image_folder(folder, "val")
         (tmp_path / "empty" / "class").mkdir(parents=True)
@@ -235,7 +250,10 @@ class TestFolder:
         folder.rename(tmp_path / ".pets")
         assert len(data.load(str(tmp_path / ".pets"), "train", size=8)) == 11
 
-    def test_links_are_followed_but_not_in_circles(self, folder, tmp_path):
+    def test_links_of_a_folder_go_in_circles(self, folder, tmp_path):
+        """You see: nothing: each image is read once.
+        Do: nothing.
+        """
         train, more = folder / "train", tmp_path / "more"
         before = data.image_folder(folder, "train").labels
         (train / "loop").symlink_to(train)
@@ -254,7 +272,10 @@ class TestFolder:
         np.testing.assert_array_equal(np.bincount(data.image_folder(folder, "train").labels), [6, 6, 5])
 
     @pytest.mark.parametrize("content", [b"", b"GIF89a no image", b"half"])
-    def test_a_damaged_file_is_named_by_its_path(self, folder, pictures, content):
+    def test_an_image_in_a_folder_is_damaged(self, folder, pictures, content):
+        """You see: "…/train/dog/03.png: cannot decode an image of 60 bytes".
+        Do: mend the image, or remove it.
+        """
         path = folder / "train" / "dog" / "03.png"
         path.write_bytes(encode(pictures[3])[:60] if content == b"half" else content)
         reason = f"{path}: cannot decode an image of {len(path.read_bytes())} bytes"
@@ -263,7 +284,11 @@ class TestFolder:
         with pytest.raises(ValueError, match=reason):
             list(data.eval_batches(data.source(str(folder), "train", size=8).subset([7, 0], seed=None), 2))
 
-    def test_classes_without_images_and_other_formats_are_said(self, folder, pictures):
+    def test_a_class_of_a_folder_has_no_images(self, folder, pictures):
+        """You see: a warning: "no images in bird; each still counts as a class", or "not read, as not
+        ['.bmp', …]: bird/0.gif".
+        Do: remove the folder, or convert the images.
+        """
         (folder / "train" / "bird").mkdir()
         with pytest.warns(UserWarning, match=r"train: no images in bird; each still counts as a class"):
             stream = data.image_folder(folder, "train")
@@ -311,7 +336,11 @@ class TestNIPS2017:
             ("image3,", "gone,", "no gone.png, .jpg or .jpeg in"),
         ],
     )
-    def test_bad_tables_are_refused(self, table, old, new, message):
+    def test_the_table_of_the_nips_2017_images_is_wrong(self, table, old, new, message):
+        """You see: "TrueLabel of image0 is '0', expected 1 … 1000", "lacks the columns ['TargetClass']", or
+        "no gone.png, .jpg or .jpeg in …".
+        Do: get images.csv and the images again.
+        """
         table.write_text(table.read_text().replace(old, new, 1))
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             data.nips2017(table, table.parent)

@@ -1,4 +1,4 @@
-"""Prepared TFDS data: the checks before reading, the cache of decoded arrays, and real CIFAR-10."""
+"""Data sets: prepared by TFDS, the checks before reading, the cache of decoded arrays, and real CIFAR-10."""
 
 import json
 import subprocess
@@ -32,7 +32,11 @@ def cached(cache):
 
 
 class TestChecks:
-    def test_missing_data_fail_at_once_and_say_what_to_do(self, tmp_path):
+    def test_a_data_set_is_not_prepared(self, tmp_path):
+        """You see: "cifar10 is not prepared. Run `python -m transferjax.data.prepare cifar10`, or set
+        TFDS_DATA_DIR …", at once.
+        Do: that.
+        """
         start = time.monotonic()
         with pytest.raises(FileNotFoundError, match=r"data\.prepare cifar10.* TFDS_DATA_DIR .*nowhere"):
             load("cifar10", "train", data_dir=tmp_path / "nowhere")
@@ -56,18 +60,28 @@ class TestChecks:
         with pytest.raises(FileNotFoundError, match="cifar10 is not prepared"):
             load("cifar10", "train", data_dir=home)
 
-    def test_what_a_killed_preparation_left_is_no_version(self, home, directory):
+    def test_tfds_was_killed_while_it_prepared_a_data_set(self, home, directory):
+        """You see: nothing: what it left is not taken for a version.
+        Do: nothing.
+        """
         for name in ("3.0.3.incompleteA1B2", ".ipynb_checkpoints", "._3.0.2"):
             (directory.parent / name).mkdir()
             (directory.parent / name / "dataset_info.json").write_text("{}")
         assert prepared("cifar10", home) == directory
 
-    def test_a_missing_shard_is_named(self, home, directory):
+    def test_a_shard_of_prepared_data_is_missing(self, home, directory):
+        """You see: "… lacks cifar10-train.array_record-00000-of-00001. Remove it, then run …", for each
+        split.
+        Do: that.
+        """
         next(directory.glob("*train*")).unlink()
         with pytest.raises(FileNotFoundError, match=r"lacks cifar10-train\.array_record-00000-of-00001"):
             load("cifar10", "test", data_dir=home)
 
-    def test_another_format_is_named(self, home, directory):
+    def test_prepared_data_are_in_another_format(self, home, directory):
+        """You see: "… is in format 'tfrecord', expected array_record …".
+        Do: move it away, then run `python -m transferjax.data.prepare cifar10`.
+        """
         info = directory / "dataset_info.json"
         info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
         with pytest.raises(FileNotFoundError, match="format 'tfrecord', expected array_record"):
@@ -75,14 +89,20 @@ class TestChecks:
 
     @pytest.mark.parametrize("name", ["*train*", "dataset_info.json", "features.json"])
     @pytest.mark.parametrize("length", [0, 100])
-    def test_damaged_prepared_data_are_named(self, home, directory, name, length):
-        """A shard or a description of prepared data is cut: an error with its place and what to do."""
+    def test_prepared_data_are_cut(self, home, directory, name, length):
+        """You see: "…/3.0.2 (train) is damaged (RuntimeError: ArrayRecord file should be at least 64KB big)",
+        or "…/dataset_info.json is damaged (JSONDecodeError: …)".
+        Do: remove the directory, then run `python -m transferjax.data.prepare cifar10`.
+        """
         (file,) = directory.glob(name)
         file.write_bytes(file.read_bytes()[:length])
         with pytest.raises(ValueError, match=r"3\.0\.2.* is damaged .*remove .*data\.prepare cifar10"):
             load("cifar10", "train", data_dir=home)
 
-    def test_an_unknown_split_is_named(self, home):
+    def test_a_prepared_data_set_has_no_such_split(self, home):
+        """You see: "… has the splits ['train', 'test'], not 'validation'".
+        Do: take one of them.
+        """
         with pytest.raises(ValueError, match=r"splits \['train', 'test'\], not 'validation'"):
             load("cifar10", "validation", data_dir=home)
 
@@ -135,8 +155,10 @@ class TestCache:
 
     @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.json"])
     @pytest.mark.parametrize("damage", ["cut", "flipped"])
-    def test_damaged_decoded_data_are_decoded_again(self, home, cache, tiny_cifar, name, damage):
-        """A byte of the decoded data's cache is flipped, or the file cut: a warning, and it is made again."""
+    def test_decoded_data_are_cut_or_a_byte_of_them_is_flipped(self, home, cache, tiny_cifar, name, damage):
+        """You see: a warning: "cifar10 is decoded again: … is damaged …".
+        Do: nothing: they are made anew from the prepared data.
+        """
         load("cifar10", "test", data_dir=home)
         (file,) = cache.glob(f"datasets/*/test/{name}")
         whole = file.read_bytes()
@@ -149,7 +171,11 @@ class TestCache:
         np.testing.assert_array_equal(data.labels, tiny_cifar.labels["test"])
         assert file.read_bytes() == whole
 
-    def test_works_without_a_place_to_write(self, home, cache, tiny_cifar):
+    def test_decoded_data_cannot_be_kept(self, home, cache, tiny_cifar):
+        """You see: a warning: "cannot keep decoded cifar10 in …"; the data are there all the same, and
+        decoded again next time.
+        Do: make room, or set TRANSFERJAX_CACHE_DIR to a place that can be written to.
+        """
         cache.write_text("a file where the directory should be")
         with pytest.warns(UserWarning, match="cannot keep decoded cifar10 in .*cache"):
             data = load("cifar10", "test", data_dir=home)

@@ -49,7 +49,11 @@ def test_round_trip(tmp_path, module, variables, name):
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
-def test_unknown_suffixes(tmp_path, variables):
+def test_a_file_of_weights_is_of_no_known_kind_or_not_there(tmp_path, variables):
+    """You see: "cannot read weights from 'net.h5': …; expected .safetensors, .npz, what PyTorch saves (…), or
+    an Orbax directory", or "no weights at …".
+    Do: save the weights as one of these, or correct the path.
+    """
     with pytest.raises(ValueError, match=r"cannot write weights as '\.h5'"):
         save(variables, tmp_path / "net.h5")
     (tmp_path / "net.h5").touch()
@@ -60,7 +64,12 @@ def test_unknown_suffixes(tmp_path, variables):
 
 
 @pytest.mark.parametrize("name", ["net.safetensors", "net.npz", "net.pth"])
-def test_truncated_and_corrupt_files(tmp_path, variables, name):
+def test_a_file_of_weights_is_cut_or_has_other_bytes(tmp_path, variables, name):
+    """You see: "… is truncated or corrupt: BadZipFile: …", "… is not (or no longer) one of PyTorch's files",
+    or, of .npz, "… holds objects: File is not a zip file".
+    Do: get the file again; where it is downloaded, give its sha256, since .safetensors does not protect its
+    values.
+    """
     path = tmp_path / name
     if name == "net.pth":
         torch = pytest.importorskip("torch")
@@ -133,7 +142,11 @@ class Hostile:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_hostile_files_run_nothing(tmp_path, protocol):
+def test_a_file_of_weights_wants_to_run_a_program(tmp_path, protocol):
+    """You see: "… holds a call of …mkdir; only tensors in plain containers are read, and nothing in it is
+    run".
+    Do: do not use the file; if you trust it, save its state dict alone: torch.save(net.state_dict(), …).
+    """
     trap = tmp_path / "trap"
     program = pickle.dumps({"state_dict": Hostile(trap)}, protocol=protocol)
     with pytest.raises(UnsafeFile, match="nothing in it is run"):
@@ -187,12 +200,20 @@ def test_a_tensor_without_torch(tmp_path):
         (Program(0, (2,), (1,), tag="module"), "a persistent id of 'module'"),
     ],
 )
-def test_tensors_out_of_bounds(tmp_path, program, message):
+def test_a_tensor_lies_outside_of_its_storage(tmp_path, program, message):
+    """You see: "ends at 4 in a storage of 4 values", "a tensor of shape …", or "a persistent id of …";
+    "nothing in it is run".
+    Do: do not use the file, or save its state dict anew.
+    """
     with pytest.raises(UnsafeFile, match=message):
         read_program(tmp_path, program.dumps())
 
 
-def test_broken_programs_and_archives(tmp_path):
+def test_a_pickle_is_no_program_or_its_archive_is_odd(tmp_path):
+    """You see: "net.pth is truncated or corrupt: …", or "net.pth holds the compressed entry …", "… numbers in
+    big-endian order".
+    Do: save it anew with torch.save, on a little-endian machine.
+    """
     for program in (
         b"",
         b".",
@@ -215,14 +236,20 @@ def test_broken_programs_and_archives(tmp_path):
         read_pickled_tensors(torch_zip(tmp_path / "net.pth", good))  # without its storage
 
 
-def test_what_is_not_a_state_dict():
+def test_a_file_holds_no_state_dict():
+    """You see: "no state dict found: expected name -> array, or that under …; got …".
+    Do: save net.state_dict(), or name its place with entry=….
+    """
     with pytest.raises(ValueError, match=r"no state dict found.*\['epoch', 'weights'\]"):
         unwrap({"epoch": 1, "weights": {"a": 1}})
     with pytest.raises(ValueError, match="got list"):
         unwrap([1])
 
 
-def test_overlapping_safetensors_are_refused(tmp_path):
+def test_tensors_of_a_safetensors_file_overlap(tmp_path):
+    """You see: "net.safetensors is truncated or corrupt: … invalid offset for tensor".
+    Do: save it anew from its source.
+    """
     path = tmp_path / "net.safetensors"
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     header = json.dumps({"a": entry, "b": entry}).encode()
@@ -258,7 +285,10 @@ def test_convert_keeps_a_head_that_fits(tmp_path, variables):
     assert_equal(load(NAME, target, **OPTIONS), variables)
 
 
-def test_convert_says_what_is_wrong(tmp_path, variables):
+def test_weights_are_of_another_net(tmp_path, variables):
+    """You see: "this state dict does not fit CifarResNet …", with the names and shapes that differ.
+    Do: name the net, and the options, that they were trained with.
+    """
     source = save(variables, tmp_path / "net.npz")
     with pytest.raises(SystemExit, match="error: this state dict does not fit CifarResNet"):
         main([str(source), str(tmp_path / "out.npz"), f"--model={NAME}"])

@@ -1,4 +1,4 @@
-"""Checkpoints as they are found: nets inside of other nets, beside averages and optimizers, in old files.
+"""Files of weights: as they are found in the wild.
 
 The files are written here as `torch.save` writes them, without PyTorch.
 """
@@ -217,7 +217,10 @@ def test_legacy_files_run_nothing_either(tmp_path, tensors, write):
     assert not trap.exists()
 
 
-def test_legacy_files_in_which_one_of_the_plain_pickles_is_hostile(tmp_path):
+def test_one_of_the_pickles_in_an_old_pth_file_is_hostile(tmp_path):
+    """You see: "… holds a call of …mkdir; … nothing in it is run".
+    Do: do not use the file.
+    """
     whole = legacy_save({"a": np.ones(2, np.float32)}, tmp_path / "net.pth").read_bytes()
     places = [i + 1 for i, byte in enumerate(whole) if whole[i : i + 3] == b".\x80\x02"]
     assert len(places) == 4
@@ -229,7 +232,11 @@ def test_legacy_files_in_which_one_of_the_plain_pickles_is_hostile(tmp_path):
     assert not (tmp_path / "trap").exists()
 
 
-def test_damaged_legacy_files(tmp_path):
+def test_an_old_pth_file_is_damaged(tmp_path):
+    """You see: "net.pth is truncated or corrupt: ValueError: storage 0 should have 1000 values", or "net.pth
+    holds …" with what is wrong.
+    Do: get the file again, or save it anew with a later PyTorch.
+    """
     values = np.arange(1000, dtype=np.float32)
     path = legacy_save({"a": values}, tmp_path / "net.pth")
     whole = path.read_bytes()
@@ -258,7 +265,11 @@ def test_damaged_legacy_files(tmp_path):
         (b"garbage", "truncated, corrupt, or of another format"),
     ],
 )
-def test_what_else_a_file_may_be(tmp_path, content, message):
+def test_a_file_of_weights_is_something_else(tmp_path, content, message):
+    """You see: "cannot read weights from 'net.bin': a web page, not the file that it links to"; or a pointer
+    of Git LFS, an HDF5 file, a tar archive.
+    Do: what it says: `git lfs pull`, download the file itself, unpack it.
+    """
     (tmp_path / "net.bin").write_bytes(content)
     with pytest.raises(ValueError, match=f"cannot read weights from 'net.bin': {message}"):
         read_tensors(tmp_path / "net.bin")

@@ -1,4 +1,4 @@
-"""Small files of weights that ask for more than they have: each is refused at once, by name."""
+"""Files of weights: small ones that ask for more than they have are refused at once, by name."""
 
 import io
 import json
@@ -73,31 +73,40 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_pickle_that_unfolds_without_end_is_refused(tmp_path, name):
-    """A small `.pth` with self references, doubling tuples or deep nesting is refused at once."""
+def test_a_pickle_in_a_pth_file_holds_itself_or_unfolds_without_end(tmp_path, name):
+    """You see: "net.pth holds a list inside of itself", "containers nested more than 100 deep", or "more than
+    … values, written out in full", at once; "nothing in it is run".
+    Do: do not use the file, or save its state dict alone: torch.save(net.state_dict(), …).
+    """
     program, match = PROGRAMS[name]
     path = torch_zip(tmp_path / "net.pth", program, [np.arange(4, dtype=np.float32)])
     refused(path, match, ValueError)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_the_same_pickle_in_the_legacy_format_is_refused(tmp_path, name):
-    """The same in the format of PyTorch before 1.6."""
+def test_the_same_pickle_in_an_old_pth_file(tmp_path, name):
+    """You see: the same errors, at once; a file is old that PyTorch before 1.6 wrote.
+    Do: the same.
+    """
     program, match = PROGRAMS[name]
     (tmp_path / "net.pth").write_bytes(legacy_head() + program + pickle.dumps(["0"], protocol=2))
     refused(tmp_path / "net.pth", f"{match}|a persistent id|truncated", ValueError)
 
 
-def test_a_tensor_that_repeats_one_value_a_billion_times_is_refused(tmp_path):
-    """Strides of 0 in a `.pth` of 500 bytes announce a gigabyte: refused before anything is allocated."""
+def test_a_tensor_repeats_one_value_a_billion_times(tmp_path):
+    """You see: "more than … bytes of arrays in … bytes", before memory is full.
+    Do: do not use the file.
+    """
     values = np.zeros(1, np.float32)
     for write in (torch_save, legacy_save):
         bomb = {"weight": Tensor(Storage("0", values), 0, (1 << 14, 1 << 14), (0, 0))}
         refused(write(bomb, tmp_path / "net.pth"), "bytes of arrays in")
 
 
-def test_overlapping_views_of_one_storage_cost_what_they_take(tmp_path):
-    """Views of one storage that add up to many times the file are refused; tied weights are one array."""
+def test_views_of_one_storage_add_up_to_many_times_the_file(tmp_path):
+    """You see: "more than … bytes of arrays in … bytes"; weights that are tied are one array, and read.
+    Do: save the tensors as copies of their own.
+    """
     values = np.arange(1 << 20, dtype=np.float32)
     same = {f"layer{i}": Tensor(Storage("0", values), 0, values.shape, (1,)) for i in range(200)}
     found = read_tensors(torch_save(same, tmp_path / "tied.pth"))
@@ -106,8 +115,10 @@ def test_overlapping_views_of_one_storage_cost_what_they_take(tmp_path):
     refused(torch_save(shifted, tmp_path / "net.pth"), "bytes of arrays in")
 
 
-def test_entries_of_an_archive_that_overlap_are_refused(tmp_path):
-    """A zip directory that lists one entry's bytes many times announces more than the file has: refused."""
+def test_entries_of_a_pth_file_overlap(tmp_path):
+    """You see: "entries that overlap: they have more bytes than the file".
+    Do: do not use the file.
+    """
     path = torch_save({"a": np.zeros(50_000, np.float32)}, tmp_path / "net.pth")
     content = path.read_bytes()
     start = content.index(b"PK\x01\x02")
@@ -131,8 +142,10 @@ def npy_header(descr, shape):
     return header.getvalue()
 
 
-def test_an_npz_that_unpacks_to_a_hundred_times_its_size_is_refused(tmp_path):
-    """A compressed `.npz` that holds nothing but zeros, a bomb, is refused before it is unpacked."""
+def test_an_npz_file_unpacks_to_a_hundred_times_its_size(tmp_path):
+    """You see: "more than … bytes of arrays in … bytes", before it is unpacked.
+    Do: do not use the file, or save it without compression: numpy.savez.
+    """
     path = tmp_path / "net.npz"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -161,15 +174,20 @@ def test_an_npz_that_compresses_well_is_read(tmp_path):
         ("<U2", (1,), "expected numbers"),
     ],
 )
-def test_an_npz_whose_header_lies_is_refused(tmp_path, descr, shape, match):
-    """A header of an `.npz` that announces other bytes than follow, or no numbers, is refused."""
+def test_a_header_in_an_npz_file_announces_what_does_not_follow(tmp_path, descr, shape, match):
+    """You see: "weight.npy announces float32 (3,), and has 8 bytes", or "weight.npy is object, expected
+    numbers".
+    Do: get the file again, or save it anew from its source.
+    """
     with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
         archive.writestr("weight.npy", npy_header(descr, shape) + bytes(8))
     refused(tmp_path / "net.npz", match, ValueError)
 
 
-def test_an_npz_with_a_name_twice_is_refused(tmp_path):
-    """Two arrays of one name in an `.npz`: nobody knows which one counts, so neither does."""
+def test_an_npz_file_has_one_name_twice(tmp_path):
+    """You see: "'weight.npy' is in it 2 times".
+    Do: save it anew: nobody knows which of the two counts.
+    """
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ones(2, np.float32))
     with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
@@ -202,8 +220,11 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_safetensors_that_contradict_themselves_are_refused(tmp_path, name):
-    """`.safetensors` with a name twice, a negative size, an unknown type or a gap: refused, and why."""
+def test_a_safetensors_file_contradicts_itself(tmp_path, name):
+    """You see: "net.safetensors is truncated or corrupt: …": a name twice, a negative size, an unknown type
+    ("'a' has the type 'Q7'; expected F64, …"), nesting, a gap.
+    Do: get the file again, or save it anew from its source.
+    """
     header, match = HEADERS[name]
     refused(safetensors(tmp_path / "net.safetensors", header), match, ValueError)
 
@@ -220,14 +241,18 @@ def test_safetensors_of_every_type_are_read(tmp_path, kind, dtype):
     np.testing.assert_array_equal(found, np.zeros(count, dtype), strict=True)
 
 
-def test_names_that_go_on_and_on_are_refused(tmp_path):
-    """A tensor's name of a hundred thousand characters is refused."""
+def test_a_name_of_a_tensor_goes_on_and_on(tmp_path):
+    """You see: "a tensor with a name of 140001 characters".
+    Do: do not use the file.
+    """
     path = torch_save({"module." * 20_000 + "a": np.zeros(2, np.float32)}, tmp_path / "net.pth")
     refused(path, "a name of 140001 characters", ValueError)
 
 
-def test_weights_that_are_not_finite_are_said(tmp_path):
-    """NaN or infinite weights load with a warning that names them: whatever trained them diverged."""
+def test_weights_are_nan_or_infinite(tmp_path):
+    """You see: a warning: "not finite, so whatever trained them diverged: conv1.weight, …".
+    Do: take the weights of an earlier step; a net with these answers NaN.
+    """
     options = {"width": 2, "blocks": (1,)}
     shapes = models.abstract_variables(models.build("cifar_resnet18", num_classes=3, **options))
     tensors = models.to_torch(jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes))
@@ -249,14 +274,18 @@ def test_shared_containers_of_honest_checkpoints_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("option", [{"blocks": (1, 10**20)}, {"blocks": 10**6}])
-def test_a_net_of_more_layers_than_can_be_traced_is_refused(option):
-    """A config asks for a net of 10^20 blocks: refused by name, where it would be traced for ever."""
+def test_a_net_of_more_layers_than_anyone_has(option):
+    """You see: "blocks must be at most 1000; got …".
+    Do: look at the option.
+    """
     with pytest.raises(ValueError, match="blocks must be at most 1000; got"):
         models.build("cifar_resnet18", **option)
 
 
-def test_a_zip_file_of_another_version_is_refused(tmp_path):
-    """An `.npz` that says it needs a later version of zip: refused as corrupt."""
+def test_an_npz_file_needs_a_later_version_of_zip(tmp_path):
+    """You see: "net.npz is truncated, corrupt, or holds objects: zip file version 6.4".
+    Do: get the file again, or save it anew with numpy.savez.
+    """
     np.savez(tmp_path / "net.npz", a=np.ones(3))
     content = (tmp_path / "net.npz").read_bytes()
     place = content.index(b"PK\x01\x02") + 6

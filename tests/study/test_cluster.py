@@ -1,4 +1,4 @@
-"""Groups on the workers of a Dask cluster: the same bits as in one process, whoever dies or fails."""
+"""Clusters: groups on Dask's workers, the same bits as in one process, whoever dies or fails."""
 
 import contextlib
 import importlib.util
@@ -124,7 +124,10 @@ def test_two_workers_make_the_bits_of_one_process(alone, start):
     assert not list((start.store.root / "locks").glob("cluster-*"))
 
 
-def test_two_runs_on_one_store_make_each_result_once(alone, start):
+def test_two_runs_on_one_store_and_one_cluster(alone, start):
+    """You see: nothing: each result is made once.
+    Do: nothing.
+    """
     outcomes = []
     threads = [threading.Thread(target=lambda: outcomes.append(start(demand()))) for _ in range(2)]
     for thread in threads:
@@ -137,8 +140,10 @@ def test_two_runs_on_one_store_make_each_result_once(alone, start):
     assert checksums(start.store) == checksums(alone)
 
 
-def test_a_killed_worker_costs_a_retry_and_no_result(alone, start, scheduler):
-    """SIGKILL while a network is trained: another worker goes on from the last checkpoint."""
+def test_a_worker_is_killed(alone, start, scheduler):
+    """You see: "worker … is gone: what it was making is made by another".
+    Do: nothing: the other worker goes on from the last checkpoint.
+    """
     said, wanted = [], net(1)
 
     def kill():
@@ -172,8 +177,11 @@ def dask_process(role, *arguments, env):
         process.wait()
 
 
-def test_a_worker_that_is_told_to_end_saves_its_step(env, tmp_path):
-    """SIGTERM between two checkpoints: there is one more, of the step at which the worker stopped."""
+def test_a_worker_is_told_to_end(env, tmp_path):
+    """You see: "worker … is gone: what it was making is made by another"; after SIGTERM, or where it is
+    retired, it saves its step first.
+    Do: nothing: another worker goes on from that step.
+    """
     store, wanted, enough = Store(tmp_path / "store"), net(epochs=20_000.0), threading.Event()
 
     def kept():
@@ -217,7 +225,11 @@ def die_of(text):
 WORK = worker.work
 
 
-def test_a_group_that_kills_its_workers_fails_alone(alone, start, monkeypatch):
+def test_workers_die_of_one_result(alone, start, monkeypatch):
+    """You see: "KilledWorker: 2 workers died while they made this; out of memory?"; what does not need it is
+    made.
+    Do: give workers more memory, or lower batch_size or chunk.
+    """
     monkeypatch.setattr(cluster, "work", die_of)
     outcome = start(demand())
     assert [(spec, why) for spec, why in outcome.failed.values()] == [
@@ -228,7 +240,10 @@ def test_a_group_that_kills_its_workers_fails_alone(alone, start, monkeypatch):
     assert len(outcome.blocked) == 5
 
 
-def test_an_error_is_an_answer_and_blocks_its_dependents_alone(alone, start, tmp_path):
+def test_a_worker_cannot_make_a_result(alone, start, tmp_path):
+    """You see: its error, in one line, and what is blocked by it; everything else is made.
+    Do: what it says, then the same command.
+    """
     file = tmp_path / "goals.npy"
     np.save(file, np.zeros(32, np.int32))
     goal = content.pin(Goal(aim="file", file=str(file)))
@@ -242,7 +257,10 @@ def test_an_error_is_an_answer_and_blocks_its_dependents_alone(alone, start, tmp
     assert outcome.made.keys() == checksums(alone).keys()
 
 
-def test_damage_is_named_and_made_again(alone, start):
+def test_a_worker_reads_a_damaged_result(alone, start):
+    """You see: "… is damaged (…): it is made again".
+    Do: nothing.
+    """
     start(demand())
     path = start.store.path(images(net(0)))
     content = bytearray((path / ARRAYS).read_bytes())
@@ -258,7 +276,10 @@ def test_damage_is_named_and_made_again(alone, start):
     assert checksums(start.store) == checksums(alone)
 
 
-def test_a_worker_with_other_code_refuses(start):
+def test_a_worker_has_another_version_of_the_code(start):
+    """You see: "runs other code: attack 'pgd' is version 1 there, and 2 here".
+    Do: install one version everywhere, and start the workers again.
+    """
     newer = images(net(0), version=2)
     start.store.put(net(0), {"x": np.zeros(1)}, {})
     outcome = start([newer])
@@ -281,7 +302,11 @@ def test_a_worker_looks_at_data_anew_in_every_run(tmp_path):
     assert len(context.dataset(content.pin(spec))) == 16
 
 
-def test_a_scheduler_that_dies_is_one_line(env, tmp_path):
+def test_the_scheduler_dies(env, tmp_path):
+    """You see: "the scheduler at tcp://… is gone; what is finished is kept: the same command goes on from
+    there".
+    Do: start it again, and then the same command.
+    """
     store, file, said = Store(tmp_path / "store"), tmp_path / "address", []
     with dask_process("scheduler", "--port", "0", "--scheduler-file", file, env=env) as scheduler:
         address = wait_for(lambda: file.exists() and json.loads(file.read_text())["address"])
@@ -309,7 +334,11 @@ def failure(text):
     return why.partition(": ")[2]
 
 
-def test_what_a_worker_does_not_see_is_said_in_one_line(tmp_path, monkeypatch):
+def test_a_worker_does_not_see_the_store(tmp_path, monkeypatch):
+    """You see: "does not see the store …: do all workers, and this process, see the store through one shared
+    disk?".
+    Do: what it says.
+    """
     monkeypatch.setattr(worker, "ANSWER", 0.0)
     monkeypatch.setattr(worker, "PATIENCE", 0.0)
     store, wanted = Store(tmp_path / "here"), images(net(0))
@@ -340,7 +369,10 @@ def test_relative_paths_travel_whole(tmp_path, monkeypatch):
     assert json.loads(task(Store("store"), [spec]))["root"] == str(tmp_path / "store")
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line_within_seconds(tmp_path, monkeypatch):
+def test_no_scheduler_answers(tmp_path, monkeypatch):
+    """You see: "no Dask scheduler answers at tcp://… (…)", within seconds.
+    Do: look at the address, or start one.
+    """
     monkeypatch.setattr(cluster, "ANSWER", 0.5)
     begin, store = time.monotonic(), Store(tmp_path / "store")
     with pytest.raises(Mistakes, match=r"no Dask scheduler answers at tcp://127.0.0.1:9") as error:
@@ -350,7 +382,10 @@ def test_a_scheduler_that_does_not_answer_is_one_line_within_seconds(tmp_path, m
     assert not store.root.exists()
 
 
-def test_mistakes_are_said_at_once(tmp_path, monkeypatch):
+def test_dask_is_not_installed(tmp_path, monkeypatch):
+    """You see: "--workers and --scheduler need Dask: pip install 'transferjax[cluster]'".
+    Do: that.
+    """
     context = Context(Store(tmp_path))
     with pytest.raises(Mistakes, match="expected tcp://host:port"):
         Cluster(context, scheduler="localhost")
@@ -380,7 +415,10 @@ def test_nothing_to_make_starts_nothing(tmp_path):
         ("nothing", {}, []),
     ],
 )
-def test_each_worker_has_its_own_accelerator(installed, environ, expected, monkeypatch, tmp_path):
+def test_more_workers_than_accelerators(installed, environ, expected, monkeypatch, tmp_path):
+    """You see: "--workers=3: this machine has 2 accelerators, for one worker each".
+    Do: lower --workers.
+    """
     for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():

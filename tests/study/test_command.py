@@ -1,4 +1,4 @@
-"""What the command promises: nothing twice, nothing lost, nothing silently wrong."""
+"""Studies and their stores: nothing twice, nothing lost, nothing silently wrong."""
 
 import json
 import os
@@ -100,8 +100,10 @@ def checkpoint_of(root, step):
     return lambda: list((root / "scratch").glob(f"*/{step}"))
 
 
-def test_only_the_steps_after_the_last_checkpoint_are_trained_again(start, finish, whole, tmp_path):
-    """Killed while it trains, then the store is moved: the same command goes on from its last checkpoint."""
+def test_a_run_is_killed_and_its_store_is_moved(start, finish, whole, tmp_path):
+    """You see: nothing.
+    Do: the same command with the new --store: it goes on from the last checkpoint.
+    """
     kill(start, tmp_path / "first", checkpoint_of(tmp_path / "first", 16))  # epoch 4 of 8, with 4 steps each
     root = (tmp_path / "first").rename(tmp_path / "store")
     (scratch,) = (root / "scratch").iterdir()
@@ -120,7 +122,10 @@ def killed_at_random(start, finish, whole, root, seed):
     assert checksums(root) == checksums(whole)
 
 
-def test_killed_at_a_random_moment(start, finish, whole, tmp_path):
+def test_a_run_is_killed_at_any_moment(start, finish, whole, tmp_path):
+    """You see: nothing.
+    Do: the same command: all results have the bits of a run that was not killed.
+    """
     killed_at_random(start, finish, whole, tmp_path / "store", 0)
 
 
@@ -130,7 +135,10 @@ def test_killed_at_ten_random_moments(start, finish, whole, tmp_path, seed):
     killed_at_random(start, finish, whole, tmp_path / "store", seed)
 
 
-def test_two_runs_on_one_store_share_the_work(start, whole, tmp_path):
+def test_two_runs_on_one_store(start, whole, tmp_path):
+    """You see: nothing: they share the work, and each result is made once.
+    Do: nothing.
+    """
     root = tmp_path / "store"
     pair = [start(root, "--json", config=TINY) for _ in range(2)]
     ends = [process.communicate(timeout=300) for process in pair]
@@ -140,7 +148,11 @@ def test_two_runs_on_one_store_share_the_work(start, whole, tmp_path):
     assert checksums(root) == checksums(whole)
 
 
-def test_one_network_that_diverges_costs_only_what_needs_it(finish, whole, tmp_path):
+def test_a_network_diverges(finish, whole, tmp_path):
+    """You see: "diverged in epoch … (…): try a smaller learning rate, a longer warm-up or …", and exit code
+    1; what does not need it is made.
+    Do: that.
+    """
     root = tmp_path / "store"
     found, err = study(finish, root, variant="peak=1e30", code=1)
     assert len(found["failed"]["Network"]) == 1

@@ -1,4 +1,4 @@
-"""What the machine does to a study: full disks, no memory, signals; and that nothing is lost by it."""
+"""Studies and their stores: full disks, no memory, a wish to stop; and that nothing is lost by it."""
 
 import os
 import re
@@ -15,9 +15,7 @@ from small import attacked, failure, make, network
 from transferjax.files import Unwritable
 from transferjax.stopping import Stopped
 from transferjax.study import make as making
-from transferjax.study import resolve
 from transferjax.study.run import Local, run
-from transferjax.study.specs import Goal
 from transferjax.study.store import Store
 from transferjax.training import checkpoint
 
@@ -41,8 +39,11 @@ def fresh(context, tmp_path):
     return replace(context, store=Store(tmp_path / "store"))
 
 
-def test_a_full_disk_is_one_line_and_what_was_made_stays(fresh):
-    """The disk is full when a result is kept: one line with the place; with room again the run goes on."""
+def test_the_disk_is_full_when_a_result_is_kept(fresh):
+    """You see: "cannot write …: No space left on device; make room there, then the same command continues";
+    what was made stays.
+    Do: that.
+    """
     first, second = network(), network(seed=1)
     make(fresh, first)
     with (
@@ -59,8 +60,11 @@ def test_a_full_disk_is_one_line_and_what_was_made_stays(fresh):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of writes on their way
 @pytest.mark.parametrize("where", ["before", "in the midst"])
-def test_a_full_disk_under_a_checkpoint_is_one_line(fresh, where, monkeypatch):
-    """The disk is full when a checkpoint is kept: one line; with room again the training goes on."""
+def test_the_disk_is_full_when_a_checkpoint_is_kept(fresh, where, monkeypatch):
+    """You see: "cannot keep a checkpoint in … (…): make room there, or choose another place; then the same
+    command continues".
+    Do: that.
+    """
     spec, often = network(epochs=3.0), replace(fresh, checkpoint_epochs=1)
     full = full_disk(100)
     if where == "before":
@@ -73,8 +77,11 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(fresh, where, monkeypatch):
     make(often, spec)
 
 
-def test_a_store_that_is_a_file_is_refused(fresh):
-    """`--store` names a file: refused by name, before anything is made."""
+def test_the_store_is_a_file(fresh):
+    """You see: "cannot write …: Not a directory; expected a directory: choose another place", before anything
+    is made.
+    Do: that.
+    """
     fresh.store.root.write_text("no store")
     with pytest.raises(Unwritable, match=r"cannot write .*store.*expected a directory: choose another place"):
         run([network()], fresh.store, Local(fresh))
@@ -83,8 +90,11 @@ def test_a_store_that_is_a_file_is_refused(fresh):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_store_that_is_read_only_is_refused(fresh):
-    """`--store` is a directory without the right to write: one line that says so."""
+def test_the_store_is_read_only(fresh):
+    """You see: "cannot write …: Permission denied; it needs the right to write there: choose another place,
+    or change the permissions".
+    Do: that.
+    """
     fresh.store.root.mkdir(mode=0o500)
     with pytest.raises(Unwritable, match="needs the right to write there"):
         run([network()], fresh.store, Local(fresh))
@@ -101,8 +111,11 @@ def greedy(context, members):
         (attacked((network(),)), r"--config\.batch_size=32 changes no result, .*`chunk`"),
     ],
 )
-def test_out_of_memory_names_what_to_change(fresh, monkeypatch, spec, advice):
-    """The device has no memory left: the message names the batch size, `chunk` or `remat` to change."""
+def test_the_device_has_no_memory_left(fresh, monkeypatch, spec, advice):
+    """You see: "out of memory (…): training.remat=True takes less and changes nothing; …", or, of an attack,
+    "--config.batch_size=32 changes no result, …".
+    Do: that; what else was made stays.
+    """
     kind = type(spec).__name__
     if kind != "Network":
         make(fresh, network())
@@ -110,8 +123,11 @@ def test_out_of_memory_names_what_to_change(fresh, monkeypatch, spec, advice):
     assert re.match(rf"MemoryError: out of memory \(.*{advice}", failure(fresh, spec))
 
 
-def test_who_is_asked_to_stop_stops_at_the_next_step(fresh):
-    """Asked to stop in a training or in an attack: nothing half made is kept, and the next run goes on."""
+def test_a_study_is_asked_to_stop(fresh):
+    """You see: "stopped; the same command continues"; of a training the step is kept, and nothing that is
+    half made.
+    Do: the same command.
+    """
     net = network(epochs=3.0)
     images = attacked((net,))
     asked = replace(
@@ -126,13 +142,3 @@ def test_who_is_asked_to_stop_stops_at_the_next_step(fresh):
         run([images], fresh.store, Local(replace(fresh, stopped=lambda: True)))
     assert not fresh.store.has(images)
     make(fresh, images)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip file", b"\x93NUMPY\x01\x00", b"text"])
-def test_targets_in_a_file_that_holds_none_are_refused(tmp_path, content):
-    """A file of target classes that is empty or truncated: an error with its name."""
-    (tmp_path / "targets.npy").write_bytes(content)
-    goal = Goal(aim="file", file=str(tmp_path / "targets.npy"))
-    goal = goal.replace(sha256=resolve.sha256(goal.file))
-    with pytest.raises(ValueError, match=r"targets\.npy holds no array of NumPy"):
-        resolve._from_file(goal, np.zeros(3, int), 10)

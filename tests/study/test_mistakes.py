@@ -1,4 +1,4 @@
-"""Whatever is wrong in a config, it comes out as lines that name it: no traceback, and nothing is made."""
+"""Configs and flags: whatever is wrong comes out as lines that name it, and nothing is made."""
 
 import numpy as np
 import pytest
@@ -111,6 +111,13 @@ def test_config_dicts_inside_of_tuples_are_read(wrap):
     assert lines(config) == []
 
 
+def said(at, value, message):
+    at = tuple(int(part) if part.isdigit() else part for part in at.split())
+    change = value if callable(value) else lambda old: value
+    with pytest.raises(Mistakes, match=message):
+        configs.read(ConfigDict(changed(plain(), at, change)), views.VIEWS)
+
+
 @pytest.mark.parametrize(
     ("at", "value", "message"),
     [
@@ -120,34 +127,102 @@ def test_config_dicts_inside_of_tuples_are_read(wrap):
         ("views", lambda entries: (*entries, entries[0]), "views: 'table' is named twice"),
         ("blocks 0 1 eps_255", (8, 8), "eps_255: 8.0 is named twice"),
         ("blocks 0 1 surrogates", ("ST", "ST"), "surrogates: 'ST' is named twice"),
-        ("blocks 0 1 eps_255", (8, 4000), "4000/255: .*0–255 units"),
-        ("blocks 0 1 eps_255", 8, "eps_255: Input should be a valid tuple"),
+    ],
+)
+def test_a_name_is_given_twice(at, value, message):
+    """You see: "attacks: 'PGD' is named twice".
+    Do: leave one out, or give it another name.
+    """
+    said(at, value, message)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
         ("blocks 0 1 measures", (), "measures no 'similarity'"),
-        ("blocks 0 1 data kind", "Dta", "unknown kind 'Dta'; did you mean Data"),
         ("blocks 0 1 goals", (), "goals is empty"),
         ("blocks 0 1 attacks", (), "view 'images': block 'main' has no attacks"),
-        ("views 0 0", "../x", "expected a name for files"),
+    ],
+)
+def test_a_list_is_empty(at, value, message):
+    """You see: "block 'main': goals is empty, so nothing would be made", or "view 'images': block 'main'
+    has no attacks, which this view shows".
+    Do: fill it, or leave out the view.
+    """
+    said(at, value, message)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        ("batch_size", 0, "greater than or equal to 1"),
+        ("networks 0 2 training batch_size", 0, "batch_size: .*greater than or equal to 1; got 0"),
+    ],
+)
+def test_a_batch_size_is_zero(at, value, message):
+    """You see: "config: batch_size: Input should be greater than or equal to 1; got 0".
+    Do: give a positive one.
+    """
+    said(at, value, message)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        ("blocks 0 1 eps_255", 8, "eps_255: Input should be a valid tuple"),
+        (
+            "networks 0 2 training optimizer options momentum",
+            "0.9",
+            "momentum must be float; got '0.9'",
+        ),
+        ("networks 0 2 model options width", "4", "width must be int"),
+        ("networks 0 2 parts 0 options rho", True, "rho must be float; got True"),
+        ("attacks 0 2 outer_rules 0 options transform", 7, "transform must be a piece; got 7"),
+    ],
+)
+def test_a_value_is_of_another_type(at, value, message):
+    """You see: "network 'ST': optimizer 'sgd': momentum must be float; got '0.9'".
+    Do: give a value of that type.
+    """
+    said(at, value, message)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        ("blocks 0 1 eps_255", (8, 4000), "4000/255: .*0–255 units"),
         ("networks 0 2 mean", (0.3, 0.3, 0.3), "one for each of 1 channels"),
         ("networks 0 2 std", (0.0,), "expected positive"),
         ("networks 0 2 seed", 1 << 32, "less than 4294967296"),
-        ("networks 0 2 training optimizer options momentum", "0.9", "momentum must be float; got '0.9'"),
-        ("networks 0 2 model options width", "4", "width must be int"),
-        ("networks 0 2 parts 0 options rho", True, "rho must be float; got True"),
+    ],
+)
+def test_a_number_is_too_large_or_too_small(at, value, message):
+    """You see: "a budget of 4000/255: eps=15.68… looks like 0–255 units; …", "std (0.0,): expected positive
+    values", or "seed: Input should be less than 4294967296; got 4294967296".
+    Do: give a number in that range.
+    """
+    said(at, value, message)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        ("blocks 0 1 data kind", "Dta", "unknown kind 'Dta'; did you mean Data"),
+        ("views 0 0", "../x", "expected a name for files"),
         (
             "attacks 0 2 outer_rules 0 options transform options",
             {"pob": 0.5},
             "no option 'pob'; did you mean prob",
         ),
-        ("attacks 0 2 outer_rules 0 options transform", 7, "transform must be a piece; got 7"),
         ("error", "sd", "'half_range', 'std' or 'two_std'"),
-        ("batch_size", 0, "greater than or equal to 1"),
     ],
 )
-def test_what_is_said(at, value, message):
-    at = tuple(int(part) if part.isdigit() else part for part in at.split())
-    change = value if callable(value) else lambda old: value
-    with pytest.raises(Mistakes, match=message):
-        configs.read(ConfigDict(changed(plain(), at, change)), views.VIEWS)
+def test_a_name_in_a_config_is_misspelt(at, value, message):
+    """You see: "piece 'diversity' has no option 'pob'; did you mean prob?", or "unknown kind 'Dta'; did
+    you mean Data?".
+    Do: correct it.
+    """
+    said(at, value, message)
 
 
 def test_mistakes_of_one_network_come_together_and_hide_no_others():

@@ -1,4 +1,4 @@
-"""Networks from files of weights: known by their bytes, beside trained ones, or as where training begins."""
+"""Files of weights: networks that a study takes from them."""
 
 import chex
 import jax
@@ -94,7 +94,11 @@ def test_mistakes_in_what_it_wants_to_see(file, options, message):
         pretrained(file, preprocessing=seen(**options))
 
 
-def test_a_file_is_known_by_its_bytes(context, file, variables, tmp_path):
+def test_a_file_of_weights_changes_after_it_was_named(context, file, variables, tmp_path):
+    """You see: "… is another file than the study named"; a file that is gone is "No such file" before
+    anything is made.
+    Do: put the file back, or start the study again: it names the new one.
+    """
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(file.read_bytes())
     net = pretrained(copy)
@@ -114,7 +118,10 @@ def test_no_file_at_all_is_a_mistake():
         build(Pretrained, {"model": {"name": "cifar_vgg11"}}, "network")
 
 
-def test_logits_that_are_no_classes_of_the_data_are_refused(context, file):
+def test_logits_of_a_file_of_weights_are_no_classes_of_the_data(context, file):
+    """You see: "20 logits, the data 10 classes", or "24 is beyond the 20 logits".
+    Do: give `label_map`: which logit is which class of the data.
+    """
     assert "20 logits, the data 10 classes" in failure(context, verdicts(pretrained(file, label_map=())))
     with pytest.raises(Mistakes, match="24 is beyond the 20 logits"):
         pretrained(file, label_map=tuple(range(15, 25)))

@@ -1,4 +1,4 @@
-"""Whatever a config can say, out of its range: one line with the name, the value and what was expected."""
+"""Configs and flags: whatever is out of its range is one line with the name and what was expected."""
 
 import inspect
 import re
@@ -55,8 +55,10 @@ def test_there_are_options_of_every_table():
 
 
 @pytest.mark.parametrize(("table", "row", "option", "value"), OPTIONS)
-def test_a_negative_number_in_any_option_of_any_row_is_refused_in_one_line(table, row, option, value):
-    """The line names the row, the option, what was expected and what came."""
+def test_an_option_is_negative(table, row, option, value):
+    """You see: "attack 'pgd': steps must be at least 1; got -1".
+    Do: give a number in that range.
+    """
     with pytest.raises(Mistakes) as caught:
         binding.bind(table, Call(name=row, options={option: value}))
     (line,) = [line for line in caught.value.lines if "needs the option" not in line]
@@ -65,8 +67,10 @@ def test_a_negative_number_in_any_option_of_any_row_is_refused_in_one_line(table
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_none_is_refused(value):
-    """NaN and infinities, wherever an option stands."""
+def test_an_option_is_nan_or_infinite(value):
+    """You see: "attack: options: expected a finite number; got nan".
+    Do: give one.
+    """
     with pytest.raises(Mistakes, match=r"expected a finite number; got (nan|inf|-inf)"):
         build(Call, {"name": "pgd", "options": {"eps": value}}, "attack")
 
@@ -117,8 +121,10 @@ FREE = {("Call", "version"), ("Network", "mean"), ("Network", "std")}  # the eng
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), list(spec_fields()))
-def test_a_negative_number_in_any_field_of_any_spec_is_refused_in_one_line(kind, name, value):
-    """The line names the field."""
+def test_a_field_is_negative(kind, name, value):
+    """You see: "network: seed: Input should be greater than or equal to 0; got -1".
+    Do: give a number in that range.
+    """
     if (kind.__name__, name) in FREE:
         pytest.skip("may be negative, or is asked where the data are known")
     with pytest.raises(Mistakes) as caught:
@@ -136,8 +142,10 @@ def choices():
 
 
 @pytest.mark.parametrize(("kind", "name", "known"), list(choices()))
-def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(kind, name, known):
-    """`dtype=float31`, `norm=l3`, a goal that nobody has."""
+def test_a_choice_is_none_of_those_that_there_are(kind, name, known):
+    """You see: "norm: Input should be 'linf' or 'l2'; got 'l3'".
+    Do: take one of them.
+    """
     with pytest.raises(Mistakes) as caught:
         build(kind, {name: "float31"}, kind.__name__)
     (line,) = [line for line in caught.value.lines if name in line]
@@ -146,8 +154,10 @@ def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(kind, n
 
 
 @pytest.mark.parametrize("kind", list(specs.KINDS.values()), ids=list(specs.KINDS))
-def test_an_unknown_field_of_any_spec_is_refused_by_name(kind):
-    """With the nearest, or all that there are."""
+def test_a_field_is_unknown(kind):
+    """You see: "network: unknown field 'modelz'; did you mean model?", or all that there are.
+    Do: correct the name.
+    """
     with pytest.raises(Mistakes, match=r"unknown field 'colour'; (did you mean|known: )"):
         build(kind, {"colour": 1}, kind.__name__)
 
@@ -159,8 +169,10 @@ EMPTY = [
 
 
 @pytest.mark.parametrize(("kind", "name"), EMPTY, ids=lambda value: getattr(value, "__name__", value))
-def test_an_empty_list_where_something_must_stand_is_refused(kind, name):
-    """A measure of no network, a wrapper around none."""
+def test_a_measure_or_a_wrapper_is_of_no_network(kind, name):
+    """You see: "measure: of: Tuple should have at least 1 item …; got ()".
+    Do: name a network.
+    """
     with pytest.raises(Mistakes) as caught:
         build(kind, {name: ()}, kind.__name__)
     (line,) = [line for line in caught.value.lines if name in line]
@@ -168,8 +180,10 @@ def test_an_empty_list_where_something_must_stand_is_refused(kind, name):
     assert "got ()" in line
 
 
-def test_only_noise_is_made_of_no_surrogate():
-    """Every other attack looks at one."""
+def test_an_attack_has_no_surrogate():
+    """You see: "surrogates: expected at least one for 'pgd'; got ()".
+    Do: name a surrogate.
+    """
     fields = {"surrogates": (), "data": {"kind": "Data", "name": "digits"}, "eps": 0.1}
     assert build(specs.Adversarial, {**fields, "attack": {"name": "noise"}}, "noise").surrogates == ()
     with pytest.raises(Mistakes, match=r"surrogates: expected at least one for 'pgd'; got \(\)"):
@@ -191,8 +205,11 @@ def bound(spec: Spec) -> Any:
         ({"epoch": 1.5}, "epoch 1.5 of a training of 1 epochs"),
     ],
 )
-def test_what_does_not_agree_with_the_data_or_the_training_is_refused(changes, message):
-    """Fields that are right each, and not together."""
+def test_fields_do_not_agree_with_the_data_or_the_training(changes, message):
+    """You see: "batch_size 65 does not fit a data set of 64 examples", "epoch 1.5 of a training of 1 epochs",
+    "mean …: expected one value, or one for each of 1 channels".
+    Do: make them agree.
+    """
     if more := changes.pop("t", None):
         changes["t"] = small.training(1.0, **{}).replace(**more)
     with pytest.raises(Mistakes, match=message):
@@ -208,15 +225,20 @@ def test_what_does_not_agree_with_the_data_or_the_training_is_refused(changes, m
         (Call(name="resized", options={"size": 1}), "too small for this net"),
     ],
 )
-def test_a_wrapper_that_does_not_stand_around_its_network_is_refused_before_it_is_trained(call, message):
-    """A colour defence of grey images, skip connections of a VGG, classes beyond the logits."""
+def test_a_wrapper_does_not_fit_its_network(call, message):
+    """You see: "JPEG here is for RGB images; got 1 channels", or "index 10 is beyond the 10 logits", before
+    anything is trained.
+    Do: take another wrapper, or another network.
+    """
     with pytest.raises(Mistakes, match=message):
         bound(Apply(call=call, of=(small.network(),)))
 
 
 @pytest.mark.parametrize("chosen", [(-1, 2), (3, 3)])
-def test_a_label_map_of_no_or_equal_logits_is_refused(chosen):
-    """Whatever the file of weights holds."""
+def test_a_label_map_names_a_logit_twice(chosen):
+    """You see: "label_map: expected different logits, from 0 on; got (3, 3)".
+    Do: correct it.
+    """
     with pytest.raises(Mistakes, match=r"label_map: expected different logits, from 0 on; got \("):
         build(Pretrained, {"model": {"name": "resnet18"}, "file": "x", "label_map": chosen}, "network")
 
@@ -233,8 +255,10 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("value", [0, -1, 8.5, "8", True, (8, 8)])
 @pytest.mark.parametrize("name", ["digits", "a folder"])
-def test_a_size_of_images_that_is_none_is_refused(folder, name, value):
-    """Zero, negative, half a pixel, text, a truth, two numbers; of whatever data."""
+def test_the_size_of_images_is_no_size(folder, name, value):
+    """You see: "digits: size must be a whole number of pixels, at least 1; got 0".
+    Do: give one.
+    """
     path = folder if name == "a folder" else name
     with pytest.raises(Mistakes) as caught:
         bound(Data(name=path, split="train", options={"size": value}))
@@ -244,8 +268,10 @@ def test_a_size_of_images_that_is_none_is_refused(folder, name, value):
 
 
 @pytest.mark.parametrize("scale", [0.5, (0.5,), (0.1, 0.5, 1.0), (0.0, 1.0), (1.0, 0.5), (0.5, 2.0), "ab"])
-def test_a_scale_of_crops_that_is_none_is_refused(folder, scale):
-    """One number, three, out of order, out of [0, 1]."""
+def test_the_scale_of_crops_is_no_scale(folder, scale):
+    """You see: "expected two bounds each of scale and ratio, got …", or "expected 0 < scale <= 1 …".
+    Do: give two bounds.
+    """
     with pytest.raises(Mistakes, match=r"expected (two bounds|0 < scale)") as caught:
         bound(Data(name=folder, split="train", options={"scale": scale}))
     assert len(caught.value.lines) == 1

@@ -1,4 +1,4 @@
-"""Answers that were bought once: never asked for twice, never lost, never made up."""
+"""Services: answers that were bought once are never asked for twice, never lost, never made up."""
 
 import json
 import shutil
@@ -68,7 +68,11 @@ def test_logits_are_answers_too_and_nonsense_is_not(tmp_path):
     assert len(read_record(path)) == 4
 
 
-def test_one_clear_line_where_a_record_cannot_be_read(tmp_path):
+def test_the_record_of_answers_is_damaged_or_gone(tmp_path):
+    """You see: "… is damaged, or no record of answers (…)", or "no record of answers at …"; for other images
+    "28 of 32 images have no recorded answer in …".
+    Do: put back a copy of the record, or ask the service again: record_answers.
+    """
     path = tmp_path / "answers.safetensors"
     with pytest.raises(FileNotFoundError, match="no record of answers"):
         read_record(path)
@@ -133,7 +137,11 @@ def test_garbage_spares_what_was_bought(bought):
     assert not context.store.has(network())
 
 
-def test_a_damaged_answer_is_put_aside_and_not_made_up(bought, tmp_path):
+def test_a_stored_answer_of_a_service_is_damaged(bought, tmp_path):
+    """You see: "Verdicts … is damaged (…)": it lies in damaged/ of the store, and is read anew from the
+    record of answers.
+    Do: nothing; keep the record of answers.
+    """
     context, service, images = bought
     spec = verdicts(service, images)
     make(context, spec)

@@ -1,4 +1,4 @@
-"""Two runs on one store, one of which finds damage: what the other one made again stays."""
+"""Two runs at once: on one store, what one of them made again the other one does not throw away."""
 
 import shutil
 
@@ -27,8 +27,10 @@ def flip(store, spec):
     path.write_bytes(content)
 
 
-def test_what_another_run_made_again_meanwhile_is_not_thrown_away(context, measured):
-    """Both saw the damage; the second finds a sound result where it was about to discard one."""
+def test_two_runs_find_the_same_damaged_result(context, measured):
+    """You see: "Measure … is damaged (its checksum differs): it is made again", by the first of them.
+    Do: nothing.
+    """
     flip(context.store, measured)
     with pytest.raises(Corrupt) as seen:
         context.store.get(measured)
@@ -43,8 +45,10 @@ def test_what_another_run_made_again_meanwhile_is_not_thrown_away(context, measu
 
 
 @pytest.mark.parametrize("lost", ["flipped", "gone"])
-def test_a_result_that_is_lost_while_its_readers_read_is_made_again(context, measured, lost):
-    """A flipped byte, or another run that threw the damaged result away."""
+def test_a_result_is_lost_while_it_is_read(context, measured, lost):
+    """You see: "… is damaged (…): it is made again".
+    Do: nothing.
+    """
     wanted, looks = context.store.get(measured)["values"], []
 
     def read():
@@ -62,8 +66,10 @@ def test_a_result_that_is_lost_while_its_readers_read_is_made_again(context, mea
     np.testing.assert_array_equal(context.store.get(measured)["values"], wanted)
 
 
-def test_a_result_that_is_not_there_is_named_with_its_store(context):
-    """It is a missing file, too, for whoever asks for those."""
+def test_a_result_is_asked_for_that_is_not_there(context):
+    """You see: "Measure … is damaged (it is not in …)", with the store, a FileNotFoundError.
+    Do: run the study that makes it.
+    """
     spec = Measure(call={"name": "gradient_norm"}, of=(small.network(seed=7),), data=small.TEST)
     with pytest.raises(
         FileNotFoundError, match=f"Measure {spec.key} .*is not in {context.store.root}"

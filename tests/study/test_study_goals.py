@@ -1,4 +1,4 @@
-"""Five kinds of goal: the right classes, and never the label."""
+"""Configs and flags: goals aim at the right classes, and never at the label."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from small import TEST, attacked, failure, make, network, verdicts
 
 from transferjax import data
-from transferjax.study import binding
+from transferjax.study import binding, resolve
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import classes_of
 from transferjax.study.specs import Goal, build
@@ -68,10 +68,26 @@ def test_classes_in_a_file(context, tmp_path):
         (np.where(np.arange(32) == 7, LABELS, (LABELS + 1) % 10), "target of image 7 is its label"),
     ],
 )
-def test_a_wrong_file_is_refused(context, tmp_path, classes, message):
+def test_a_file_of_targets_does_not_fit_the_data(context, tmp_path, classes, message):
+    """You see: "expected 32 integer classes; got …", "classes 5 … 14, but the data has 10", or "target of
+    image 7 is its label".
+    Do: write another one.
+    """
     np.save(tmp_path / "targets.npy", classes)
     with pytest.raises(ValueError, match=message):
         aims(context, aim="file", file=str(tmp_path / "targets.npy"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip file", b"\x93NUMPY\x01\x00", b"text"])
+def test_a_file_of_targets_is_empty_or_cut(tmp_path, content):
+    """You see: "…/targets.npy holds no array of NumPy (…)".
+    Do: write it again with numpy.save, one class for each image.
+    """
+    (tmp_path / "targets.npy").write_bytes(content)
+    goal = Goal(aim="file", file=str(tmp_path / "targets.npy"))
+    goal = goal.replace(sha256=resolve.sha256(goal.file))
+    with pytest.raises(ValueError, match=r"targets\.npy holds no array of NumPy"):
+        resolve._from_file(goal, np.zeros(3, int), 10)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,10 @@ def test_a_wrong_file_is_refused(context, tmp_path, classes, message):
         ({"aim": "file"}, "needs `file`"),
     ],
 )
-def test_what_an_aim_does_not_read_is_refused(fields, message):
+def test_a_goal_lacks_what_its_aim_needs(fields, message):
+    """You see: "aim 'file' needs `file`, …", or "aim 'next' reads no `seed`: leave it out".
+    Do: that.
+    """
     with pytest.raises(Mistakes, match=message):
         build(Goal, fields, "goal")
 

@@ -1,4 +1,4 @@
-"""What a user sees: a bar on a terminal, a line where something is wrong, a traceback when asked for."""
+"""Configs and flags: on a terminal, where something is wrong, a line; a traceback when asked for."""
 
 import fcntl
 import os
@@ -78,7 +78,11 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_file_that_cannot_be_read_is_one_line(finish, tmp_path, name):
+def test_a_config_file_cannot_be_read(finish, tmp_path, name):
+    """You see: one line: "--config: there is no file …", "config: SyntaxError: …", or "config:
+    ZeroDivisionError: … (line 2 of …)".
+    Do: what it says.
+    """
     text, message = CONFIGS[name]
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -98,7 +102,11 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_a_wrong_flag_is_one_line(finish, tmp_path, flag):
+def test_a_flag_or_a_command_is_misspelt(finish, tmp_path, flag):
+    """You see: one line: "Unknown command line flag 'sotre'. Did you mean: store", or "unknown command 'lss';
+    did you mean ls?".
+    Do: what it says.
+    """
     code, out, err = finish(tmp_path / "store", flag, config=ONE)
     assert (code, out) == (1, "")
     assert err.startswith(FLAGS[flag])
@@ -106,10 +114,13 @@ def test_a_wrong_flag_is_one_line(finish, tmp_path, flag):
     assert not (tmp_path / "store").exists()
 
 
-def test_an_unknown_variant_is_one_line_and_a_traceback_when_asked_for(finish, tmp_path):
+def test_a_config_has_no_such_variant(finish, tmp_path):
+    """You see: "config: ValueError: unknown variant 'smok': use smoke, seeds, … (line … of …)".
+    Do: what it says; TRANSFERJAX_TRACEBACK=1 shows where it was raised.
+    """
     code, _, err = finish(tmp_path / "store", config="configs/digits.py:smok")
     assert code == 1
-    assert err.startswith("config: ValueError: unknown variant 'smok': use smoke, or none (line ")
+    assert re.match(r"config: ValueError: unknown variant 'smok': use smoke, .*\(line \d+ of ", err)
     command = [sys.executable, "-m", "experiments.study", f"--store={tmp_path}", "lss"]
     env = os.environ | {"TRANSFERJAX_TRACEBACK": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=ROOT)
@@ -117,7 +128,10 @@ def test_an_unknown_variant_is_one_line_and_a_traceback_when_asked_for(finish, t
     assert "unknown command 'lss'" in done.stderr
 
 
-def test_a_store_that_cannot_be_written_is_one_line(finish, tmp_path):
+def test_the_store_lies_below_a_file(finish, tmp_path):
+    """You see: "Unwritable: cannot write …: Not a directory; expected a directory: choose another place".
+    Do: that.
+    """
     (tmp_path / "file").write_text("")
     code, out, err = finish(tmp_path / "file/store", config=ONE)
     assert (code, out) == (1, "")

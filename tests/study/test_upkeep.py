@@ -1,4 +1,4 @@
-"""What a store keeps, finds damaged, explains and lets go."""
+"""Studies and their stores: what a store keeps, finds damaged, explains and lets go."""
 
 import errno
 import json
@@ -67,14 +67,20 @@ DAMAGES = {
 
 class TestDamage:
     @pytest.mark.parametrize("kind", DAMAGES)
-    def test_wherever_it_is_it_is_found_and_named(self, store, specs, kind):
+    def test_a_result_is_cut_or_a_byte_of_it_is_flipped(self, store, specs, kind):
+        """You see: "Network … is damaged (its checksum differs): it is made again".
+        Do: nothing: it is made again with the same bits.
+        """
         for spec in specs:
             arrays_of(store, spec).write_bytes(DAMAGES[kind](arrays_of(store, spec).read_bytes()))
             with pytest.raises(Corrupt, match=f"{spec.kind} {spec.key} is damaged"):
                 store.get(spec)
 
     @pytest.mark.parametrize("file", [ARRAYS, PROVENANCE])
-    def test_a_file_that_is_gone_or_nonsense(self, store, specs, file):
+    def test_a_file_of_a_result_is_gone_or_nonsense(self, store, specs, file):
+        """You see: "Network … is damaged (…): it is made again".
+        Do: nothing.
+        """
         (store.path(specs[0]) / file).write_text("[]")
         (store.path(specs[1]) / file).unlink()
         for spec in specs[:2]:
@@ -92,7 +98,10 @@ class TestDamage:
         assert len(read) == 1
         assert checksums(store) == checksums(whole)
 
-    def test_as_the_input_of_what_is_missing(self, store, whole, specs):
+    def test_a_damaged_result_is_what_others_are_made_of(self, store, whole, specs):
+        """You see: "Network … is damaged (…): it is made again", before what needs it.
+        Do: nothing.
+        """
         net, images, said = specs[0], specs[1], []
         arrays_of(store, net).write_bytes(b"")
         store.discard(images.kind, images.key)
@@ -101,7 +110,11 @@ class TestDamage:
         assert f"Network {net.key} is damaged" in said[0]
         assert checksums(store) == checksums(whole)
 
-    def test_a_disk_that_does_not_answer_loses_nothing(self, store, specs, monkeypatch):
+    def test_the_disk_does_not_answer(self, store, specs, monkeypatch):
+        """You see: what the system says ("Too many open files"), for what needs it; no result is thrown away.
+        Do: the same command later.
+        """
+
         def refuse(path):
             raise OSError(errno.EMFILE, "Too many open files", str(path))
 
@@ -235,7 +248,10 @@ class TestGarbage:
         with store.lock(net.key):
             assert net.key not in {path.name for path in store.leftovers()}
 
-    def test_what_killed_runs_left_goes_and_nothing_young(self, store, specs):
+    def test_killed_runs_left_what_nobody_needs(self, store, specs):
+        """You see: nothing, but the room that it takes.
+        Do: `gc`: it removes what is older than a day, and spares what runs write now.
+        """
         store.write_study("a", specs, {})
         before = checksums(store)
         left = [
@@ -261,7 +277,11 @@ class TestGarbage:
             upkeep.gc(store, 0.0)
             assert (store.root / "locks/group").exists()
 
-    def test_what_any_study_names_stays_and_an_unreadable_note_stops_everything(self, store, specs, capsys):
+    def test_the_note_of_a_study_is_damaged(self, store, specs, capsys):
+        """You see: "…/one.json is damaged: run its study again, or remove it", from `gc`, which then removes
+        nothing.
+        Do: that.
+        """
         store.write_study("all", specs, {})
         store.write_study("one", specs[:1], {})
         upkeep.gc(store, 0.0, drop="all", dry=True)
@@ -295,7 +315,10 @@ class TestWhy:
         assert said[0] == f"{specs[1].key}: {specs[1].key}, needed by a"
         assert said[3].strip() == f"needs Network {specs[0].key[:12]} ST (seed 0): there"
 
-    def test_a_store_with_something_unreadable_is_listed(self, store, specs, capsys):
+    def test_a_result_cannot_be_read_when_it_is_listed(self, store, specs, capsys):
+        """You see: "(cannot be read)" in its line of `ls`; "it cannot be read" from `why`.
+        Do: run its study again: it makes it again.
+        """
         (store.path(specs[0]) / SPEC).write_text("{")
         (store.path(specs[1]) / PROVENANCE).unlink()
         upkeep.ls(store)
@@ -304,7 +327,10 @@ class TestWhy:
         upkeep.why(store, specs[0].key, {})
         assert "it cannot be read" in capsys.readouterr().out
 
-    def test_unknown_names(self, store, specs):
+    def test_why_is_asked_about_a_name_that_nothing_has(self, store, specs):
+        """You see: "nothing is called 'TS'; did you mean …?", or all names.
+        Do: take one of them.
+        """
         store.write_study("a", specs, {"ST (seed 0)": specs[0]})
         with pytest.raises(ValueError, match="nothing is called 'TS'"):
             upkeep.why(store, "TS", {})

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, the newest stay."""
+"""Training and its checkpoints: what is saved comes back, the newest stay."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,11 @@ def test_variables_without_the_optimizer(directory):
             np.testing.assert_array_equal(a, b)
 
 
-def test_missing_checkpoints_are_named(directory, tmp_path):
+def test_there_is_no_checkpoint(directory, tmp_path):
+    """You see: "no checkpoint of step 2 in … (found steps [3, 4])", or "no checkpoints in …: train the
+    network first".
+    Do: name a step that there is.
+    """
     with pytest.raises(FileNotFoundError, match=r"step 2 .*found steps \[3, 4\]"):
         checkpoint.load_variables(directory, 2)
     with pytest.raises(FileNotFoundError, match="train the network first"):
@@ -60,7 +64,10 @@ def test_missing_checkpoints_are_named(directory, tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_what_a_killed_save_leaves_is_ignored(directory):
+def test_a_run_is_killed_while_it_saves_a_checkpoint(directory):
+    """You see: nothing: half of one is not taken for one.
+    Do: the same command: it goes on from the checkpoint before.
+    """
     (directory / "9.orbax-checkpoint-tmp-123").mkdir()
     with checkpoint.open_checkpoints(directory) as manager:
         assert manager.latest_step() == 4
@@ -87,8 +94,10 @@ def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def test_a_truncated_newest_checkpoint_is_replaced_by_the_one_before(tmp_path):
-    """The newest checkpoint is truncated: a warning names it, and training goes on from the one before."""
+def test_the_newest_checkpoint_is_cut(tmp_path):
+    """You see: a warning: "the checkpoint … is damaged (…): training goes on from the one before".
+    Do: nothing: the result has the same bits.
+    """
     path = run(tmp_path / "run")
     cut(largest(path / "20"))
     with pytest.warns(UserWarning, match=r"checkpoint .*run/20 is damaged .*from the one before"):
@@ -97,8 +106,10 @@ def test_a_truncated_newest_checkpoint_is_replaced_by_the_one_before(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_where_all_checkpoints_are_damaged_training_starts_anew(tmp_path):
-    """All checkpoints are truncated: training starts anew, and saves under the same steps again."""
+def test_all_checkpoints_are_cut(tmp_path):
+    """You see: that warning for each of them, and at last "training goes on from the start".
+    Do: nothing.
+    """
     path = run(tmp_path / "run")
     for step in ("10", "20"):
         for file in (path / step).rglob("*"):
@@ -108,8 +119,10 @@ def test_where_all_checkpoints_are_damaged_training_starts_anew(tmp_path):
     assert restored(run(path)) == (20, {"step": 20})
 
 
-def test_a_flipped_byte_in_a_checkpoint_is_noticed(tmp_path, monkeypatch):
-    """A byte of a checkpoint's weights is flipped: its checksum differs, and it is not gone on from."""
+def test_a_byte_of_a_checkpoint_is_flipped(tmp_path, monkeypatch):
+    """You see: "the checkpoint … is damaged (… its checksum differs): training goes on from the one before".
+    Do: nothing.
+    """
     path = run(tmp_path / "run")
     flip = checkpoint._restored.__globals__["_checksum"]
     flipped = lambda tree: flip(jax.tree.map(lambda leaf: leaf + (int(tree.step) == 20), tree))  # noqa: E731
@@ -118,14 +131,18 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(tmp_path, monkeypatch):
         assert restored(path) == (10, {"step": 10})
 
 
-def test_checkpoints_that_are_copied_elsewhere_are_read_there(tmp_path):
-    """A directory of checkpoints copied to another place, the first one gone: training goes on there."""
+def test_checkpoints_are_copied_elsewhere(tmp_path):
+    """You see: nothing: they are read there.
+    Do: nothing.
+    """
     run(tmp_path / "here").rename(tmp_path / "there")
     assert restored(tmp_path / "there") == (20, {"step": 20})
 
 
-def test_checkpoints_where_a_file_is_are_refused(tmp_path):
-    """A file where the directory of checkpoints belongs: one line with the place and the way out."""
+def test_a_file_lies_where_checkpoints_belong(tmp_path):
+    """You see: "cannot write …: Not a directory; expected a directory: choose another place".
+    Do: that.
+    """
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(Unwritable, match=r"cannot write .*file: Not a directory; .*choose another place"),

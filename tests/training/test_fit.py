@@ -1,4 +1,4 @@
-"""The host loop: where it stops, what it keeps, and that a run in two parts is the run in one."""
+"""Training and its checkpoints: the host loop, and that a run in two parts is the run in one."""
 
 import itertools
 import shutil
@@ -43,8 +43,10 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("step", [1, 5, 7, 10, 18])
-def test_who_is_stopped_at_any_step_goes_on_with_the_same_bits(tmp_path, step):
-    """Asked to stop inside of an epoch: a checkpoint of that step, and the same bits at the end."""
+def test_a_training_is_asked_to_stop(tmp_path, step):
+    """You see: Stopped, which is a KeyboardInterrupt, at the next step; a checkpoint of that step is kept.
+    Do: the same call: it goes on from there, and ends with the same bits.
+    """
     with pytest.raises(Stopped):
         train(tmp_path / "run", stopped=after(step))
     assert (tmp_path / "run" / str(step)).is_dir()
@@ -53,8 +55,10 @@ def test_who_is_stopped_at_any_step_goes_on_with_the_same_bits(tmp_path, step):
     same(stop, train()[0])
 
 
-def test_a_run_that_is_copied_elsewhere_goes_on_there(tmp_path):
-    """A directory of a training copied to another place goes on there with the same bits."""
+def test_the_directory_of_a_training_is_copied_elsewhere(tmp_path):
+    """You see: nothing: the training goes on there with the same bits.
+    Do: nothing.
+    """
     with pytest.raises(Stopped):
         train(tmp_path / "here", stopped=after(12))
     shutil.move(tmp_path / "here", tmp_path / "there")
@@ -71,8 +75,10 @@ def test_a_stop_in_the_epoch_that_was_interrupted_has_its_row(tmp_path):
         same(one, other)
 
 
-def test_without_checkpoints_a_stop_is_a_stop(tmp_path):
-    """Asked to stop where no checkpoints are kept: it stops at that step, too."""
+def test_a_training_without_checkpoints_is_asked_to_stop(tmp_path):
+    """You see: Stopped at the next step; nothing is kept.
+    Do: give a directory, and save_epochs, where a training is long.
+    """
     with pytest.raises(Stopped):
         train(tmp_path, stopped=after(3), save_epochs=0)
     assert not list(tmp_path.iterdir())

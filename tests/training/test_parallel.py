@@ -1,4 +1,4 @@
-"""How batches meet devices; that eight devices equal one is a law of every mechanism (test_mechanisms)."""
+"""Training and its checkpoints: how batches meet devices; eight equal one is a law of test_mechanisms."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,10 @@ import pytest
 from transferjax.training import parallel
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_a_batch_does_not_divide_over_the_devices():
+    """You see: "a batch of 20 does not divide over 8 devices; use a multiple of 8 as batch_size, such as 16".
+    Do: that.
+    """
     with pytest.raises(ValueError, match=r"batch of 20 does not divide over 8 devices.*such as 16"):
         parallel.shard(np.zeros((20, 3)))
 
