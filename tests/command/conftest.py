@@ -37,6 +37,22 @@ def torch_net():
             return {"logits": 10 * x.mean((2, 3)).flip(1)}
     return Net()
 
+def counted():
+    print("made counted")
+    return linear(3.0)
+
+def boom():
+    raise RuntimeError("no weights")
+
+def loads(path):
+    return open(path)
+
+def seen():
+    from transferjax.predicts import Preprocessing
+    return linear(1.0), Preprocessing(channels="BGR")
+
+state = {"f.weight": jnp.ones(3)}
+
 def cubic():
     return jax.tree_util.Partial(lambda x: 30 * (x.mean((1, 2))[:, ::-1]) ** 3)
 '''
@@ -52,4 +68,6 @@ def colours(tmp_path_factory):
             pixels = np.clip(np.asarray(colour) + 0.1 * rng.normal(size=(6, 6, 3)), 0, 1)
             cv2.imwrite(str(root / "imgs" / name / f"{i}.png"), (255 * pixels[..., ::-1]).astype(np.uint8))
     (root / "mynets.py").write_text(NETS)
+    (root / "other").mkdir()
+    (root / "other" / "mynets.py").write_text(NETS)
     return root

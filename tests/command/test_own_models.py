@@ -18,6 +18,8 @@ import transferjax
 from transferjax import data, metrics, models
 from transferjax.command import given
 from transferjax.command.main import main
+from transferjax.command.questions import read_questions
+from transferjax.command.shown import tables
 from transferjax.predicts import Preprocessing
 
 ROOT = Path(__file__).parents[2]
@@ -35,11 +37,13 @@ def here(colours, monkeypatch):
 class TestEvaluate:
     def test_the_table_is_what_the_pieces_say(self, here, tmp_path, capsys):
         flags = "--surrogate s=mynets.py:steep --target mynets:flat --target mynets:service --data imgs"
-        flags += f" --attack fgsm bim:steps=2 --eps_255 16 64 --out {tmp_path}"
+        flags += f" --attack fgsm --attack bim:steps=2 --eps_255 16 --eps_255 64 --out {tmp_path}"
         assert main(["evaluate", *flags.split()]) == 0
         out = capsys.readouterr().out
         assert "24 images of 3 classes, 6 x 6, as they are" in out
-        assert "| noise |" in out
+        assert "\nnoise  " in out
+        assert "Wilson's 95 % interval" in out
+        assert "Success on all 24 images" in out
         results = pd.read_csv(tmp_path / "results.csv")
         assert len(results) == (2 + 1) * 2 * 2  # two attacks and the noise, two budgets, two targets
         images, labels = jnp.asarray(data.load("imgs", "").images), np.repeat([0, 1, 2], 8)
@@ -62,7 +66,16 @@ class TestEvaluate:
         noise = results[results.surrogate == "noise"].set_index(["eps_255", "target"]).asr
         assert row.asr > noise[64, "flat"]
         page = (tmp_path / "report.html").read_text()
-        assert "Success on images that both models get right" in page
+        assert "Success on images that surrogate and target get right" in page
+        assert results.groupby("surrogate").surrogate_error.nunique()["s"] == 1
+        random = transferjax.attacks.craft(
+            transferjax.attacks.noise(64 / 255), source.predict, data.load("imgs", ""), batch_size=32
+        ).images
+        assert row.noise_both == pytest.approx(
+            rate(flat.predict, data.to_float(jnp.asarray(random)), labels, mask=both), abs=1e-6
+        )
+        assert "fgsm, ε = 64/255" in page  # images to look at
+        assert "evaluate" in page or "pytest" in page  # the command that made it
 
     def test_pytorch_modules_are_surrogates(self, here):
         pytest.importorskip("torch", reason="PyTorch is optional: pip install 'transferjax[torch]'")
@@ -99,11 +112,16 @@ class TestEvaluate:
         """Sure of its answers on images in 0 … 255 alone."""
         net = jax.tree_util.Partial(lambda x: jnp.where(x.max() > 2, x.mean((1, 2))[:, ::-1], 0.0))
         monkeypatch.setattr(
-            given, "_of_file", lambda *parts: (net, "resnet50 from w.pth, images as they are")
+            given, "_of_file", lambda *parts: given.Model("", net, "resnet50 from w.pth", bare=net)
         )
         transferjax.evaluate("a=resnet50:w.pth", "resnet50:w.pth", "imgs", "noise", 8)
         out = capsys.readouterr().out
-        assert "a: 33% of the images right as they are, 100% with '0 … 255': is its preprocessing" in out
+        assert (
+            "a: resnet50 from w.pth; sees images as they are, RGB in 0 … 1; 16 of 24 clean images wrong"
+            in out
+        )
+        assert "a: 33% of the images right as they are seen, 100% with '0 … 255': is its preprocessing" in out
+        assert "Say it: 'resnet50:w.pth:0 … 255'" in out
 
     @pytest.mark.parametrize(
         ("flags", "message"),
@@ -113,7 +131,29 @@ class TestEvaluate:
             ("--surrogate resnet50:no.pth --data imgs", "there is no file 'no.pth'"),
             ("--surrogate mynets.py:steap --data imgs", "mynets.py has no 'steap'; did you mean steep"),
             ("--surrogate mynets:steep --data imgs --attack mi_fgms", "unknown attack 'mi_fgms'.*mi_fgsm"),
-            ("--surrogate mynets:steep --data imgs --attack bim:stepz=2", "attack 'bim'.*stepz"),
+            ("--surrogate mynets:steep --data imgs --attack bim:stepz=2", "attack 'bim:stepz=2'.*stepz"),
+            (
+                "--surrogate mynets:steep --data imgs --attack bim:steps=five",
+                "'bim:steps=five': steps must be",
+            ),
+            ("--surrogate mynets:steep --data imgs --attack bim:step=5", "did you mean steps?.*step_size"),
+            ("--surrogate mynets:steep --data imgs --attack a=bim a=fgsm", "two attacks are called 'a'"),
+            ("--surrogate mynets:steep --data imgs --eps_255 0.03", "eps_255=0.03 is in 1/255.*write 7.65"),
+            ("--surrogate mynets:steep --data imgs --eps_255 -4", "eps_255 must not be negative; got -4"),
+            ("--surrogate mynets:steep --data imgs --eps_255 300", "more than all 255 levels"),
+            ("--surrogate mynets:state --data imgs", "mynets:state: that is a state dict.*ARCHITECTURE:FILE"),
+            ("--surrogate net.pth --data imgs", "expected ARCHITECTURE:FILE, file.py:name or"),
+            ("--surrogate mynets.py:boom --data imgs", "mynets.py:boom: RuntimeError: no weights"),
+            (
+                "--surrogate mynets.py:loads --data imgs",
+                "takes an argument 'path'.*without arguments.* wanted",
+            ),
+            (
+                "--surrogate other/mynets.py:steep mynets.py:flat --data imgs",
+                "another module is called 'mynets'",
+            ),
+            ("--surrogate mynets:steep:imgs/no.json --data imgs", "'imgs/no.json' is no file"),
+            ("--surrogate mynets:seen:ImageNet --data imgs", "what the net sees is said twice"),
             ("--surrogate mynets:steep --data imgs --attack bim:steps", "expected NAME:OPTION=VALUE"),
             (
                 "--surrogate mynets:steep --surrogate mynets:steep --data imgs",
@@ -127,6 +167,78 @@ class TestEvaluate:
         error = capsys.readouterr().err
         assert re.search(message, error)
         assert "Traceback" not in error
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            ("--eps_255 8/255", "argument --eps_255: is in 1/255 already: write 8 for 8/255"),
+            ("--eps_255 4,8", "argument --eps_255: takes several numbers with spaces: write 4 8"),
+            ("--eps 8", "unexpected --eps; did you mean --eps_255 (budgets in 1/255"),
+            ("--norm l2 --norm linf", "argument --norm: is there twice, l2 and linf; give one"),
+        ],
+    )
+    def test_flags_that_are_wrong_are_one_line(self, here, capsys, flags, message):
+        with pytest.raises(SystemExit, match="2"):
+            main(["evaluate", "--surrogate", "mynets:steep", "--data", "imgs", *flags.split()])
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 2
+
+    def test_names_are_checked_before_images_are_read(self, here, capsys):
+        for flags in ("--surrogate mynets:steep --attack mi_fgms", "--surrogate mynets:steap"):
+            assert main(["evaluate", "--data=imgs", *flags.split()]) == 1
+        assert "imgs" not in capsys.readouterr().out
+
+    def test_a_model_is_made_once_and_its_own_target_is_no_best(self, here, capsys):
+        results = transferjax.evaluate(
+            ["mynets.py:counted", "mynets:flat"], ["mynets.py:counted", "mynets:flat"], "imgs", "fgsm", 64
+        )
+        assert capsys.readouterr().out.count("made counted") == 1
+        attacked = results[results.surrogate != "noise"]
+        assert (attacked.white_box == (attacked.surrogate == attacked.target)).all()
+        both = tables(results)[0]
+        for label in ("counted", "flat"):
+            assert not both.best.at[f"{label}: fgsm", ("ε = 64/255", label)]
+            assert "‡" in both.after.at[f"{label}: fgsm", ("ε = 64/255", label)]
+        assert both.best.at["flat: fgsm", ("ε = 64/255", "counted")]
+
+    def test_what_does_no_more_than_noise_is_marked_and_never_the_best(self, here):
+        results = transferjax.evaluate(
+            {"a": "mynets.py:steep"}, {"b": "mynets.py:flat"}, "imgs", ["fgsm"], [1, 64]
+        )
+        table = tables(results)[0]
+        marked = {eps: "†" in table.after.at["a: fgsm", (f"ε = {eps}/255", "b")] for eps in (1, 64)}
+        assert marked == {1: True, 64: False}
+        assert results.noise_p.dropna().between(0, 1).all()
+        assert not table.best.at["a: fgsm", ("ε = 1/255", "b")]
+        assert table.after.at["a: fgsm", ("ε = 1/255", "b")].startswith("[0.0–13.8]")
+
+    def test_a_net_that_guesses_is_doubted(self, here, capsys):
+        net = jax.tree_util.Partial(lambda x: jnp.zeros((len(x), 3)).at[:, 1].set(2.0))
+        transferjax.evaluate({"net": net}, {"net": net}, "imgs", "fgsm", 8)
+        assert "warning: net: 8 of 24 clean images right, no better than chance" in capsys.readouterr().out
+
+    def test_what_a_net_sees_is_the_third_part_of_its_name(self, here, tmp_path):
+        seen = tmp_path / "seen.json"
+        seen.write_text(json.dumps({"channels": "BGR", "classes": [2, 1, 0]}))
+        plain, other = given.read_models(["a=mynets.py:steep", f"b=mynets.py:steep:{seen}"], 3)
+        x = jax.random.uniform(jax.random.key(0), (2, 6, 6, 3))
+        np.testing.assert_allclose(plain.predict(x[..., ::-1])[:, ::-1], other.predict(x), atol=1e-6)
+        assert other.seen == Preprocessing(channels="BGR", classes=(2, 1, 0))
+
+    def test_images_with_channels_first_are_told(self):
+        images = np.zeros((8, 3, 32, 32), np.uint8)
+        with pytest.raises(ValueError, match=r"images are \(8, 3, 32, 32\); \[N, H, W, C\] is wanted"):
+            transferjax.evaluate(lambda x: x, lambda x: x, (images, np.arange(8)), "fgsm")
+
+    def test_options_may_be_fractions(self):
+        [question] = read_questions("a=mi_fgsm:step_size=2/255,steps=3,loss=logit", 8, "linf")
+        assert question.options == (("step_size", 2 / 255), ("steps", 3), ("loss", "logit"))
+        assert (question.label, question.name) == ("a", "mi_fgsm")
+
+    def test_an_l2_budget_that_rounding_eats_is_told(self, here, capsys):
+        transferjax.evaluate("mynets.py:steep", "mynets.py:steep", "imgs", "fgsm", 2, norm="l2")
+        assert "an L2 norm of 2/255 changes at most 4 of the 108 values" in capsys.readouterr().out
 
     def test_a_net_of_other_classes_is_refused(self, here):
         with pytest.raises(ValueError, match=r"net: .*has 3 classes, but predict has 2 logits"):
@@ -145,10 +257,15 @@ def test_attack_writes_what_other_tools_read(here, tmp_path, capsys):
         change = np.abs(image.astype(int) - clean[i]).max()
         assert change == int(row["largest_change_255"]) <= 10  # 10.9, rounded inside the ball
         assert Path(row["file"]).parent.name == row["class"]
+        np.testing.assert_array_equal(cv2.imread(row["source"])[..., ::-1], clean[i])
     again = data.load(str(out / "images"), "")
     assert again.class_names == ("blue", "green", "red")
     np.testing.assert_array_equal(again.labels, np.repeat([0, 1, 2], 8))
-    assert json.loads((out / "manifest.json").read_text())["eps"] == pytest.approx(10.9 / 255)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["eps"] == pytest.approx(10.9 / 255)
+    assert manifest["surrogate"]["given"] == "mynets.py:steep"
+    assert len(manifest["sources"]) == 24
+    assert re.search(r"steep errs on 0 of 24 images, and on \d+ after mi_fgsm", capsys.readouterr().out)
     assert main(["attack", *flags.split()]) == 1
     assert "is there already" in capsys.readouterr().err
 
@@ -189,11 +306,37 @@ def test_what_is_missing_is_said(capsys, monkeypatch):
         transferjax.evaluate  # noqa: B018
 
 
+def test_few_images_know_where_they_are_from(here):
+    whole = given.read_data("imgs")
+    few = given.take(whole, 5)
+    sources = given.read_sources("imgs", whole, "", 5)
+    for file, image in zip(sources, few.images, strict=True):
+        np.testing.assert_array_equal(cv2.imread(file)[..., ::-1], image)
+    assert given.read_sources("digits", data.load("digits", "test"), "", 3)[0].startswith("digits test ")
+
+
+def test_help_says_how_models_attacks_and_measures_are_written(capsys):
+    words = {"evaluate": "mynets.py:resnet:SEEN|1/255; default 8|transferjax catalogue|step_size=2/255",
+             "measure": "of accuracy, gradient_norm, smoothness, similarity|LABEL=MODEL",
+             "attack": "mynets.py:resnet|default mi_fgsm"}  # fmt: skip
+    for command, wanted in words.items():
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        out = " ".join(capsys.readouterr().out.split())
+        assert [word for word in wanted.split("|") if word not in out] == []
+    assert main(["catalogue"]) == 0
+    assert "\nmi_fgsm  " in capsys.readouterr().out
+    assert main(["catalogue", "bim"]) == 0
+    assert "steps: gradient steps; 10 by default" in capsys.readouterr().out
+
+
 def test_convert_and_prepare_have_their_own_flags(capsys):
     for command, word in (("convert", "--model"), ("prepare", "--archive")):
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
-        assert word in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert word in out
+        assert f"transferjax {command}" in out
 
 
 def test_a_study_by_the_path_of_its_config(tmp_path):
@@ -218,6 +361,6 @@ def test_labels_and_pairs():
     [one, two] = given.read_models({"a": net, "b": (net, Preprocessing(channels="BGR"))}, 3)
     x = jnp.asarray(np.random.default_rng(0).random((1, 2, 2, 3)), jnp.float32)
     np.testing.assert_allclose(one.predict(x)[0, ::-1], two.predict(x)[0], atol=1e-6)
-    assert "BGR" in two.what
+    assert two.seen == Preprocessing(channels="BGR")
     with pytest.raises(ValueError, match=r"expected a model .* got int 3"):
         given.read_models(3, 3)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from transferjax.report import agreement
+from transferjax.report.printed import to_html, to_markdown
 from transferjax.report.published import SHAPES, in_its_columns, increments, published
-from transferjax.report.tables import to_html, to_markdown
 
 DATASETS = {"table2": "cifar10", "table3": "imagenette"}
 

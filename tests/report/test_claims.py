@@ -7,7 +7,7 @@ import scipy.stats
 
 from transferjax.report.claims import CLAIMS, FAILS, HOLDS, UNTOLD, check_claims, claims_section, verdict
 from transferjax.report.claims.sp2024 import sam_against_ir
-from transferjax.report.tables import to_markdown
+from transferjax.report.printed import to_markdown
 
 NAMES = ("ST", "MU_1", "MU_5", "CM_5", "CO_5", "LS_5", "AT", "IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR")
 RATES = (40, 30, 15, 10, 30, 8, 45, 50, 55, 42, 58, 60, 66)

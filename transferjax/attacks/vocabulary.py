@@ -97,10 +97,12 @@ NOWHERE = {  # what no recipe takes, or not this one
 def explain(name: str, options: Collection[str]) -> str:
     """What to write instead of an option that a recipe does not have."""
     low = name.lower()
+    near = difflib.get_close_matches(low, options, n=1, cutoff=0.8)
     for here, others in ELSEWHERE.items():
         if here in options and low in others.split():
-            return f"that is {here} here"
-    if near := difflib.get_close_matches(low, options, n=1, cutoff=0.8):
+            other = near and near[0] != here
+            return f"did you mean {near[0]}? Elsewhere that is {here}" if other else f"that is {here} here"
+    if near:
         return f"did you mean {near[0]}?"
     for names, why in NOWHERE.items():
         if low in names.split():

@@ -1,18 +1,20 @@
-"""`transferjax quickstart | study | evaluate | attack | measure | convert | prepare | doctor`.
+"""Which of your models fall for images that were made on another one, and studies of why.
 
-Models are named as `command.given` says: resnet50:weights.pth, package.module:name, mynets.py:name, LABEL=….
+`transferjax COMMAND --help` says what a command takes.
 """
 
 import argparse
-import ast
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
+from transferjax.command.flags import FORMS, UNITS, Parser, of_attacks, of_data, several_models
 from transferjax.extras import require_all
 
 TRACEBACK = "TRANSFERJAX_TRACEBACK"
+MEASURES = ("accuracy", "gradient_norm", "smoothness", "similarity")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,13 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given and given[0] in PASSED:
             return PASSED[given[0]](given[1:]) or 0
-        flags = _parser().parse_args(given)
+        flags = _parser().flags(given)
         return flags.run(flags) or 0
     except (ValueError, OSError, ImportError, TypeError) as error:
         if os.environ.get(TRACEBACK):
             raise
-        kind = "" if isinstance(error, ValueError | ImportError) else f"{type(error).__name__}: "
-        print(f"error: {kind}{error}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
+        foreign = error.__cause__ is not None or isinstance(
+            error, TypeError
+        )  # not a mistake that we looked for
+        print(f"error: {error}" + f"\n({TRACEBACK}=1 shows where)" * foreign, file=sys.stderr)
         return 1
 
 
@@ -78,49 +82,71 @@ PASSED: dict[str, Callable[[list[str]], int | None]] = {
 
 def _evaluate(flags: argparse.Namespace) -> None:
     require_all("study", "transferjax evaluate")
-    from transferjax.command.evaluate import evaluate, tables
-    from transferjax.report import to_markdown
+    from transferjax.command.evaluate import evaluate
+    from transferjax.command.shown import legend, tables
+    from transferjax.report import to_text
 
     results = evaluate(
-        flags.surrogate, flags.target or flags.surrogate, flags.data, dict(map(_attack_flag, flags.attack)),
-        flags.eps_255, norm=flags.norm, seed=flags.seed, batch_size=flags.batch_size, out=flags.out,
+        flags.surrogate, flags.target or flags.surrogate, flags.data, flags.attack, flags.eps_255,
+        norm=flags.norm, seed=flags.seed, batch_size=flags.batch_size, out=flags.out, count=flags.count,
         **_which(flags),
     )  # fmt: skip
     for table in tables(results):
-        print(f"\n{table.title}\n\n{to_markdown(table)}")
+        print(f"\n{table.title}\n\n{to_text(table)}")
+    print(f"\n{legend('*')}")
     if flags.out:
-        print(f"\nreport: {flags.out}/report.html")
+        print(f"\nreport: {flags.out}/report.html, rows: {flags.out}/results.csv")
 
 
 def _attack(flags: argparse.Namespace) -> None:
     require_all("study", "transferjax attack")
-    from transferjax.command.evaluate import Question
-    from transferjax.command.given import read_data, read_models
-    from transferjax.command.written import attack_to_folder
+    from transferjax.command.answers import answers, introduce
+    from transferjax.command.given import identity, read_data, read_models, read_sources, take
+    from transferjax.command.questions import read_questions, warn_of_thin
+    from transferjax.command.written import attack_to_folder, check_new
 
-    images = read_data(flags.data, **_which(flags))
-    [model] = read_models([flags.surrogate], images.num_classes)
-    label, (name, options) = _attack_flag(flags.attack)
-    question = Question(label, name, tuple(options.items()), flags.eps_255 / 255, flags.norm)
+    [question] = read_questions(flags.attack, flags.eps_255, flags.norm)
+    check_new(flags.out)
+    reading = cache(lambda: read_data(flags.data, **_which(flags)))
+    [model] = read_models([flags.surrogate], lambda: reading().num_classes)
+    images = take(reading(), flags.count)
+    warn_of_thin(question, images.image_shape)
+    [clean] = introduce([model], images, flags.batch_size).values()
+    sources = read_sources(flags.data, reading(), flags.split, flags.count)
     crafted = attack_to_folder(
-        question.attack(), model.predict, images, flags.out, seed=flags.seed, batch_size=flags.batch_size
+        question.attack(), model.predict, images, flags.out, seed=flags.seed, batch_size=flags.batch_size,
+        sources=sources, surrogate={"label": model.label, **identity(model)},
+    )  # fmt: skip
+    said = answers(model, images, crafted.images, flags.batch_size)
+    wrong = [int((which != images.labels).sum()) for which in (clean, said)]
+    print(
+        f"{model.label} errs on {wrong[0]} of {len(images)} images, and on {wrong[1]} after {question.label}"
     )
-    print(f"{len(crafted.images)} images in {flags.out}/images, labels in {flags.out}/labels.csv")
+    print(f"{len(images)} images in {flags.out}/images, labels and sources in {flags.out}/labels.csv")
 
 
 def _measure(flags: argparse.Namespace) -> None:
     require_all("study", "transferjax measure")
+    from transferjax.command.answers import introduce
     from transferjax.command.given import read_data, read_models
-    from transferjax.command.measure import measure
+    from transferjax.command.measure import check_names, measure
 
-    images = read_data(flags.data, **_which(flags))
-    models = read_models(flags.model, images.num_classes)
-    table = measure(models, images, flags.measure, flags.batch_size)
+    check_names(flags.measure)
+    reading = cache(lambda: read_data(flags.data, count=flags.count, **_which(flags)))
+    models = read_models(flags.model, lambda: reading().num_classes)
+    introduce(models, reading(), flags.batch_size)
+    table = measure(models, reading(), flags.measure, flags.batch_size)
     print(table.drop(columns="why").to_string(index=False, na_rep="–"))
     for row in table[table["why"] != ""].itertuples():
         print(f"{row.model}, {row.measure}: {row.why}")
     if flags.out:
         table.to_csv(flags.out, index=False)
+
+
+def _catalogue(flags: argparse.Namespace) -> None:
+    from transferjax.command.questions import described, listed
+
+    print("\n".join(described(name) for name in flags.name) or listed())
 
 
 def _doctor(flags: argparse.Namespace) -> int:
@@ -130,70 +156,44 @@ def _doctor(flags: argparse.Namespace) -> int:
 
 
 def _which(flags: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(flags, name) for name in ("split", "count", "size", "crop")}
+    return {name: getattr(flags, name) for name in ("split", "size", "crop")}
 
 
-def _attack_flag(text: str) -> tuple[str, tuple[str, dict[str, Any]]]:
-    """`(label, (name, options))` of `dim`, `dim:rate=0.7,steps=20` or `mine=dim:rate=0.7`."""
-    head, colon, options = text.partition(":")
-    label, equals, name = head.partition("=")
-    pairs = [pair.partition("=") for pair in options.split(",")] if colon else []
-    if wrong := ["".join(pair) for pair in pairs if not pair[1]]:
-        raise ValueError(f"attack {text!r}: expected NAME:OPTION=VALUE,…; got {wrong[0]!r}")
-    return (label if equals else text), (
-        name or label,
-        {key.strip(): _value(value) for key, _, value in pairs},
-    )
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text  # a name, such as a loss's
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="transferjax", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="transferjax", description=__doc__, epilog=FORMS)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, function in PASSED.items():
         commands.add_parser(name, help=function.__doc__, add_help=False)
-    add = lambda name, run, text: _with_run(commands.add_parser(name, help=text), run)  # noqa: E731
-    evaluate = add("evaluate", _evaluate, "the transfer table of your models on your images, and a page")
-    evaluate.add_argument("--surrogate", action="append", required=True, help="a model; may be repeated")
-    evaluate.add_argument("--target", action="append", help="likewise; the surrogates themselves by default")
-    evaluate.add_argument("--attack", nargs="+", default=["mi_fgsm"], help="NAME[:OPTION=VALUE,…]")
-    evaluate.add_argument("--eps_255", type=float, nargs="+", default=[8.0], help="budgets, in 1/255")
-    evaluate.add_argument("--out", help="a directory for results.csv and report.html")
-    attack = add("attack", _attack, "adversarial images as PNG files, in folders by class")
-    attack.add_argument("surrogate", help="a model")
-    attack.add_argument("--attack", default="mi_fgsm", help="NAME[:OPTION=VALUE,…]")
-    attack.add_argument("--eps_255", type=float, default=8.0, help="the budget, in 1/255")
-    attack.add_argument("--out", required=True, help="a new directory")
-    for command in (evaluate, attack):
-        command.add_argument("--norm", choices=("linf", "l2"), default="linf")
-        command.add_argument("--seed", type=int, default=0)
-    measure = add("measure", _measure, "accuracy, smoothness and gradient similarity of models")
-    measure.add_argument("model", nargs="+", help="models")
-    measure.add_argument(
-        "--measure", nargs="+", default=["accuracy", "gradient_norm", "smoothness", "similarity"]
+
+    def add(name: str, run: Callable[..., Any], text: str, epilog: str = "") -> Parser:
+        command = commands.add_parser(name, help=text, description=text, epilog=epilog)
+        command.set_defaults(run=run, parser=command)
+        return command
+
+    evaluate = add(
+        "evaluate", _evaluate, "the transfer table of your models on your images, and a page", FORMS + UNITS
     )
+    several_models(evaluate)
+    of_attacks(evaluate, several=True)
+    evaluate.add_argument("--out", help="a directory for results.csv and report.html")
+    attack = add("attack", _attack, "adversarial images as PNG files, in folders by class", FORMS + UNITS)
+    attack.add_argument("surrogate", metavar="MODEL", help="the model that the attack is made on")
+    of_attacks(attack, several=False)
+    attack.add_argument("--out", required=True, help="a new directory")
+    measure = add("measure", _measure, "accuracy, smoothness and gradient similarity of models", FORMS)
+    measure.add_argument("model", nargs="+", metavar="MODEL", help="models; similarity is of each two")
+    measure.add_argument(
+        "--measure", nargs="+", default=list(MEASURES), metavar="MEASURE",
+        help=f"of {', '.join(MEASURES)}; all by default",
+    )  # fmt: skip
     measure.add_argument("--out", help="a CSV file")
     for command in (evaluate, attack, measure):
-        command.add_argument("--data", required=True, help="a folder <class>/<image>, or a data set's name")
-        command.add_argument("--split", default="", help="of the data; 'test' of a data set by name")
-        command.add_argument("--count", type=int, default=0, help="so many images; all by default")
-        command.add_argument("--size", type=int, help="resize images to it; they stay as they are by default")
-        command.add_argument("--crop", type=float, help="take the middle, this share of the shorter side")
-        command.add_argument("--batch_size", type=int, default=32)
+        of_data(command)
+    catalogue = add(
+        "catalogue", _catalogue, "the attacks, a line each; with names their options and defaults"
+    )
+    catalogue.add_argument("name", nargs="*", help="attacks")
     add("doctor", _doctor, "what is installed, and whether it works")
-    return parser
-
-
-def _with_run(parser: argparse.ArgumentParser, run: Callable[..., Any]) -> argparse.ArgumentParser:
-    parser.set_defaults(run=run)
     return parser
 
 

@@ -21,6 +21,14 @@ MEASURES: dict[str, Callable[[Predict, Array, Array], Array]] = {
 """Of one model: (predict, images, labels) -> `[B]`, of which the mean is told."""
 
 
+def check_names(names: list[str]) -> None:
+    """Raises a ValueError for an unknown measure."""
+    if unknown := [name for name in names if name not in (*MEASURES, "similarity")]:
+        raise ValueError(
+            f"unknown measure {unknown[0]!r}; expected of {', '.join((*MEASURES, 'similarity'))}"
+        )
+
+
 def measure(models: list[Model], images: Dataset, names: list[str], batch_size: int = 32) -> pd.DataFrame:
     """One row for each model, measure and, of "similarity", other model: `model, measure, other, value`.
 
@@ -29,8 +37,7 @@ def measure(models: list[Model], images: Dataset, names: list[str], batch_size: 
     Raises:
         ValueError: an unknown measure.
     """
-    if unknown := [name for name in names if name not in (*MEASURES, "similarity")]:
-        raise ValueError(f"unknown measure {unknown[0]!r}; expected of {[*MEASURES, 'similarity']}")
+    check_names(names)
     rows: list[dict[str, Any]] = []
     for name in names:
         for i, model in enumerate(models):

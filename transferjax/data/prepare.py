@@ -186,9 +186,7 @@ RECIPES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m transferjax.data.prepare", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="transferjax prepare", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--archive", help="a local copy of the official archive, instead of a download")
     parser.add_argument("--data_dir", help="default $TFDS_DATA_DIR, else ~/tensorflow_datasets")

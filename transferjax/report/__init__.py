@@ -12,7 +12,8 @@ from transferjax.report.curves import (
 )
 from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, smoothness_similarity_plane
 from transferjax.report.maps import attention_grid, image_grid, loss_surfaces, similarity_heatmap
-from transferjax.report.page import ReportPaths, Section, write_report, write_sections
+from transferjax.report.page import ReportPaths, Section, images_section, write_report, write_sections
+from transferjax.report.printed import to_html, to_markdown, to_text
 from transferjax.report.tables import (
     COLUMNS,
     NOISE,
@@ -22,8 +23,6 @@ from transferjax.report.tables import (
     explained_table,
     model_table,
     spread,
-    to_html,
-    to_markdown,
     value_table,
 )
 
@@ -40,6 +39,7 @@ __all__ = [
     "correlation_intervals",
     "explained_table",
     "image_grid",
+    "images_section",
     "loss_surfaces",
     "metric_by_mechanism",
     "metric_curves",
@@ -50,6 +50,7 @@ __all__ = [
     "spread",
     "to_html",
     "to_markdown",
+    "to_text",
     "training_curves",
     "value_table",
     "write_report",

@@ -16,6 +16,7 @@ from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, sm
 from transferjax.report.maps import image_grid, said_of
 from transferjax.report.markup import document, escape, png_source
 from transferjax.report.plane import interactive_plane
+from transferjax.report.printed import to_html, to_markdown
 from transferjax.report.style import style
 from transferjax.report.tables import (
     ERRORS,
@@ -27,8 +28,6 @@ from transferjax.report.tables import (
     model_table,
     of_surrogates,
     ordered,
-    to_html,
-    to_markdown,
 )
 from transferjax.report.viewer import viewer
 

@@ -3,10 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-
-from transferjax.report.markup import escape
 
 COLUMNS = (
     "mechanism",
@@ -35,7 +32,10 @@ ERRORS = {
 
 
 class Table(NamedTuple):
-    """Centres and errors of the same shape, and which entries are best; `corner` names the rows."""
+    """Centres and errors of the same shape, and which entries are best; `corner` names the rows.
+
+    `after` has the text behind each number where ± says too little: an interval, a count, a mark.
+    """
 
     title: str
     center: pd.DataFrame
@@ -43,6 +43,7 @@ class Table(NamedTuple):
     best: pd.DataFrame
     number: Callable[[float], str]
     corner: str = "mechanism"
+    after: pd.DataFrame | None = None
 
 
 def check(results: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
@@ -238,62 +239,3 @@ def explained_table(explained: pd.DataFrame, goal: str) -> Table:
     )
     nothing = pd.DataFrame(False, index=center.index, columns=columns)
     return Table(f"What explains {goal} transfer", center, half, nothing, lambda x: f"{x:.2f}", "statistic")
-
-
-def _to_precision_of(text: str, number: float) -> str:
-    """The number with as many decimals as the text has: an error is no more precise than its centre."""
-    return f"{number:.1e}" if "e" in text else f"{number:.{len(text.partition('.')[2])}f}"
-
-
-def _cell(table: Table, row: Hashable, column: Hashable, bold: tuple[str, str], sign: str) -> str:
-    number, err = table.center.at[row, column], table.error.at[row, column]
-    if np.isnan(number):
-        return "–"
-    text = table.number(number)
-    if table.best.at[row, column] and len(table.center) > 1:
-        text = bold[0] + text + bold[1]
-    return text if np.isnan(err) else text + sign.format(_to_precision_of(table.number(number), err))
-
-
-def to_markdown(table: Table) -> str:
-    """The table as a Markdown pipe table."""
-    heads = [" ".join(part for part in map(str, column) if part) for column in table.center.columns]
-    lines = [[table.corner, *heads], ["---", *["---:"] * len(heads)]]
-    for row in table.center.index:
-        cells = [_cell(table, row, column, ("**", "**"), " ± {}") for column in table.center.columns]
-        lines.append([str(row), *cells])
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def to_html(table: Table) -> str:
-    """The table as HTML, its upper column heads spanning what they share; the page's script sorts it.
-
-    A cell carries its number, so that sorting is by value and not by what is printed.
-    """
-    groups: list[list] = []
-    for column in table.center.columns:
-        if groups and groups[-1][0] == column[0]:
-            groups[-1][1] += 1
-        else:
-            groups.append([column[0], 1])
-    upper = "".join(f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in groups)
-    lower = "".join(
-        f'<th scope="col" data-name="{escape(" ".join(map(str, column)))}">{escape(column[1])}</th>'
-        for column in table.center.columns
-    )
-    body = []
-    for row in table.center.index:
-        cells = (
-            f'<td data-value="{table.center.at[row, column]:.9g}">'
-            + _cell(table, row, column, ("<b>", "</b>"), ' <span class="error">± {}</span>')
-            + "</td>"
-            for column in table.center.columns
-        )
-        body.append(f'<tr><th scope="row">{escape(row)}</th>{"".join(cells)}</tr>')
-    title = escape(table.title)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table class="sortable">'
-        f"<caption>{title}</caption><thead><tr><td></td>{upper}</tr>"
-        f'<tr><th scope="col">{escape(table.corner)}</th>{lower}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )

@@ -1,8 +1,8 @@
 """Converts weights between PyTorch's files, `.safetensors`, `.npz` and Orbax, checked against a model.
 
-    python -m transferjax.models.weights.convert resnet50.pth resnet50.safetensors --model=resnet50
-    python -m transferjax.models.weights.convert https://…/net.pth net.npz --model=cifar_resnet18 --sha256=…
-    python -m transferjax.models.weights.convert resnet50.pth start --model=resnet50 --num_classes=10
+    transferjax convert resnet50.pth resnet50.safetensors --model=resnet50
+    transferjax convert https://…/net.pth net.npz --model=cifar_resnet18 --sha256=…
+    transferjax convert resnet50.pth start --model=resnet50 --num_classes=10
 
 The last line replaces the last layer by a fresh one for ten classes and writes an Orbax directory.
 """
@@ -62,7 +62,7 @@ def convert(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m transferjax.models.weights.convert",
+        prog="transferjax convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -85,6 +85,10 @@ def import_state_dict(module: Net, state_dict: Mapping[str, Any]) -> PyTree:
     return unflatten_dict(found)
 
 
+LISTED = 4
+"""So many tensors of each kind are named where weights do not fit."""
+
+
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Equal, but for dimensions of one (ConvNeXt), or a linear layer where ours is a convolution (VGG)."""
     if len(shape) == 2 and len(wanted) == 4:
@@ -127,11 +131,15 @@ def _check(
         problems["unexpected"] += [f"unexpected {name}, which lies elsewhere" for name in rest]
         lines = []
         for kind, found in problems.items():  # some of each: a missing name and its other spelling
-            lines += found[:10]
-            lines += [f"… and {len(found) - 10} more {kind}"] if len(found) > 10 else []
+            lines += found[:LISTED]
+            lines += [f"… and {len(found) - LISTED} more {kind}"] if len(found) > LISTED else []
         proposal = _proposal(module, tensors, shapes)
+        counts = ", ".join(f"{len(found)} {kind}" for kind, found in problems.items() if found)
+        another = 2 * len(problems["missing"] + problems["of another shape"]) > len(shapes)
+        hint = ": is it of another architecture?" if another and not proposal else ""
         raise ValueError(
-            f"this state dict does not fit {type(module).__name__}:\n  " + "\n  ".join(lines) + proposal
+            f"this state dict does not fit {type(module).__name__}, of whose {len(shapes)} tensors it has "
+            f"{len(shapes) - len(problems['missing'])} ({counts}){hint}\n  " + "\n  ".join(lines) + proposal
         )
 
 

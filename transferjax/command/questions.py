@@ -1,0 +1,152 @@
+"""Attacks with budgets, as people write them: `dim`, `dim:rate=0.7,step_size=2/255`, `mine=dim:rate=0.7`."""
+
+import ast
+import inspect
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transferjax.attacks.recipe import MEANINGS, Recipe
+from transferjax.study import registry
+
+LEVELS = 255
+FRACTION = re.compile(r"\s*([-+.\deE]+)\s*/\s*([-+.\deE]+)\s*")
+THIN = 0.1
+"""An L2 budget that can change a smaller share of an image's values by one level is worth a word."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """An attack with its options and a budget in 1/255.
+
+    Raises:
+        ValueError: a budget in another unit.
+    """
+
+    label: str
+    name: str
+    options: tuple[tuple[str, Any], ...]
+    eps_255: float
+    norm: str
+
+    def __post_init__(self) -> None:
+        eps = self.eps_255
+        if not eps >= 0:
+            raise ValueError(f"eps_255 must not be negative; got {eps:g}")
+        if 0 < eps < 1:
+            raise ValueError(
+                f"eps_255={eps:g} is in 1/255, and less than one level of 8 bits: no image would change; for "
+                f"{eps:g} of [0, 1] write {eps * LEVELS:g}"
+            )
+        if math.isinf(eps) or (self.norm == "linf" and eps > LEVELS):
+            raise ValueError(
+                f"eps_255={eps:g} is more than all {LEVELS} levels; it is in 1/255: write 8 for 8/255"
+            )
+
+    def attack(self) -> Recipe:
+        """The attack itself.
+
+        Raises:
+            ValueError: an attack that is not there, or that does not take these options.
+        """
+        factory = registry.ATTACKS.row(self.name).factory
+        try:
+            return factory(self.eps_255 / LEVELS, norm=self.norm, **dict(self.options))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"attack {self.label!r}: {error}") from None
+
+
+def read_questions(attacks: Any, eps_255: float | Sequence[float], norm: str) -> list[Question]:
+    """Every attack with every budget.
+
+    Args:
+        attacks: one or several of `NAME`, `LABEL=NAME:OPTION=VALUE,…` and `(name, options)`, or
+            `{label: any of these}`.
+        eps_255: budgets in 1/255, one or several.
+        norm: of the budgets.
+
+    Raises:
+        ValueError: what is no attack or no budget, or two attacks of one label.
+    """
+    if isinstance(attacks, Mapping):
+        named = [(str(label), *_read(given)[1:]) for label, given in attacks.items()]
+    else:
+        single = isinstance(attacks, str) or (isinstance(attacks, tuple) and isinstance(attacks[-1], Mapping))
+        named = [_read(given) for given in ([attacks] if single else attacks)]
+    labels = [label for label, _, _ in named]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"two attacks are called {twice[0]!r}: give labels, LABEL=NAME or {{label: attack}}")
+    budgets = dict.fromkeys(map(float, np.atleast_1d(np.asarray(eps_255, float))))
+    if not named or not budgets:
+        raise ValueError("no attack was given" if not named else "no budget was given: eps_255 is empty")
+    found = [Question(*one, eps, norm) for one in named for eps in budgets]
+    for question in found:
+        question.attack()
+    return found
+
+
+def warn_of_thin(question: Question, shape: tuple[int, ...]) -> None:
+    """Says where an L2 budget is so small that rounding to 8 bits leaves next to nothing of it."""
+    values = math.prod(shape)
+    if question.norm == "l2" and question.eps_255**2 < THIN * values:
+        print(
+            f"an L2 norm of {question.eps_255:g}/255 changes at most {int(question.eps_255**2)} of the "
+            f"{values} values of an image by one level of 8 bits: L2 budgets are larger, 127.5 is 0.5"
+        )
+
+
+def _read(given: Any) -> tuple[str, str, tuple[tuple[str, Any], ...]]:
+    """(label, name, options)."""
+    if not isinstance(given, str):
+        name, options = given
+        said = ",".join(f"{key}={value}" for key, value in options.items())
+        return f"{name}:{said}" if said else name, name, tuple(options.items())
+    head, colon, options = given.partition(":")
+    label, equals, name = head.partition("=")
+    pairs = [pair.partition("=") for pair in options.split(",")] if colon else []
+    if wrong := ["".join(pair) for pair in pairs if not pair[1]]:
+        raise ValueError(f"attack {given!r}: expected NAME:OPTION=VALUE,…; got {wrong[0]!r}")
+    values = tuple((key.strip(), _value(value)) for key, _, value in pairs)
+    return (label if equals else given), (name or label), values
+
+
+def _value(text: str) -> Any:
+    if fraction := FRACTION.fullmatch(text):
+        try:
+            return float(fraction[1]) / float(fraction[2])
+        except (ValueError, ZeroDivisionError):
+            return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # a name, such as a loss's
+
+
+def listed() -> str:
+    """All attacks, a line each."""
+    names = list(registry.ATTACKS.rows())
+    width = max(map(len, names))
+    return "\n".join(f"{name:{width}}  {_summary(name)}" for name in names)
+
+
+def described(name: str) -> str:
+    """An attack and its options, with their defaults.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    lines = [f"{name}: {_summary(name)}"]
+    for option, parameter in inspect.signature(registry.ATTACKS.row(name).factory).parameters.items():
+        if option in ("eps", "norm"):  # flags of their own
+            continue
+        default = "needed" if parameter.default is parameter.empty else f"{parameter.default!r} by default"
+        lines.append(f"  {option}: {MEANINGS.get(option, '')}".rstrip(" .") + f"; {default}")
+    return "\n".join(lines)
+
+
+def _summary(name: str) -> str:
+    return (inspect.getdoc(inspect.unwrap(registry.ATTACKS.row(name).factory)) or "").partition("\n")[0]
