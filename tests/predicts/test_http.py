@@ -112,6 +112,51 @@ def test_the_cache_spares_requests(server, target, tmp_path):
         other(255 - IMAGES)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_image_is_asked_about_once_in_whatever_company(server, target, tmp_path, kept):
+    """In another order, grouping or number, alone, under `vmap`, and by another target of the same cache."""
+    images = np.concatenate([IMAGES, 255 - IMAGES])
+    colours = images.reshape(10, -1, 3).mean(1)
+    service, _ = target(batch_size=4, budget=10, cache=tmp_path if kept else None)
+    for first in (slice(5), slice(None), slice(None, None, -1), slice(7, 8)):
+        np.testing.assert_allclose(service(images[first]), colours[first], rtol=1e-6)
+    service.batch_size = 3
+    np.testing.assert_allclose(service(images), colours, rtol=1e-6)
+    alone = jax.vmap(service.as_predict(3))(jnp.asarray(images / 255, jnp.float32)[:, None])
+    np.testing.assert_allclose(alone[:, 0], colours, rtol=1e-6)
+    assert (service.spent, len(server.requests)) == (10, 4)
+    if kept:
+        other, _ = target(batch_size=5, budget=0, cache=tmp_path)
+        np.testing.assert_allclose(other(images[::2]), colours[::2], rtol=1e-6)
+
+
+def test_rows_that_fill_up_a_batch_are_sent_once(server, target):
+    service, _ = target(batch_size=8)
+    service(IMAGES[[0, 1, 2, 2, 2, 2, 2, 2]])
+    assert (service.spent, len(server.requests)) == (3, 1)
+
+
+def test_answers_from_before_images_had_names_are_found_where_they_are_grouped_alike(
+    server, target, tmp_path
+):
+    """And for each image from then on."""
+    target(batch_size=3, cache=tmp_path)[0](IMAGES)
+    for path in tmp_path.glob("*.images"):
+        path.unlink()
+    service, _ = target(batch_size=3, cache=tmp_path, budget=0)
+    service(IMAGES)
+    np.testing.assert_allclose(service(IMAGES[::-1]), COLOURS[::-1], rtol=1e-6)
+    assert len(server.requests) == 2
+
+
+def test_a_mended_parser_reads_answers_in_other_groups(server, target, tmp_path):
+    broken, _ = target(batch_size=5, cache=tmp_path, parse=lambda body, n: {}["scores"])
+    with pytest.raises(ServiceError, match="KeyError"):
+        broken(IMAGES)
+    service, _ = target(batch_size=2, cache=tmp_path, budget=0)
+    np.testing.assert_allclose(service(IMAGES[3:]), COLOURS[3:], rtol=1e-6)
+
+
 def test_the_cache_tells_models_apart_and_not_who_asks(server, target, tmp_path):
     for headers, query, asked in (
         ({"X-Model": "a", "Authorization": "Key 1"}, "?v=1&key=one", 5),

@@ -438,6 +438,19 @@ def test_a_kept_answer_is_emptied_or_damaged(server, target, tmp_path, harm):
     assert {path.suffix for path in tmp_path.iterdir()} == {".answer", ".damaged"}
 
 
+def test_a_kept_list_of_images_is_damaged(server, target, tmp_path):
+    """You see: a warning that names the file, which is put aside as .damaged.
+    Do: nothing: its images are asked for anew, unless they are asked for in the same groups.
+    """
+    target(cache=tmp_path, batch_size=3)[0](IMAGES)
+    (kept,) = tmp_path.glob("*.images")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    service, _ = target(cache=tmp_path)
+    with pytest.warns(UserWarning, match=f"{kept.name} is damaged .* asked for anew"):
+        np.testing.assert_allclose(service(IMAGES[:1]), COLOURS[:1], rtol=1e-6)
+    assert len(server.requests) == 2
+
+
 def test_answers_cannot_be_kept(target, tmp_path):
     """You see: "cache='…' cannot hold answers" before anything is asked.
     Do: name a directory that can be written to.
