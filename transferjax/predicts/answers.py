@@ -39,11 +39,11 @@ class Kept(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an image's answer lies: in that of the request `name`, in the row `row` of `count`."""
+    """Where an image's answer lies: in that of the request `name`, in row `row` of `rows`."""
 
     name: str
     row: int
-    count: int
+    rows: int
 
 
 class Answers:
@@ -224,7 +224,7 @@ def checked(answers: Sequence[Any], count: int, num_classes: int | None) -> np.n
     """Classes `[count]`, int32, or logits `[count, K]`, float32, from one answer per image.
 
     Args:
-        answers: a class, or a row of scores, for each image.
+        answers: a class, or a row of scores, for each image; of one image also its row alone.
         count: of images.
         num_classes: K, if it is known.
 
@@ -232,7 +232,7 @@ def checked(answers: Sequence[Any], count: int, num_classes: int | None) -> np.n
         Rejected: another number of answers, what is no number, NaN, infinity, another K, no such class.
     """
     if len(answers) != count:
-        raise Rejected(f"parse gave {len(answers)} answers for {count} images")
+        answers = [_one_row(answers, count)]
     expected = f"a class or a row of {num_classes or 'K'} finite scores for each image"
     try:
         found = np.asarray(answers)
@@ -251,3 +251,14 @@ def checked(answers: Sequence[Any], count: int, num_classes: int | None) -> np.n
     if not np.isfinite(rows).all():
         raise Rejected(f"expected {expected}; got {rows[~np.isfinite(rows)][0]}")
     return rows
+
+
+def _one_row(answers: Sequence[Any], count: int) -> Sequence[Any]:
+    """The scores of one image, if these can be nothing else: whole numbers could be its surest classes."""
+    if count == 1 and len(answers) > 1 and all(isinstance(one, float | np.floating | int) for one in answers):
+        if any(isinstance(one, float | np.floating) for one in answers):
+            return answers
+        advice = ": if these are the scores of one image, parse must give [scores]"
+    else:
+        advice = ": a service that takes one image a request needs batch_size=1" if count > 1 else ""
+    raise Rejected(f"parse gave {len(answers)} answers for {count} images{advice}")

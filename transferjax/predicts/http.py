@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from transferjax.checks import check_images, check_labels
+from transferjax.checks import check_labels
 from transferjax.connections import TransportError, connections
 from transferjax.host import without_gradient
 from transferjax.predicts.answers import (
@@ -34,7 +34,8 @@ from transferjax.predicts.answers import (
     name_of,
 )
 from transferjax.predicts.formats import Encode, Parse, Then, as_json
-from transferjax.transport import answer, check_address, check_headers, shown
+from transferjax.predicts.settings import as_uint8, check_number, check_settings, sendable
+from transferjax.transport import answer, shown
 from transferjax.typing import Array, Predict
 
 _Images = dict[str, np.ndarray]
@@ -46,7 +47,7 @@ class BudgetExceeded(RuntimeError):
     """The next request would go beyond the budget of queries."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class HttpTarget:
     """A prediction service as a target: `target(images)` gives logits `[B, K]`, or classes `[B]`.
 
@@ -96,23 +97,16 @@ class HttpTarget:
     spent: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        check_address(self.url)
-        check_headers(self.headers)
-        for name in ("batch_size", "attempts", "concurrency", "max_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("timeout", "deadline"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive seconds; got {getattr(self, name)}")
-        if not 0 <= self.backoff < float("inf"):
-            raise ValueError(f"backoff must be seconds, 0 or more; got {self.backoff}")
-        if self.per_second is not None and not 0 < self.per_second < float("inf"):
-            raise ValueError(f"per_second must be positive, or None for no limit; got {self.per_second}")
-        if self.num_classes is not None and self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, or None if unknown; got {self.num_classes}")
+        check_settings(self.url, self.headers, vars(self))
         self._answers = Answers(self.cache)
         self._pool = connections(self.tls, self.concurrency)
         self._lock, self._next = Lock(), float("-inf")
+
+    def __repr__(self) -> str:
+        """Without what may be a key: values of headers, and what follows the address's question mark."""
+        names = ("batch_size", "num_classes", "budget", "cache", "spent")
+        said = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"HttpTarget({shown(self.url)!r}, headers={[*self.headers]}, {said})"
 
     def __call__(self, images: Array | np.ndarray) -> np.ndarray:
         """Answers for images `[B, H, W, C]`: uint8, or floats in [0, 1] that are rounded to 8 bits.
@@ -133,8 +127,9 @@ class HttpTarget:
         Args:
             num_classes: K, the width of the logits; classes become one-hot rows.
         """
-        if num_classes < 2 or self.num_classes not in (None, num_classes):
-            raise ValueError(f"num_classes must be {self.num_classes or '2 or more'}; got {num_classes}")
+        check_number("num_classes", num_classes)
+        if self.num_classes not in (None, num_classes):
+            raise ValueError(f"num_classes must be {self.num_classes}; got {num_classes}")
         return without_gradient(lambda images: self._ask(images, num_classes), num_classes, "a service")
 
     def check(self, images: Array | np.ndarray, labels: Array | np.ndarray) -> float:
@@ -143,7 +138,7 @@ class HttpTarget:
         To be asked with a few clean images before many are bought: a wrong order of channels or classes, or
         pixels in another range, show here. What was asked is kept.
         """
-        check_labels(labels, len(images))
+        check_labels(labels, len(images), self.num_classes)
         said = self(images)
         if said.ndim == 2:
             check_labels(labels, len(images), said.shape[1])
@@ -153,7 +148,7 @@ class HttpTarget:
     def _ask(self, images: Array | np.ndarray, num_classes: int | None) -> np.ndarray:
         if isinstance(images, jax.core.Tracer):
             raise TypeError("a service cannot be traced: inside jit, use service.as_predict(num_classes)")
-        pixels = _to_uint8(np.asarray(images))
+        pixels = as_uint8(np.asarray(images))
         apart = {image.tobytes(): image for image in pixels}  # equal ones are asked for once
         named = {content: self._encoded([image])[-1] for content, image in apart.items()}
         rows = self._kept(named.values(), num_classes)
@@ -170,7 +165,7 @@ class HttpTarget:
 
     def _encoded(self, images: Sequence[np.ndarray]) -> tuple[bytes, dict[str, str], str]:
         """What is sent, and its name; an image's name is that of a request for it alone."""
-        body, headers = self.encode(images)
+        body, headers = sendable(self.encode(images))
         return body, headers, name_of(self.url, {**headers, **self.headers}, np.stack(images), body)
 
     def _each(self, ask: Callable[[_Images], _Rows], batches: Collection[_Images]) -> list[_Rows]:
@@ -246,7 +241,8 @@ class HttpTarget:
             return checked(list(self.parse(body, count)), count, num_classes)
         except UnknownNames as error:
             raise ServiceError(
-                f"{shown(self.url)}: {error} ({kept}, and read again without asking)"
+                f"{shown(self.url)}: {error} ({kept}, and read again without a new request: mend parse, or "
+                "delete it to ask anew)"
             ) from error
         except (ServiceError, ValueError, RecursionError) as error:
             begins = "" if repr(body[:200]) in str(error) else f"; body: {body[:200]!r}"
@@ -321,13 +317,3 @@ class HttpTarget:
                 self._next = now + wait + 1 / self.per_second
             if wait:
                 self.sleep(wait)
-
-
-def _to_uint8(images: np.ndarray) -> np.ndarray:
-    if images.ndim == 4 and images.dtype == np.uint8 and images.size:
-        return images
-    try:
-        check_images(images)
-    except ValueError as error:
-        raise ValueError(f"images must be uint8, or floats in [0, 1]; {error}") from None
-    return np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)
