@@ -12,7 +12,8 @@ from hostile import http
 
 from transferjax.metrics import transfer_success
 from transferjax.predicts import formats
-from transferjax.predicts.http import BudgetExceeded, ServiceError
+from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
+from transferjax.predicts.rankings import ranked
 from transferjax.transport import seconds
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
@@ -268,11 +269,84 @@ def test_what_is_no_retry_after(header):
         {"deadline": float("nan")},
         {"backoff": -1.0},
         {"num_classes": 1},
+        {"num_classes": "10"},
+        {"batch_size": 2.5},
+        {"timeout": "30"},
+        {"budget": -1},
     ],
 )
 def test_bad_settings(bad, target):
     with pytest.raises(ValueError, match=next(iter(bad))):
         target(**bad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            [formats.instances()],
+            r"parse must be .* got a whole format: put a star before it, .*\*instances\(\)",
+        ),
+        ([ranked(["a", "b"]), formats.instances()], r"encode must be .* a whole format: take its \.encode"),
+        ([formats.multipart("x"), ranked(["a", "b"])], r"parse must be .* got multipart.* before what asks"),
+        ([formats.multipart("x")], r"parse must be a function \(body, number of images\) -> answers"),
+        ([ranked], r"what ranked makes, not ranked itself: ranked\(…\)"),
+        ([formats.instances], r"what instances makes, not instances itself: \*instances\(…\)"),
+        ([len, formats.scores("x")], "parse must be"),
+        ([formats.scores("x"), formats.scores("x")], "encode must be .* got scores"),
+        ([formats.scores("x"), formats.as_json, 1, "later"], "then must be .* got 'later'"),
+        ([None], "parse must be .* got None"),
+    ],
+)
+def test_settings_that_are_no_such_functions(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        HttpTarget("http://localhost/", *settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "got"),
+    [
+        (b"pixels", "got bytes"),
+        ("text", r"got str: text.encode\(\) makes bytes"),
+        (("text", {}), r"got \(str, dict\): text.encode"),
+        ((b"pixels",), r"got \(bytes\)"),
+        (None, "got NoneType"),
+    ],
+)
+def test_an_encode_without_headers(server, target, made, got):
+    service, _ = target(encode=lambda images: made)
+    with pytest.raises(ValueError, match=rf"encode must return \(body, headers\), as .*{got}"):
+        service(IMAGES)
+    assert not server.requests
+
+
+def test_labels_are_looked_at_before_anything_is_sent(server, target):
+    with pytest.raises(ValueError, match="these look 1-based"):
+        target(num_classes=3)[0].check(IMAGES, np.array([1, 2, 3, 1, 2]))
+    assert not server.requests
+
+
+def test_the_scores_of_one_image_are_understood_without_a_list_around_them(server, target):
+    """Whole numbers could be its surest classes."""
+    server.good = lambda request: b'{"output": [0.5, 2, 0.25]}'
+    service, _ = target(parse=formats.scores("output"))
+    assert service(IMAGES[:2]).tolist() == [[0.5, 2, 0.25]] * 2
+    server.good = lambda request: b'{"output": [5, 2, 1]}'
+    with pytest.raises(
+        ServiceError, match=r"3 answers for 1 images: if .* of one image, parse must give \[scores"
+    ):
+        service(IMAGES[2:3])
+    with pytest.raises(ServiceError, match=r"3 answers for 2 images: .* needs batch_size=1"):
+        target(parse=formats.scores("output"), batch_size=2)[0](IMAGES[3:])
+
+
+def test_it_does_not_show_keys(server):
+    service = HttpTarget(server.url + "?key=secret", formats.scores("x"), headers={"X-Api-Key": "secret"})
+    assert "secret" not in repr(service)
+    assert f"HttpTarget('{server.url}', headers=['X-Api-Key'], batch_size=1" in repr(service)
+    with pytest.raises(ValueError, match=r"got 'ftp://host/'$"):
+        HttpTarget("ftp://host/?key=secret", formats.scores("x"))
 
 
 def test_bad_images(target):

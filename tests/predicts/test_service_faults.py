@@ -12,9 +12,12 @@ import time
 
 import numpy as np
 import pytest
+from conftest import mean_colours
 from hostile import Server, drip, http, silent
 
+from transferjax.predicts.formats import scores
 from transferjax.predicts.http import BudgetExceeded, ServiceError
+from transferjax.predicts.rankings import ranked
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
 COLOURS = IMAGES.reshape(3, -1, 3).mean(1)
@@ -409,6 +412,36 @@ def test_the_parser_has_a_bug(server, target, tmp_path):
     with pytest.raises(ServiceError, match=r"a row of 5 .*\.answer"):
         service(IMAGES[:1])
     assert len(server.requests) == 2
+
+
+def test_the_parser_looks_for_a_field_that_is_not_there(server, target, tmp_path):
+    """You see: "expected the field 'scores', got the fields 'output'", and where the answer is kept.
+    Do: name the right one and run the same call again: the answer is not paid for twice.
+    """
+    server.good = lambda request: json.dumps({"output": json.loads(mean_colours(request))}).encode()
+    for _ in range(2):
+        with pytest.raises(
+            ServiceError,
+            match=r"expected the field 'scores', got the fields 'output'.* kept in .*rejected, and",
+        ):
+            target(cache=tmp_path, parse=scores("scores"))[0](IMAGES[:1])
+    right, _ = target(cache=tmp_path, parse=scores("output"))
+    np.testing.assert_allclose(right(IMAGES[:1]), COLOURS[:1], rtol=1e-6)
+    assert len(server.requests) == 1
+
+
+def test_the_service_is_surest_of_a_name_that_nobody_knows(server, target):
+    """You see: "the service is surest of 'five', which the names have not got, but 'fife'".
+    Do: correct the names, or give other=, which leaves unknown ones out; the answer is not paid for twice.
+    """
+    server.good = lambda request: b'[{"label": "five", "score": 0.96}, {"label": "one", "score": 0.01}]'
+    service, _ = target(parse=ranked(["one", "fife"]))
+    for _ in range(2):
+        with pytest.raises(ServiceError, match="surest of 'five', which the names have not got, but 'fife'"):
+            service(IMAGES[:1])
+    service.parse = ranked(["one", "five"])
+    assert service(IMAGES[:1]).argmax(-1) == [1]
+    assert len(server.requests) == 1
 
 
 def test_answers_of_one_call_are_not_alike(server, target):

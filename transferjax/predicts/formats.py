@@ -22,8 +22,8 @@ from transferjax import extras
 from transferjax.predicts.answers import ServiceError, UnknownNames
 
 Encode = Callable[[Sequence[np.ndarray]], tuple[bytes, dict[str, str]]]
-"""uint8 images -> `(body, headers)`, bytes and a dict, the same for the same images: answers are kept by them.
-Each image is encoded by itself too, which gives it its name."""
+"""uint8 images -> `(body, headers)`, bytes and a dict, always the same for the same images.
+Each image is encoded by itself too: its answer is kept under that."""
 
 Parse = Callable[[bytes, int], Sequence[Any]]
 """(the answer's body, number of images) -> for each image a class, or a row of scores."""

@@ -1,8 +1,8 @@
 """Services that name what they see: names with scores, or in their order, become a row of scores.
 
 A map says which name is which class. Others are left out, the surest one only where there is an
-`other`, as Zhang et al. do (S&P 2024, Table 10). Classes that were not named lie below all that were, so that top-k
-success counts them as missed.
+`other`, as Zhang et al. do (S&P 2024, Table 10). Classes that were not named lie below all that were, so that
+top-k success counts them as missed.
 """
 
 import math
