@@ -132,6 +132,14 @@ def test_predicts_names_load_when_asked_for():
     from transferjax import predicts
 
     assert {name for name in predicts.__all__ if callable(getattr(predicts, name))} == set(predicts.__all__)
+    seen = subprocess.run(
+        [sys.executable, "-c", "from transferjax import predicts; print(*dir(predicts))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(predicts.__all__) < set(seen.stdout.split())
     with pytest.raises(AttributeError, match="no attribute 'skip_gradients'"):
         predicts.skip_gradients  # noqa: B018
 

@@ -34,7 +34,7 @@ def check_address(url: str) -> None:
     except ValueError:
         ok = False
     if not ok or not url.isprintable() or " " in url:
-        raise ValueError(f"expected an http or https address, got {url!r}")
+        raise ValueError(f"expected an http or https address, got {shown(url)!r}")
     if parts.username is not None:
         raise ValueError(f"the address of {parts.hostname!r} contains credentials: send them as a header")
 

@@ -35,7 +35,12 @@ def test_tensors():
     x = formats.as_tensor("float16", mean=(0.1, 0.2, 0.3), std=0.5)(IMAGES)
     assert x.dtype == np.float16
     np.testing.assert_allclose(x, (UNIT - [0.1, 0.2, 0.3]) / 0.5, atol=2e-3)
-    for bad in ({"layout": "CHW"}, {"dtype": "uint8", "mean": 0.5}, {"dtype": "complex64"}):
+    for bad in (
+        {"layout": "CHW"},
+        {"dtype": "uint8", "mean": 0.5},
+        {"dtype": "complex64"},
+        {"dtype": "float99"},
+    ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             formats.as_tensor(**bad)
 
@@ -57,8 +62,14 @@ def test_open_inference_sends_tensors_and_reads_the_output():
     ]
     assert said(formats.open_inference(output="label").parse, both, 2).tolist() == [7, 8]
     for bad in (both, {"outputs": []}, {"outputs": [{**scores, "shape": [2, 4]}]}, {"outputs": 3}, [], None):
-        with pytest.raises(ServiceError, match=r"(expected the output None|answered something else)"):
+        with pytest.raises(
+            ServiceError, match=r"(several outputs; there are 'y', 'label'|answered something else)"
+        ):
             said(parse, bad, 2)
+    with pytest.raises(UnknownNames, match=r"several outputs; there are 'y', 'label': name one, as output="):
+        said(parse, both, 2)
+    with pytest.raises(UnknownNames, match=r"no output 'odd'; there are 'y', 'label'"):
+        said(formats.open_inference(output="odd").parse, both, 2)
 
 
 def test_instances_and_predictions():
@@ -75,6 +86,25 @@ def test_instances_and_predictions():
     for bad in ({"predictions": [{"logits": [1]}]}, {"outputs": []}, {"predictions": 3}):
         with pytest.raises(ServiceError, match="answered something else"):
             said(fields.parse, bad)
+    with pytest.raises(
+        UnknownNames, match="expected the field 'scores', got the fields 'logits', 'id'; body"
+    ):
+        said(fields.parse, {"predictions": [{"logits": [1], "id": 2}]})
+    with pytest.raises(
+        UnknownNames, match="has the fields 'scores', 'id': name that of the scores, as answer="
+    ):
+        said(parse, {"predictions": [{"scores": [1], "id": 2}]})
+
+
+def test_fields_that_are_not_there():
+    """The parser's to learn; what has no fields at all is asked for again."""
+    for answer, there in (({"b": 1}, "the fields 'b'"), ({"a": {"c": 1}}, "the fields 'c'"), ([1], "a list")):
+        with pytest.raises(UnknownNames, match=f"expected the field '[ab]', got {there}; body: "):
+            said(formats.scores("a", "b"), answer)
+    for nothing in ({}, None, [], {"a": None}, {"a": {}}):
+        with pytest.raises(ServiceError) as caught:
+            said(formats.scores("a", "b"), nothing)
+        assert not isinstance(caught.value, UnknownNames)
 
 
 def test_forms_are_the_same_for_the_same_images():
@@ -106,7 +136,7 @@ def test_raw_bytes():
         [{"label": "tench", "score": 0.3}, {"label": "shark", "score": 0.5}],
         {"SHARK": 0.5, "tench": 0.3},
         [["shark", 0.5], ["tench", 0.3]],
-        ["cat", "shark", "tench"],
+        ["shark", "cat", "tench"],
         [{"class_name": "shark", "probability": "0.5"}, {"class_name": " Tench", "probability": "0.3"}],
         [{"name": "shark", "class": 2, "confidence": 0.5}, {"name": "tench", "class": 0, "confidence": 0.3}],
         {"displayNames": ["tench", "shark"], "confidences": [0.3, 0.5], "ids": ["1", "2"]},
@@ -134,28 +164,58 @@ def test_the_surest_known_name_counts():
     assert said(ranked(names, other=3), []).argmax() == 3
     assert said(ranked(names), {"label": "b"}).argmax() == 1
     assert said(ranked(names, num_classes=9), ["b"]).shape == (1, 9)
-    with pytest.raises(UnknownNames, match="names 'c', and the map has none of it"):
-        said(ranked(names), [["c", 0.9]])
+    assert said(ranked(names, other=3), [["c", 0.9], ["a", 0.2]]).argmax() == 0
+    with pytest.raises(UnknownNames, match=r"surest of 'c', which the names have not got: correct or add it"):
+        said(ranked(names), [["a", 0.2], ["c", 0.9]])
+    with pytest.raises(UnknownNames, match=r"surest of 'Beto', which the names have not got, but 'beta': "):
+        said(ranked(names), ["Beto", "b"])
+    with pytest.raises(UnknownNames, match="names nothing: give other="):
+        said(ranked(names), [])
+    with pytest.raises(UnknownNames, match="expected names with scores, got the fields 'out', 'id'"):
+        said(ranked(names), {"out": [1, 2], "id": 3})
     with pytest.raises(ServiceError, match="not finite"):
         said(ranked(names), [["a", float("nan")]])
     for bad in ([3], [{"odd": "a"}], [["a", 1, "c"]], {"a": "much"}, 3):
         with pytest.raises(ServiceError, match="answered something else"):
             said(ranked(names), bad)
-    with pytest.raises(ValueError, match="vocabulary is empty"):
-        ranked({})
+    for bad, why in (
+        ({}, "vocabulary is empty"),
+        ("zero", "got the text 'zero'"),
+        (["a", "b", "A "], "the name 'A ' stands for the classes 0 and 2: drop one"),
+        ({"a": 0, "A": 1}, "the name 'A' stands for the classes 0 and 1"),
+        ([0, 1], "names must be text"),
+        ({"a": "0"}, "classes whole numbers; got 'a' for '0'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            ranked(bad)
     with pytest.raises(ValueError, match=r"0 … 1; got 0 … 3"):
         ranked(names, other=3, num_classes=2)
+
+
+def test_one_name_for_each_of_several_images():
+    """Where there are as many as images; otherwise it is said of one image."""
+    parse = ranked(NAMES, "found")
+    for answer in (
+        [{"label": "shark"}, {"label": "ray", "score": 0.9}, {"label": "shark"}],
+        ["shark", "ray", "shark"],
+        [["shark", 0.9], ["ray", 0.8], ["shark", 0.7]],
+    ):
+        assert said(parse, {"found": answer}, 3).argmax(-1).tolist() == [2, 3, 2]
+        assert said(parse, {"found": answer}, 1).shape == said(parse, {"found": answer}, 4).shape == (1, 4)
 
 
 def test_top_k_success():
     """A class that was not named is not among the k surest, however many there are."""
     row = said(ranked(NAMES), [["shark", 0.5], ["tench", 0.3]])
     labels = np.array([0, 1, 2, 3])
-    for k, missed in ((1, [1, 1, 0, 1]), (2, [0, 1, 0, 1]), (3, [0, 1, 0, 1])):
+    for k, missed in ((1, [1, 1, 0, 1]), (2, [0, 1, 0, 1])):
         success = fooled(lambda x: row.repeat(4, 0), UNIT[:1].repeat(4, 0), labels, top_k=k)
         np.testing.assert_array_equal(success, np.array(missed, bool))
         aimed = fooled(lambda x: row.repeat(4, 0), UNIT[:1].repeat(4, 0), labels, labels, top_k=k)
         np.testing.assert_array_equal(aimed, ~np.array(missed, bool))
+    with pytest.warns(UserWarning, match=r"top_k=3, but of no image more than 2 classes .* those of top_k=2"):
+        success = fooled(lambda x: row.repeat(4, 0), UNIT[:1].repeat(4, 0), labels, top_k=3)
+    np.testing.assert_array_equal(success, np.array([0, 1, 0, 1], bool))
     for k in (0, 4):
         with pytest.raises(ValueError, match=f"top_k must lie in 1 … 3.*got {k}"):
             fooled(lambda x: row, UNIT[:1], labels[:1], top_k=k)

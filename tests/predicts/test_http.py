@@ -12,7 +12,8 @@ from hostile import http
 
 from transferjax.metrics import transfer_success
 from transferjax.predicts import formats
-from transferjax.predicts.http import BudgetExceeded, ServiceError
+from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
+from transferjax.predicts.rankings import ranked
 from transferjax.transport import seconds
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
@@ -110,6 +111,51 @@ def test_the_cache_spares_requests(server, target, tmp_path):
     assert len(server.requests) == asked
     with pytest.raises(BudgetExceeded):
         other(255 - IMAGES)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_image_is_asked_about_once_in_whatever_company(server, target, tmp_path, kept):
+    """In another order, grouping or number, alone, under `vmap`, and by another target of the same cache."""
+    images = np.concatenate([IMAGES, 255 - IMAGES])
+    colours = images.reshape(10, -1, 3).mean(1)
+    service, _ = target(batch_size=4, budget=10, cache=tmp_path if kept else None)
+    for first in (slice(5), slice(None), slice(None, None, -1), slice(7, 8)):
+        np.testing.assert_allclose(service(images[first]), colours[first], rtol=1e-6)
+    service.batch_size = 3
+    np.testing.assert_allclose(service(images), colours, rtol=1e-6)
+    alone = jax.vmap(service.as_predict(3))(jnp.asarray(images / 255, jnp.float32)[:, None])
+    np.testing.assert_allclose(alone[:, 0], colours, rtol=1e-6)
+    assert (service.spent, len(server.requests)) == (10, 4)
+    if kept:
+        other, _ = target(batch_size=5, budget=0, cache=tmp_path)
+        np.testing.assert_allclose(other(images[::2]), colours[::2], rtol=1e-6)
+
+
+def test_rows_that_fill_up_a_batch_are_sent_once(server, target):
+    service, _ = target(batch_size=8)
+    service(IMAGES[[0, 1, 2, 2, 2, 2, 2, 2]])
+    assert (service.spent, len(server.requests)) == (3, 1)
+
+
+def test_answers_from_before_images_had_names_are_found_where_they_are_grouped_alike(
+    server, target, tmp_path
+):
+    """And for each image from then on."""
+    target(batch_size=3, cache=tmp_path)[0](IMAGES)
+    for path in tmp_path.glob("*.images"):
+        path.unlink()
+    service, _ = target(batch_size=3, cache=tmp_path, budget=0)
+    service(IMAGES)
+    np.testing.assert_allclose(service(IMAGES[::-1]), COLOURS[::-1], rtol=1e-6)
+    assert len(server.requests) == 2
+
+
+def test_a_mended_parser_reads_answers_in_other_groups(server, target, tmp_path):
+    broken, _ = target(batch_size=5, cache=tmp_path, parse=lambda body, n: {}["scores"])
+    with pytest.raises(ServiceError, match="KeyError"):
+        broken(IMAGES)
+    service, _ = target(batch_size=2, cache=tmp_path, budget=0)
+    np.testing.assert_allclose(service(IMAGES[3:]), COLOURS[3:], rtol=1e-6)
 
 
 def test_the_cache_tells_models_apart_and_not_who_asks(server, target, tmp_path):
@@ -223,11 +269,84 @@ def test_what_is_no_retry_after(header):
         {"deadline": float("nan")},
         {"backoff": -1.0},
         {"num_classes": 1},
+        {"num_classes": "10"},
+        {"batch_size": 2.5},
+        {"timeout": "30"},
+        {"budget": -1},
     ],
 )
 def test_bad_settings(bad, target):
     with pytest.raises(ValueError, match=next(iter(bad))):
         target(**bad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            [formats.instances()],
+            r"parse must be .* got a whole format: put a star before it, .*\*instances\(\)",
+        ),
+        ([ranked(["a", "b"]), formats.instances()], r"encode must be .* a whole format: take its \.encode"),
+        ([formats.multipart("x"), ranked(["a", "b"])], r"parse must be .* got multipart.* before what asks"),
+        ([formats.multipart("x")], r"parse must be a function \(body, number of images\) -> answers"),
+        ([ranked], r"what ranked makes, not ranked itself: ranked\(…\)"),
+        ([formats.instances], r"what instances makes, not instances itself: \*instances\(…\)"),
+        ([len, formats.scores("x")], "parse must be"),
+        ([formats.scores("x"), formats.scores("x")], "encode must be .* got scores"),
+        ([formats.scores("x"), formats.as_json, 1, "later"], "then must be .* got 'later'"),
+        ([None], "parse must be .* got None"),
+    ],
+)
+def test_settings_that_are_no_such_functions(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        HttpTarget("http://localhost/", *settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "got"),
+    [
+        (b"pixels", "got bytes"),
+        ("text", r"got str: text.encode\(\) makes bytes"),
+        (("text", {}), r"got \(str, dict\): text.encode"),
+        ((b"pixels",), r"got \(bytes\)"),
+        (None, "got NoneType"),
+    ],
+)
+def test_an_encode_without_headers(server, target, made, got):
+    service, _ = target(encode=lambda images: made)
+    with pytest.raises(ValueError, match=rf"encode must return \(body, headers\), as .*{got}"):
+        service(IMAGES)
+    assert not server.requests
+
+
+def test_labels_are_looked_at_before_anything_is_sent(server, target):
+    with pytest.raises(ValueError, match="these look 1-based"):
+        target(num_classes=3)[0].check(IMAGES, np.array([1, 2, 3, 1, 2]))
+    assert not server.requests
+
+
+def test_the_scores_of_one_image_are_understood_without_a_list_around_them(server, target):
+    """Whole numbers could be its surest classes."""
+    server.good = lambda request: b'{"output": [0.5, 2, 0.25]}'
+    service, _ = target(parse=formats.scores("output"))
+    assert service(IMAGES[:2]).tolist() == [[0.5, 2, 0.25]] * 2
+    server.good = lambda request: b'{"output": [5, 2, 1]}'
+    with pytest.raises(
+        ServiceError, match=r"3 answers for 1 images: if .* of one image, parse must give \[scores"
+    ):
+        service(IMAGES[2:3])
+    with pytest.raises(ServiceError, match=r"3 answers for 2 images: .* needs batch_size=1"):
+        target(parse=formats.scores("output"), batch_size=2)[0](IMAGES[3:])
+
+
+def test_it_does_not_show_keys(server):
+    service = HttpTarget(server.url + "?key=secret", formats.scores("x"), headers={"X-Api-Key": "secret"})
+    assert "secret" not in repr(service)
+    assert f"HttpTarget('{server.url}', headers=['X-Api-Key'], batch_size=1" in repr(service)
+    with pytest.raises(ValueError, match=r"got 'ftp://host/'$"):
+        HttpTarget("ftp://host/?key=secret", formats.scores("x"))
 
 
 def test_bad_images(target):

@@ -181,5 +181,5 @@ def test_mlserver_refuses_what_it_does_not_know(mlserver):
     service = HttpTarget(mlserver.replace("colours", "other"), *open_inference("x"))
     with pytest.raises(ServiceError, match=r"refused: HTTP 404 Not Found: .*other"):
         service(IMAGES[:1])
-    with pytest.raises(ServiceError, match=r"expected the output None; got \['scores', 'class'\]"):
+    with pytest.raises(ServiceError, match=r"several outputs; there are 'scores', 'class': name one"):
         HttpTarget(mlserver, *open_inference("x"))(IMAGES[:1])

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from hostile import Server, drip, http, silent
 
+from transferjax.predicts.formats import scores
 from transferjax.predicts.http import BudgetExceeded, ServiceError
+from transferjax.predicts.rankings import ranked
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
 COLOURS = IMAGES.reshape(3, -1, 3).mean(1)
@@ -411,6 +413,37 @@ def test_the_parser_has_a_bug(server, target, tmp_path):
     assert len(server.requests) == 2
 
 
+def test_the_parser_looks_for_a_field_that_is_not_there(server, target, tmp_path):
+    """You see: "expected the field 'scores', got the fields 'output'", and where the answer is kept.
+    Do: name the right one and run the same call again: the answer is not paid for twice.
+    """
+    plain = server.good
+    server.good = lambda request: b'{"output": ' + plain(request) + b"}"
+    for _ in range(2):
+        with pytest.raises(
+            ServiceError,
+            match=r"expected the field 'scores', got the fields 'output'.* kept in .*rejected, and",
+        ):
+            target(cache=tmp_path, parse=scores("scores"))[0](IMAGES[:1])
+    right, _ = target(cache=tmp_path, parse=scores("output"))
+    np.testing.assert_allclose(right(IMAGES[:1]), COLOURS[:1], rtol=1e-6)
+    assert len(server.requests) == 1
+
+
+def test_the_service_is_surest_of_a_name_that_nobody_knows(server, target):
+    """You see: "the service is surest of 'five', which the names have not got, but 'fife'".
+    Do: correct the names, or give other=, which leaves unknown ones out; the answer is not paid for twice.
+    """
+    server.good = lambda request: b'[{"label": "five", "score": 0.96}, {"label": "one", "score": 0.01}]'
+    service, _ = target(parse=ranked(["one", "fife"]))
+    for _ in range(2):
+        with pytest.raises(ServiceError, match="surest of 'five', which the names have not got, but 'fife'"):
+            service(IMAGES[:1])
+    service.parse = ranked(["one", "five"])
+    assert service(IMAGES[:1]).argmax(-1) == [1]
+    assert len(server.requests) == 1
+
+
 def test_answers_of_one_call_are_not_alike(server, target):
     """You see: "the answers are not alike".
     Do: give num_classes, so that the wrong one is told from the right one.
@@ -436,6 +469,19 @@ def test_a_kept_answer_is_emptied_or_damaged(server, target, tmp_path, harm):
     service(IMAGES[:1])
     assert len(server.requests) == 2
     assert {path.suffix for path in tmp_path.iterdir()} == {".answer", ".damaged"}
+
+
+def test_a_kept_list_of_images_is_damaged(server, target, tmp_path):
+    """You see: a warning that names the file, which is put aside as .damaged.
+    Do: nothing: its images are asked for anew, unless they are asked for in the same groups.
+    """
+    target(cache=tmp_path, batch_size=3)[0](IMAGES)
+    (kept,) = tmp_path.glob("*.images")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    service, _ = target(cache=tmp_path)
+    with pytest.warns(UserWarning, match=f"{kept.name} is damaged .* asked for anew"):
+        np.testing.assert_allclose(service(IMAGES[:1]), COLOURS[:1], rtol=1e-6)
+    assert len(server.requests) == 2
 
 
 def test_answers_cannot_be_kept(target, tmp_path):

@@ -1,8 +1,17 @@
 """Transfer success: how often a model falls for images that were crafted on another."""
 
+import warnings
+
 import jax.numpy as jnp
 
-from transferjax.checks import check_images, check_labels, check_mask, check_no_nan, check_outputs
+from transferjax.checks import (
+    check_images,
+    check_labels,
+    check_mask,
+    check_no_nan,
+    check_outputs,
+    has_values,
+)
 from transferjax.classes import check_vocabulary
 from transferjax.metrics.gradients import asked
 from transferjax.typing import Array, Predict
@@ -52,6 +61,18 @@ def _among(logits: Array, classes: Array, k: int) -> Array:
     return (logits >= own).sum(-1) <= k
 
 
+def _check_told_apart(logits: Array, k: int) -> None:
+    """A warning where no image has k classes above the rest: services name some, and are silent of others."""
+    if k > 1 and len(logits) and has_values(logits):
+        told = int((logits > logits.min(-1, keepdims=True)).sum(-1).max())
+        if 0 < told < k:
+            warnings.warn(
+                f"top_k={k}, but of no image more than {told} classes are told from the rest: the rates are "
+                f"those of top_k={told}; ask for so many, or the service for more names",
+                stacklevel=3,
+            )
+
+
 def fooled(
     predict: Predict,
     adversarial: Array,
@@ -81,6 +102,7 @@ def fooled(
     logits = _logits(predict, images, labels, targets, num_classes)
     if not 1 <= top_k < logits.shape[-1]:
         raise ValueError(f"top_k must lie in 1 … {logits.shape[-1] - 1}, fewer than the classes; got {top_k}")
+    _check_told_apart(logits, top_k)
     return ~_among(logits, labels, top_k) if targets is None else _among(logits, targets, top_k)
 
 

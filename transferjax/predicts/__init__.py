@@ -11,7 +11,7 @@ torch_modules     PyTorch modules, with their gradient
 preprocessing     what a net wants to see of an image, as one value
 conventions       the same, read from others' files, or guessed
 http              prediction services, asked within limits and once
-formats           how they are asked, what they answer; rankings of names, platforms by name
+formats           how they are asked, what they answer; rankings of names, platforms by name; settings: checks
 """
 
 from typing import TYPE_CHECKING
@@ -86,7 +86,7 @@ __all__ = [
     "with_keys",
 ]
 
-__getattr__ = lazy.names(
+__getattr__, __dir__ = lazy.names(
     __name__,
     {
         "backprop": "linear_backprop",

@@ -2,13 +2,16 @@
 
 Raw answers are written before they are read, so that a bug in a parser costs no second request. One that is
 no prediction stays `.rejected`: it is read again first, and asked for anew only if it still is none.
+
+Requests and images have names: hashes of what is asked. An image's is that of a request for it alone; whose
+answers a request for several has is listed in `.images`, so that each is found in whatever company it comes.
 """
 
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -27,12 +30,20 @@ class Rejected(ServiceError):
 
 
 class UnknownNames(ServiceError):
-    """An answer that names nothing the parser knows: the parser has to learn, and there is no one to ask."""
+    """An answer without the names of fields or classes that the parser looks for: no use to ask again."""
 
 
 class Kept(NamedTuple):
     body: bytes
     accepted: bool
+
+
+class Place(NamedTuple):
+    """Where an image's answer lies: in that of the request `name`, in row `row` of `rows`."""
+
+    name: str
+    row: int
+    rows: int
 
 
 class Answers:
@@ -47,6 +58,8 @@ class Answers:
 
     def __init__(self, directory: str | Path | None):
         self._memory: dict[str, Kept] = {}
+        self._places: dict[str, dict[str, Place]] = {}
+        self._listed: set[str] = set()
         self.directory = None if directory is None else Path(directory)
         if self.directory is not None:
             try:
@@ -60,34 +73,44 @@ class Answers:
         if name in self._memory or self.directory is None:
             return self._memory.get(name)
         for accepted in (True, False):
-            path = self._path(name, accepted)
-            if path.is_file():
-                checksum, _, body = path.read_bytes().partition(b"\n")
-                if checksum == _checksum(body):
-                    return Kept(body, accepted)
-                aside = path.replace(path.with_suffix(path.suffix + ".damaged"))
-                warnings.warn(
-                    f"the kept answer {path} is damaged ({aside.stat().st_size} bytes): it is {aside.name} "
-                    "now, and asked for anew",
-                    stacklevel=2,
-                )
+            if (body := _whole(self._path(name, accepted))) is not None:
+                return Kept(body, accepted)
         return None
 
-    def put(self, name: str, body: bytes) -> None:
-        """Keeps an answer that nobody has read yet.
+    def places(self, images: Iterable[str]) -> dict[str, list[Place]]:
+        """Where the answers of these images lie, by their names; accepted ones first."""
+        if self.directory is not None:  # another process may have asked meanwhile
+            for path in sorted(self.directory.glob("*.images")):
+                if path.stem not in self._listed and (names := _whole(path)) is not None:
+                    self._learn(path.stem, names.decode().split())
+        found = {}
+        for image in images:
+            places = {image: Place(image, 0, 1), **self._places.get(image, {})}.values()
+            found[image] = [p for accepted in (True, False) for p in places if self._has(p.name, accepted)]
+        return found
+
+    def put(self, name: str, body: bytes, images: Sequence[str]) -> None:
+        """Keeps an answer that nobody has read yet, of these images.
 
         Raises:
             ServiceError: it cannot be written; it stays in memory.
         """
-        if self.directory is None:
-            self._memory[name] = Kept(body, False)
-            return
-        path = self._path(name, False)
         try:
-            write_bytes(path, _checksum(body) + b"\n" + body)
+            self.assign(name, images)
+            if self.directory is None:
+                self._memory[name] = Kept(body, False)
+            else:
+                write_bytes(self._path(name, False), _with_checksum(body))
         except OSError as error:
             self._memory[name] = Kept(body, False)
+            path = self._path(name, False)
             raise ServiceError(f"an answer came, and cannot be kept in {path}: {error.strerror}") from error
+
+    def assign(self, name: str, images: Sequence[str]) -> None:
+        """Says which images, in their order, the answer of that name is about."""
+        self._learn(name, images)
+        if self.directory is not None and list(images) != [name]:
+            write_bytes(self.directory / f"{name}.images", _with_checksum("\n".join(images).encode()))
 
     def accept(self, name: str) -> None:
         """Says that the answer of that name is a prediction."""
@@ -101,6 +124,16 @@ class Answers:
         if name in self._memory or self.directory is None:
             return "memory"
         return str(next((p for a in (True, False) if (p := self._path(name, a)).exists()), self.directory))
+
+    def _has(self, name: str, accepted: bool) -> bool:
+        if name in self._memory:
+            return self._memory[name].accepted == accepted
+        return self.directory is not None and self._path(name, accepted).is_file()
+
+    def _learn(self, name: str, images: Sequence[str]) -> None:
+        self._listed.add(name)
+        for row, image in enumerate(images):
+            self._places.setdefault(image, {})[name] = Place(name, row, len(images))
 
     def _path(self, name: str, accepted: bool) -> Path:
         return (self.directory or Path()) / f"{name}.{'answer' if accepted else 'rejected'}"
@@ -127,8 +160,25 @@ def _says_what(name: str) -> bool:
     return not CREDENTIALS.search(name.lower())
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode()
+def _with_checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def _whole(path: Path) -> bytes | None:
+    """What a file of the cache keeps; a damaged one is put aside with a warning, and keeps nothing."""
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    body = content.partition(b"\n")[2]
+    if content == _with_checksum(body):
+        return body
+    aside = path.replace(path.with_suffix(path.suffix + ".damaged"))
+    warnings.warn(
+        f"the kept answer {path} is damaged ({len(content)} bytes): it is {aside.name} now, and asked for "
+        "anew",
+        stacklevel=4,
+    )
+    return None
 
 
 ERRORS = ("error", "errors", "errorcode", "errormsg", "errormessage", "exception", "fault")
@@ -174,7 +224,7 @@ def checked(answers: Sequence[Any], count: int, num_classes: int | None) -> np.n
     """Classes `[count]`, int32, or logits `[count, K]`, float32, from one answer per image.
 
     Args:
-        answers: a class, or a row of scores, for each image.
+        answers: a class, or a row of scores, for each image; of one image also its row alone.
         count: of images.
         num_classes: K, if it is known.
 
@@ -182,7 +232,7 @@ def checked(answers: Sequence[Any], count: int, num_classes: int | None) -> np.n
         Rejected: another number of answers, what is no number, NaN, infinity, another K, no such class.
     """
     if len(answers) != count:
-        raise Rejected(f"parse gave {len(answers)} answers for {count} images")
+        answers = [_one_row(answers, count)]
     expected = f"a class or a row of {num_classes or 'K'} finite scores for each image"
     try:
         found = np.asarray(answers)
@@ -201,3 +251,14 @@ def checked(answers: Sequence[Any], count: int, num_classes: int | None) -> np.n
     if not np.isfinite(rows).all():
         raise Rejected(f"expected {expected}; got {rows[~np.isfinite(rows)][0]}")
     return rows
+
+
+def _one_row(answers: Sequence[Any], count: int) -> Sequence[Any]:
+    """The scores of one image, if these can be nothing else: whole numbers could be its surest classes."""
+    if count == 1 and len(answers) > 1 and all(isinstance(one, float | np.floating | int) for one in answers):
+        if any(isinstance(one, float | np.floating) for one in answers):
+            return answers
+        advice = ": if these are the scores of one image, parse must give [scores]"
+    else:
+        advice = ": a service that takes one image a request needs batch_size=1" if count > 1 else ""
+    raise Rejected(f"parse gave {len(answers)} answers for {count} images{advice}")

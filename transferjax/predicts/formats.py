@@ -2,7 +2,7 @@
 
     HttpTarget(url, *open_inference("input-0"))                    MLServer, KServe, Triton
     HttpTarget(url, *instances())                                  TensorFlow Serving, Vertex, MLflow
-    HttpTarget(url, ranked(names), *multipart("file"))             a form, and names with scores for an answer
+    HttpTarget(url, ranked(names), multipart("file"))              a form, and names with scores for an answer
     HttpTarget(url, *gradio(ranked(names)))                        a Gradio app
 
 A format is `(parse, encode, batch_size, then)`, the settings of `HttpTarget` after the address.
@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transferjax import extras
-from transferjax.predicts.answers import ServiceError
+from transferjax.predicts.answers import ServiceError, UnknownNames
 
 Encode = Callable[[Sequence[np.ndarray]], tuple[bytes, dict[str, str]]]
-"""uint8 images -> the request's body and headers; the same for the same images, so that answers are found."""
+"""uint8 images -> `(body, headers)`, bytes and a dict, always the same for the same images.
+Each image is encoded by itself too: its answer is kept under that."""
 
 Parse = Callable[[bytes, int], Sequence[Any]]
 """(the answer's body, number of images) -> for each image a class, or a row of scores."""
@@ -75,7 +76,11 @@ def as_tensor(
     """
     if layout not in ("NHWC", "NCHW"):
         raise ValueError(f"layout must be 'NHWC' or 'NCHW'; got {layout!r}")
-    if np.dtype(dtype) not in DATATYPES:
+    try:
+        known = np.dtype(dtype) in DATATYPES
+    except TypeError:
+        known = False
+    if not known:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DATATYPES))}; got {dtype!r}")
     if np.dtype(dtype).kind != "f" and (np.any(mean) or np.any(np.asarray(std) != 1)):
         raise ValueError(f"mean and std are for floats; got dtype {dtype!r}")
@@ -122,10 +127,12 @@ def open_inference(
 
     def parse(body: bytes, count: int) -> Sequence[Any]:
         outputs = at(body, "outputs")
-        found = [one for one in outputs if output in (None, one["name"])]
-        if len(found) != 1:
-            raise ServiceError(f"expected the output {output!r}; got {[one['name'] for one in outputs]}")
-        data = np.asarray(found[0]["data"]).reshape(found[0]["shape"])
+        named = {one["name"]: one for one in outputs}
+        if named and (output not in named if output else len(named) > 1):
+            wrong = f"no output {output!r}" if output else "several outputs"
+            raise UnknownNames(f"{wrong}; there are {', '.join(map(repr, named))}: name one, as output=")
+        found = named[output or outputs[0]["name"]]
+        data = np.asarray(found["data"]).reshape(found["shape"])
         return list(data[:, 0] if data.shape[1:] == (1,) and data.dtype.kind in "iu" else data)
 
     return Format(_understanding(parse), encode, batch_size)
@@ -153,7 +160,11 @@ def instances(
         return json.dumps({"instances": entries, **parameters}).encode(), dict(JSON)
 
     def parse(body: bytes, count: int) -> Sequence[Any]:
-        return [one[answer] if answer else one for one in at(body, "predictions")]
+        found = at(body, "predictions")
+        if answer is None and isinstance(found, list) and found and isinstance(found[0], dict):
+            fields = ", ".join(map(repr, found[0]))
+            raise UnknownNames(f"a prediction has the fields {fields}: name that of the scores, as answer=")
+        return found if answer is None else [within(one, answer, body) for one in found]
 
     return Format(_understanding(parse), encode, batch_size)
 
@@ -245,14 +256,33 @@ def at(body: bytes, *path: str | int) -> Any:
 
     Raises:
         ServiceError: nothing, or another kind of body.
+        UnknownNames: a field that its object has not got.
     """
     try:
         found = json.loads(body)
-        for step in path:
-            found = found[step]
-    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
-        raise ServiceError(f"the service answered something else: {body[:200]!r}") from None
+    except (ValueError, RecursionError):
+        raise _something_else(body) from None
+    for step in path:
+        found = within(found, step, body)
     return found
+
+
+def within(found: Any, step: str | int, body: bytes) -> Any:
+    """What a part of a JSON body has under a key or an index; errors as those of `at`."""
+    try:
+        return found[step]
+    except (LookupError, TypeError):
+        if not found or isinstance(step, int):
+            raise _something_else(body) from None
+    fields = ", ".join(repr(name) for name in list(found)[:9]) if isinstance(found, dict) else ""
+    there = f"the fields {fields}" if fields else f"a {type(found).__name__}"
+    raise UnknownNames(
+        f"the service answered something else: expected the field {step!r}, got {there}; body: {body[:200]!r}"
+    )
+
+
+def _something_else(body: bytes) -> ServiceError:
+    return ServiceError(f"the service answered something else: {body[:200]!r}")
 
 
 def scores(*path: str | int) -> Parse:
@@ -267,6 +297,6 @@ def _understanding(parse: Parse) -> Parse:
         try:
             return parse(body, count)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise ServiceError(f"the service answered something else: {body[:200]!r}") from error
+            raise _something_else(body) from error
 
     return read

@@ -9,7 +9,7 @@ A service has no gradient: it is a target, for evaluation.
 
 import ssl
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from transferjax.checks import check_images, check_labels
+from transferjax.checks import check_labels
 from transferjax.connections import TransportError, connections
 from transferjax.host import without_gradient
 from transferjax.predicts.answers import (
@@ -34,20 +34,25 @@ from transferjax.predicts.answers import (
     name_of,
 )
 from transferjax.predicts.formats import Encode, Parse, Then, as_json
-from transferjax.transport import answer, check_address, check_headers, shown
+from transferjax.predicts.settings import as_uint8, check_number, check_settings, sendable
+from transferjax.transport import answer, shown
 from transferjax.typing import Array, Predict
+
+_Images = dict[str, np.ndarray]
+_Rows = dict[str, np.ndarray]
+"""Images, and what is said of them, by their names."""
 
 
 class BudgetExceeded(RuntimeError):
     """The next request would go beyond the budget of queries."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class HttpTarget:
     """A prediction service as a target: `target(images)` gives logits `[B, K]`, or classes `[B]`.
 
-    Every answer is kept as it came, under the hash of what was asked: nothing is asked (or paid for) twice,
-    and a parser can be mended. Only what is a prediction counts as an answer.
+    Every answer is kept as it came, and found for each of its images in whatever order and batches they come:
+    nothing is asked (or paid for) twice, and a parser can be mended. Only what is a prediction counts.
 
     Args:
         url: http or https, to POST to. Redirects are not followed.
@@ -92,23 +97,16 @@ class HttpTarget:
     spent: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        check_address(self.url)
-        check_headers(self.headers)
-        for name in ("batch_size", "attempts", "concurrency", "max_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("timeout", "deadline"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive seconds; got {getattr(self, name)}")
-        if not 0 <= self.backoff < float("inf"):
-            raise ValueError(f"backoff must be seconds, 0 or more; got {self.backoff}")
-        if self.per_second is not None and not 0 < self.per_second < float("inf"):
-            raise ValueError(f"per_second must be positive, or None for no limit; got {self.per_second}")
-        if self.num_classes is not None and self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, or None if unknown; got {self.num_classes}")
+        check_settings(self.url, self.headers, vars(self))
         self._answers = Answers(self.cache)
         self._pool = connections(self.tls, self.concurrency)
         self._lock, self._next = Lock(), float("-inf")
+
+    def __repr__(self) -> str:
+        """Without what may be a key: values of headers, and what follows the address's question mark."""
+        names = ("batch_size", "num_classes", "budget", "cache", "spent")
+        said = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"HttpTarget({shown(self.url)!r}, headers={[*self.headers]}, {said})"
 
     def __call__(self, images: Array | np.ndarray) -> np.ndarray:
         """Answers for images `[B, H, W, C]`: uint8, or floats in [0, 1] that are rounded to 8 bits.
@@ -129,8 +127,9 @@ class HttpTarget:
         Args:
             num_classes: K, the width of the logits; classes become one-hot rows.
         """
-        if num_classes < 2 or self.num_classes not in (None, num_classes):
-            raise ValueError(f"num_classes must be {self.num_classes or '2 or more'}; got {num_classes}")
+        check_number("num_classes", num_classes)
+        if self.num_classes not in (None, num_classes):
+            raise ValueError(f"num_classes must be {self.num_classes}; got {num_classes}")
         return without_gradient(lambda images: self._ask(images, num_classes), num_classes, "a service")
 
     def check(self, images: Array | np.ndarray, labels: Array | np.ndarray) -> float:
@@ -139,7 +138,7 @@ class HttpTarget:
         To be asked with a few clean images before many are bought: a wrong order of channels or classes, or
         pixels in another range, show here. What was asked is kept.
         """
-        check_labels(labels, len(images))
+        check_labels(labels, len(images), self.num_classes)
         said = self(images)
         if said.ndim == 2:
             check_labels(labels, len(images), said.shape[1])
@@ -149,29 +148,34 @@ class HttpTarget:
     def _ask(self, images: Array | np.ndarray, num_classes: int | None) -> np.ndarray:
         if isinstance(images, jax.core.Tracer):
             raise TypeError("a service cannot be traced: inside jit, use service.as_predict(num_classes)")
-        pixels = _to_uint8(np.asarray(images))
-        size = self.batch_size
-        batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        apart = {batch.tobytes(): batch for batch in batches}  # equal ones are asked for once
-        said = dict(zip(apart, self._each(lambda b: self._said(b, num_classes), apart.values()), strict=True))
-        rows = [said[batch.tobytes()] for batch in batches]
-        if len({row.shape[1:] for row in rows}) > 1:
-            raise ServiceError(f"the answers are not alike: {sorted({row.shape[1:] for row in rows})}")
-        found = np.concatenate(rows)
+        pixels = as_uint8(np.asarray(images))
+        apart = {image.tobytes(): image for image in pixels}  # equal ones are asked for once
+        named = {content: self._encoded([image])[-1] for content, image in apart.items()}
+        rows = self._kept(named.values(), num_classes)
+        wanted = [(name, apart[content]) for content, name in named.items() if name not in rows]
+        batches = [dict(wanted[i : i + self.batch_size]) for i in range(0, len(wanted), self.batch_size)]
+        for said in self._each(lambda batch: self._said(batch, num_classes), batches):
+            rows |= said
+        if len({row.shape for row in rows.values()}) > 1:
+            raise ServiceError(f"the answers are not alike: {sorted({row.shape for row in rows.values()})}")
+        found = np.stack([rows[named[image.tobytes()]] for image in pixels])
         if num_classes is None or found.ndim == 2:
             return found
         return np.eye(num_classes, dtype=np.float32)[found]
 
-    def _each(
-        self, ask: Callable[[np.ndarray], np.ndarray], batches: Collection[np.ndarray]
-    ) -> list[np.ndarray]:
+    def _encoded(self, images: Sequence[np.ndarray]) -> tuple[bytes, dict[str, str], str]:
+        """What is sent, and its name; an image's name is that of a request for it alone."""
+        body, headers = sendable(self.encode(images))
+        return body, headers, name_of(self.url, {**headers, **self.headers}, np.stack(images), body)
+
+    def _each(self, ask: Callable[[_Images], _Rows], batches: Collection[_Images]) -> list[_Rows]:
         """`ask` of each batch, several at a time; after an error no new ones begin, and the others end."""
         hidden = None if len(batches) > 1 else True  # None: only where there is no terminal
         bar = tqdm(
             total=len(batches), desc=urlsplit(self.url).hostname, unit="request", disable=hidden, leave=False
         )
 
-        def counted(batch: np.ndarray) -> np.ndarray:
+        def counted(batch: _Images) -> _Rows:
             said = ask(batch)
             bar.update()
             bar.set_postfix(sent=self.spent)
@@ -191,24 +195,43 @@ class HttpTarget:
                     one.result()  # the first error, if there is one
             return [one.result() for one in asked]
 
-    def _said(self, pixels: np.ndarray, num_classes: int | None) -> np.ndarray:
-        """The kept answer, if it is one; else a new one, which is kept before it is read."""
-        body, headers = self.encode(list(pixels))
-        name = name_of(self.url, {**headers, **self.headers}, pixels, body)
-        if (kept := self._answers.get(name)) is not None:
-            try:
-                rows = self._understood(kept.body, name, len(pixels), num_classes)
-            except Rejected:
-                if kept.accepted:
-                    raise
-            else:
-                self._answers.accept(name)
-                return rows
-        came = self._request(body, headers, len(pixels))
-        self._answers.put(name, came)
-        rows = self._understood(came, name, len(pixels), num_classes)
+    def _kept(self, names: Collection[str], num_classes: int | None) -> _Rows:
+        """What kept answers say of images, in whatever company these were asked about."""
+        read, rows = dict[str, np.ndarray | None](), _Rows()
+        for image, places in self._answers.places(names).items():
+            for name, row, count in places:
+                if name not in read:
+                    read[name] = self._read(name, count, num_classes)
+                if (said := read[name]) is not None:
+                    rows[image] = said[row]
+                    break
+        return rows
+
+    def _read(self, name: str, count: int, num_classes: int | None) -> np.ndarray | None:
+        """A kept answer, if there is one and it is a prediction."""
+        if (kept := self._answers.get(name)) is None:
+            return None
+        try:
+            rows = self._understood(kept.body, name, count, num_classes)
+        except Rejected:
+            if kept.accepted:
+                raise
+            return None
         self._answers.accept(name)
         return rows
+
+    def _said(self, batch: _Images, num_classes: int | None) -> _Rows:
+        """A new answer, which is kept before it is read; or one from a time when images had no names."""
+        body, headers, name = self._encoded(list(batch.values()))
+        rows = self._read(name, len(batch), num_classes)
+        if rows is not None:
+            self._answers.assign(name, list(batch))
+        else:
+            came = self._request(body, headers, len(batch))
+            self._answers.put(name, came, list(batch))
+            rows = self._understood(came, name, len(batch), num_classes)
+            self._answers.accept(name)
+        return dict(zip(batch, rows, strict=True))
 
     def _understood(self, body: bytes, name: str, count: int, num_classes: int | None) -> np.ndarray:
         """What an answer says: `Rejected` if it is no prediction, ServiceError if `parse` has a bug."""
@@ -218,7 +241,8 @@ class HttpTarget:
             return checked(list(self.parse(body, count)), count, num_classes)
         except UnknownNames as error:
             raise ServiceError(
-                f"{shown(self.url)}: {error} ({kept}, and read again without asking)"
+                f"{shown(self.url)}: {error} ({kept}, and read again without a new request: mend parse, or "
+                "delete it to ask anew)"
             ) from error
         except (ServiceError, ValueError, RecursionError) as error:
             begins = "" if repr(body[:200]) in str(error) else f"; body: {body[:200]!r}"
@@ -293,13 +317,3 @@ class HttpTarget:
                 self._next = now + wait + 1 / self.per_second
             if wait:
                 self.sleep(wait)
-
-
-def _to_uint8(images: np.ndarray) -> np.ndarray:
-    if images.ndim == 4 and images.dtype == np.uint8 and images.size:
-        return images
-    try:
-        check_images(images)
-    except ValueError as error:
-        raise ValueError(f"images must be uint8, or floats in [0, 1]; {error}") from None
-    return np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)
