@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from transferjax.study.store import ARRAYS, Corrupt, Missing, Store
+from transferjax.study.walk import needs
 
 ROOT = Path(__file__).parents[1]
 STALLED = 240.0  # seconds without a new result: a hang, for whoever is gone is back within some ten
@@ -238,13 +239,22 @@ def settle(cast: Cast, reference: Store, counts: Counts, draw: random.Random) ->
         if not refused:
             break
         counts.refused += len(refused)
-        for name in refused:
-            cast.store.discard(*name.split())
+        forget(cast.store, {name.split()[1] for name in refused})
         cast.processes.pop("client", None)
         one_round(cast, draw, counts, 0.0, (1e9, 1e9))
     counts.compared += sum(1 for _ in reference.entries())
     counts.different += different
     counts.rounds += 1
+
+
+def forget(store: Store, keys: set[str]) -> None:
+    """Discards results with all that was made of them: what nobody needs any more, nobody makes again."""
+    entries = list(store.entries())
+    while more := {e.key for e in entries if any(n.key in keys for n in needs(e.spec))} - keys:
+        keys |= more
+    for entry in entries:
+        if entry.key in keys:
+            store.discard(entry.kind, entry.key)
 
 
 def undisturbed(work: Path, config: str) -> Store:

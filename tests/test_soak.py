@@ -55,6 +55,16 @@ def test_what_differs_in_silence_or_is_missing_is_told(stores):
     assert sorted(different) == sorted([f"Measure {spec.key}", f"Measure {lost.key}: missing"])
 
 
+def test_what_is_made_of_the_refused_is_forgotten_with_it(tmp_path):
+    """Of an intermediate result alone nothing would be asked again, and so it would stay missing."""
+    store, net, other = Store(tmp_path), small.network(), small.network(seed=1)
+    made = Measure(call={"name": "smoothness"}, of=(net,), data=small.TEST)
+    for spec in (net, made, other):
+        store.put(spec, {"values": np.arange(4.0)}, {})
+    soak.forget(store, {net.key})
+    assert [entry.key for entry in store.entries()] == [other.key]
+
+
 def test_a_full_disk_lasts_for_a_while(tmp_path, monkeypatch):
     """Writes of a running process fail, and go through again afterwards."""
     code = f"""if True:
