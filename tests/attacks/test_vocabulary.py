@@ -126,6 +126,7 @@ def test_l2_budgets_are_lengths(name):
     [
         (attacks.pgd, "alpha", "pgd has no option 'alpha': that is step_size here"),
         (attacks.pgd, "eps_step", "that is step_size here"),
+        (attacks.pgd, "step", "did you mean steps. Elsewhere that is step_size"),
         (attacks.pgd, "eps_iter", "that is step_size here"),
         (attacks.pgd, "nb_iter", "that is steps here"),
         (attacks.pgd, "max_iter", "that is steps here"),

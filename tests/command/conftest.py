@@ -1,5 +1,7 @@
 """A folder of images whose class is their colour, and nets that know it."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def counted():
     return linear(3.0)
 
 def boom():
-    raise RuntimeError("no weights")
+    raise RuntimeError("no weights\\nat all")
 
 def loads(path):
     return open(path)
@@ -71,3 +73,12 @@ def colours(tmp_path_factory):
     (root / "other").mkdir()
     (root / "other" / "mynets.py").write_text(NETS)
     return root
+
+
+@pytest.fixture
+def here(colours, monkeypatch):
+    """The stranger's directory."""
+    monkeypatch.chdir(colours)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield colours
+    sys.modules.pop("mynets", None)

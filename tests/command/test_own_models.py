@@ -18,20 +18,10 @@ import transferjax
 from transferjax import data, metrics, models
 from transferjax.command import given
 from transferjax.command.main import main
-from transferjax.command.questions import read_questions
 from transferjax.command.shown import tables
 from transferjax.predicts import Preprocessing
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def here(colours, monkeypatch):
-    """The stranger's directory."""
-    monkeypatch.chdir(colours)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield colours
-    sys.modules.pop("mynets", None)
 
 
 class TestEvaluate:
@@ -123,72 +113,6 @@ class TestEvaluate:
         assert "a: 33% of the images right as they are seen, 100% with '0 … 255': is its preprocessing" in out
         assert "Say it: 'resnet50:w.pth:0 … 255'" in out
 
-    @pytest.mark.parametrize(
-        ("flags", "message"),
-        [
-            ("--surrogate resnet51:w.pth --data imgs", "model 'resnet51:w.pth'|No module named 'resnet51'"),
-            ("--surrogate resnet50 --data imgs", "model 'resnet50': which weights"),
-            ("--surrogate resnet50:no.pth --data imgs", "there is no file 'no.pth'"),
-            ("--surrogate mynets.py:steap --data imgs", "mynets.py has no 'steap'; did you mean steep"),
-            ("--surrogate mynets:steep --data imgs --attack mi_fgms", "unknown attack 'mi_fgms'.*mi_fgsm"),
-            ("--surrogate mynets:steep --data imgs --attack bim:stepz=2", "attack 'bim:stepz=2'.*stepz"),
-            (
-                "--surrogate mynets:steep --data imgs --attack bim:steps=five",
-                "'bim:steps=five': steps must be",
-            ),
-            ("--surrogate mynets:steep --data imgs --attack bim:step=5", "did you mean steps?.*step_size"),
-            ("--surrogate mynets:steep --data imgs --attack a=bim a=fgsm", "two attacks are called 'a'"),
-            ("--surrogate mynets:steep --data imgs --eps_255 0.03", "eps_255=0.03 is in 1/255.*write 7.65"),
-            ("--surrogate mynets:steep --data imgs --eps_255 -4", "eps_255 must not be negative; got -4"),
-            ("--surrogate mynets:steep --data imgs --eps_255 300", "more than all 255 levels"),
-            ("--surrogate mynets:state --data imgs", "mynets:state: that is a state dict.*ARCHITECTURE:FILE"),
-            ("--surrogate net.pth --data imgs", "expected ARCHITECTURE:FILE, file.py:name or"),
-            ("--surrogate mynets.py:boom --data imgs", "mynets.py:boom: RuntimeError: no weights"),
-            (
-                "--surrogate mynets.py:loads --data imgs",
-                "takes an argument 'path'.*without arguments.* wanted",
-            ),
-            (
-                "--surrogate other/mynets.py:steep mynets.py:flat --data imgs",
-                "another module is called 'mynets'",
-            ),
-            ("--surrogate mynets:steep:imgs/no.json --data imgs", "'imgs/no.json' is no file"),
-            ("--surrogate mynets:seen:ImageNet --data imgs", "what the net sees is said twice"),
-            ("--surrogate mynets:steep --data imgs --attack bim:steps", "expected NAME:OPTION=VALUE"),
-            (
-                "--surrogate mynets:steep --surrogate mynets:steep --data imgs",
-                "two models are called 'steep'",
-            ),
-            ("--surrogate mynets:steep --data imgz", "unknown data set 'imgz'"),
-        ],
-    )
-    def test_mistakes_are_one_line(self, here, capsys, flags, message):
-        assert main(["evaluate", *flags.split()]) == 1
-        error = capsys.readouterr().err
-        assert re.search(message, error)
-        assert "Traceback" not in error
-
-    @pytest.mark.parametrize(
-        ("flags", "message"),
-        [
-            ("--eps_255 8/255", "argument --eps_255: is in 1/255 already: write 8 for 8/255"),
-            ("--eps_255 4,8", "argument --eps_255: takes several numbers with spaces: write 4 8"),
-            ("--eps 8", "unexpected --eps; did you mean --eps_255 (budgets in 1/255"),
-            ("--norm l2 --norm linf", "argument --norm: is there twice, l2 and linf; give one"),
-        ],
-    )
-    def test_flags_that_are_wrong_are_one_line(self, here, capsys, flags, message):
-        with pytest.raises(SystemExit, match="2"):
-            main(["evaluate", "--surrogate", "mynets:steep", "--data", "imgs", *flags.split()])
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 2
-
-    def test_names_are_checked_before_images_are_read(self, here, capsys):
-        for flags in ("--surrogate mynets:steep --attack mi_fgms", "--surrogate mynets:steap"):
-            assert main(["evaluate", "--data=imgs", *flags.split()]) == 1
-        assert "imgs" not in capsys.readouterr().out
-
     def test_a_model_is_made_once_and_its_own_target_is_no_best(self, here, capsys):
         results = transferjax.evaluate(
             ["mynets.py:counted", "mynets:flat"], ["mynets.py:counted", "mynets:flat"], "imgs", "fgsm", 64
@@ -230,11 +154,6 @@ class TestEvaluate:
         images = np.zeros((8, 3, 32, 32), np.uint8)
         with pytest.raises(ValueError, match=r"images are \(8, 3, 32, 32\); \[N, H, W, C\] is wanted"):
             transferjax.evaluate(lambda x: x, lambda x: x, (images, np.arange(8)), "fgsm")
-
-    def test_options_may_be_fractions(self):
-        [question] = read_questions("a=mi_fgsm:step_size=2/255,steps=3,loss=logit", 8, "linf")
-        assert question.options == (("step_size", 2 / 255), ("steps", 3), ("loss", "logit"))
-        assert (question.label, question.name) == ("a", "mi_fgsm")
 
     def test_an_l2_budget_that_rounding_eats_is_told(self, here, capsys):
         transferjax.evaluate("mynets.py:steep", "mynets.py:steep", "imgs", "fgsm", 2, norm="l2")
@@ -313,30 +232,6 @@ def test_few_images_know_where_they_are_from(here):
     for file, image in zip(sources, few.images, strict=True):
         np.testing.assert_array_equal(cv2.imread(file)[..., ::-1], image)
     assert given.read_sources("digits", data.load("digits", "test"), "", 3)[0].startswith("digits test ")
-
-
-def test_help_says_how_models_attacks_and_measures_are_written(capsys):
-    words = {"evaluate": "mynets.py:resnet:SEEN|1/255; default 8|transferjax catalogue|step_size=2/255",
-             "measure": "of accuracy, gradient_norm, smoothness, similarity|LABEL=MODEL",
-             "attack": "mynets.py:resnet|default mi_fgsm"}  # fmt: skip
-    for command, wanted in words.items():
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
-        out = " ".join(capsys.readouterr().out.split())
-        assert [word for word in wanted.split("|") if word not in out] == []
-    assert main(["catalogue"]) == 0
-    assert "\nmi_fgsm  " in capsys.readouterr().out
-    assert main(["catalogue", "bim"]) == 0
-    assert "steps: gradient steps; 10 by default" in capsys.readouterr().out
-
-
-def test_convert_and_prepare_have_their_own_flags(capsys):
-    for command, word in (("convert", "--model"), ("prepare", "--archive")):
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
-        out = capsys.readouterr().out
-        assert word in out
-        assert f"transferjax {command}" in out
 
 
 def test_a_study_by_the_path_of_its_config(tmp_path):

@@ -65,6 +65,8 @@ class TestNames:
         with pytest.raises(ValueError, match="does not fit") as error:
             loaded(theirs)
         assert "these names fit" not in str(error.value)
+        headline = str(error.value).partition("\n")[0]
+        assert headline.endswith("unexpected): is it of another architecture?")
 
     def test_convert_takes_the_mapping_from_a_file(self, weights, tmp_path):
         theirs = {name.replace("conv1.", "first."): value for name, value in weights.items()}

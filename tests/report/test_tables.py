@@ -2,7 +2,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transferjax.report import NOISE, asr_table, below_noise, model_table, spread, to_html, to_markdown
+from transferjax.report import (
+    NOISE,
+    asr_table,
+    below_noise,
+    model_table,
+    spread,
+    to_html,
+    to_markdown,
+    to_text,
+)
 
 
 def test_spread():
@@ -58,6 +67,15 @@ def test_markdown_marks_the_best_and_survives_gaps(make_results):
     assert "±" not in lines[3]  # one seed: no error
     assert lines[4].startswith("| IR | **4")
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_text_for_a_terminal_has_its_columns_under_each_other(make_results):
+    table = asr_table(make_results(targets=("VGG",), budgets=(4.0,), goals=("untargeted",)))
+    lines = to_text(table._replace(after=table.center.map("[{:.0f}]".format))).splitlines()
+    assert lines[0].split("  ", 1)[0] == "mechanism"
+    assert lines[-1].index("*") == lines[0].index("ε")
+    assert "±" not in "".join(lines)
+    assert all(line.endswith("]") for line in lines[2:])
 
 
 def test_a_missing_combination_is_a_dash(make_results):

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from transferjax import data
 from transferjax.checks import check_no_nan, check_outputs
 from transferjax.classes import check_classes
-from transferjax.command.given import Model
+from transferjax.command.given import Model, first_line
 from transferjax.data import Dataset
 from transferjax.data.dataset import rows_of
 from transferjax.predicts.conventions import CONVENTIONS, Guess, guess_preprocessing
@@ -95,12 +95,6 @@ def _check(model: Model, dataset: Dataset) -> None:
                 "of images that returns logits"
             ) from error
         raise ValueError(f"{model.label}: {model.what} on images {shape}, [N, H, W, C]: {said}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """An error of somebody else's, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _doubt(model: Model, images: Dataset, clean: np.ndarray) -> None:

@@ -242,7 +242,13 @@ def _run(what: str, function: Callable[[], Any]) -> Any:
     except ModuleNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """An error of somebody else's, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _needed(function: Any) -> list[str]:
