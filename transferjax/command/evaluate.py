@@ -12,12 +12,13 @@ import pandas as pd
 
 from transferjax import data as library
 from transferjax.attacks.craft import craft
-from transferjax.attacks.recipe import Recipe
+from transferjax.attacks.recipe import Recipe, name_of
 from transferjax.classes import check_classes
 from transferjax.command.given import Model, read_data, read_models
 from transferjax.data import Dataset
 from transferjax.files import replacing
 from transferjax.metrics import proportion_interval
+from transferjax.naming import described
 from transferjax.predicts.conventions import guess_preprocessing
 from transferjax.report import NOISE, Section, Table, write_sections
 from transferjax.study import registry
@@ -34,14 +35,14 @@ class Question:
     """An attack with its options and a budget; `eps` in pixel units of [0, 1]."""
 
     label: str
-    name: str
+    name: Any  # or a factory
     options: tuple[tuple[str, Any], ...]
     eps: float
     norm: str
 
     def attack(self) -> Recipe:
         """The attack itself."""
-        return registry.ATTACKS.row(self.name).factory(self.eps, norm=self.norm, **dict(self.options))
+        return registry.attack(self.name, self.eps, self.norm, **dict(self.options))
 
 
 def evaluate(
@@ -69,7 +70,8 @@ def evaluate(
     Args:
         surrogates, targets: models as `command.given` takes them: one, a list, or `{label: model}`.
         data: a `Dataset`, `(images uint8, labels)`, a folder `<class>/<image>`, or a name of `data.load`.
-        attacks: names of the catalogue, one or several, or `{label: (name, options)}`.
+        attacks: names of the catalogue, or functions `eps, **options -> attack`, one or several; or
+            `{label: (name or function, options)}`.
         eps_255: budgets in 1/255, one or several.
         norm: "linf" or "l2" (then eps_255 is an L2 norm in 1/255).
         split, count, size, crop: which images, and what is done to them; see `command.given.read_data`.
@@ -94,7 +96,8 @@ def evaluate(
     tries = [(source, q) for source in sources for q in questions] + [(None, q) for q in noises.values()]
     for source, question in tries:
         predict = (source or sources[0]).predict
-        crafted = craft(question.attack(), predict, images, seed=seed, batch_size=batch_size)
+        budget = {"eps": question.eps, "norm": question.norm}
+        crafted = craft(question.attack(), predict, images, seed=seed, batch_size=batch_size, **budget)
         for judge in judges:
             said = _answers(judge, images, crafted.images, batch_size)
             known = clean[id(judge.predict)], clean[id(source.predict)] if source else images.labels
@@ -112,20 +115,24 @@ def _questions(attacks: Any, eps_255: float | Sequence[float], norm: str) -> Ite
     if isinstance(attacks, Mapping):
         named = [(label, *_call(given)) for label, given in attacks.items()]
     else:
-        several = [attacks] if isinstance(attacks, str) else list(attacks)
-        named = [(_call(given)[0], *_call(given)) for given in several]
+        several = [attacks] if isinstance(attacks, str) or callable(attacks) else list(attacks)
+        named = [(_label(_call(given)[0]), *_call(given)) for given in several]
     for label, name, options in named:
         for eps in [eps_255] if isinstance(eps_255, int | float) else eps_255:
             question = Question(label, name, tuple(options.items()), float(eps) / 255, norm)
             try:
                 question.attack()
             except TypeError as error:
-                raise ValueError(f"attack {name!r}: {error}") from error
+                raise ValueError(f"attack {_label(name)!r}: {error}") from error
             yield question
 
 
-def _call(given: Any) -> tuple[str, dict[str, Any]]:
-    return (given, {}) if isinstance(given, str) else (given[0], dict(given[1]))
+def _call(given: Any) -> tuple[Any, dict[str, Any]]:
+    return (given[0], dict(given[1])) if isinstance(given, tuple) else (given, {})
+
+
+def _label(given: Any) -> str:
+    return given if isinstance(given, str) else name_of(given)
 
 
 @jax.jit
@@ -228,5 +235,5 @@ def write(out: Path, results: pd.DataFrame, settings: Mapping[str, Any]) -> None
         f"± is half of Wilson's 95 % interval, {NOISE!r} random signs of that budget. A target that is "
         "the surrogate itself is a white box."
     )
-    plain = json.loads(json.dumps(settings, default=str))
+    plain = json.loads(json.dumps(settings, default=described))
     write_sections(out, [Section("Transfer", text, tables(results), {})], "Transfer table", plain, {})

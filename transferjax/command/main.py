@@ -134,9 +134,14 @@ def _which(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _attack_flag(text: str) -> tuple[str, tuple[str, dict[str, Any]]]:
-    """`(label, (name, options))` of `dim`, `dim:rate=0.7,steps=20` or `mine=dim:rate=0.7`."""
+    """`(label, (name, options))` of `dim`, `dim:rate=0.7,steps=20`, `mine=dim:rate=0.7`, `file.py:name:rate=0.7`."""
+    from transferjax.study.registry import ATTACKS
+
     head, colon, options = text.partition(":")
     label, equals, name = head.partition("=")
+    own, _, more = options.partition(":")
+    if own.isidentifier() and (name or label) not in ATTACKS.rows():  # file.py:name, package.module:name
+        name, colon, options = f"{name or label}:{own}", more, more
     pairs = [pair.partition("=") for pair in options.split(",")] if colon else []
     if wrong := ["".join(pair) for pair in pairs if not pair[1]]:
         raise ValueError(f"attack {text!r}: expected NAME:OPTION=VALUE,…; got {wrong[0]!r}")
