@@ -29,7 +29,7 @@ def names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
 def named(place: str) -> tuple[ModuleType, Any]:
     """The module and what it holds, of `package.module:name` or `file.py:name`.
 
-    A file's directory goes before all others where modules are looked for, so that it may import its siblings.
+    Modules are looked for in a file's directory first, so that it may import its siblings.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -96,8 +96,7 @@ def evaluate(
     tries = [(source, q) for source in sources for q in questions] + [(None, q) for q in noises.values()]
     for source, question in tries:
         predict = (source or sources[0]).predict
-        budget = {"eps": question.eps, "norm": question.norm}
-        crafted = craft(question.attack(), predict, images, seed=seed, batch_size=batch_size, **budget)
+        crafted = craft(question.attack(), predict, images, seed=seed, batch_size=batch_size)
         for judge in judges:
             said = _answers(judge, images, crafted.images, batch_size)
             known = clean[id(judge.predict)], clean[id(source.predict)] if source else images.labels

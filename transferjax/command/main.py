@@ -134,7 +134,7 @@ def _which(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _attack_flag(text: str) -> tuple[str, tuple[str, dict[str, Any]]]:
-    """`(label, (name, options))` of `dim`, `dim:rate=0.7,steps=20`, `mine=dim:rate=0.7`, `file.py:name:rate=0.7`."""
+    """`(label, (name, options))` of `dim`, `dim:rate=0.7,steps=20`, `mine=dim:rate=0.7` or `file.py:name`."""
     from transferjax.study.registry import ATTACKS
 
     head, colon, options = text.partition(":")

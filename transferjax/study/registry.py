@@ -276,7 +276,8 @@ def attack(given: Any, eps: float, norm: str, **options: Any) -> Recipe:
     """An attack by its name, or of one's own factory.
 
     Args:
-        given: a row of the attacks, `package.module:name`, `file.py:name`, or a function `eps, **options -> attack`.
+        given: a row of the attacks, `package.module:name`, `file.py:name`, or a function
+            `eps, **options -> attack`.
         eps, norm: the budget; a factory without a norm is one of L∞.
         options: of the attack.
 
@@ -287,7 +288,7 @@ def attack(given: Any, eps: float, norm: str, **options: Any) -> Recipe:
     factory = ATTACKS.row(given).factory if isinstance(given, str) else recipe(given)
     if norm != "linf" or "norm" in inspect.signature(factory).parameters:
         factory = partial(factory, norm=norm)
-    return factory(eps, **options)
+    return factory(eps=eps, **options)
 
 
 def accepts(table: Table, call: Call, name: str) -> bool:
