@@ -113,7 +113,7 @@ def test_mistakes_are_one_line(given, message, here, capsys):
             {"mine": lambda eps: None},
             "attack '<lambda>': <lambda> returned NoneType None; expected an attack",
         ),
-        ([attacks.ascend(None, None, steps=1)], "takes a predict and images, as a finished attack does"),
+        ([attacks.ascend(None, None, steps=1)], "takes predict and images, as a finished attack does"),
     ],
 )
 def test_what_is_no_factory(given, message, linear, images):
@@ -130,7 +130,7 @@ def test_in_a_study_changed_code_is_another_result(here):
     call = lambda **options: binding.call_of(registry.ATTACKS, "ownattacks.py:named", options)  # noqa: E731
     before = call(rate=0.7)
     assert before.key == call(rate=0.7).key != call().key
-    with pytest.raises(Mistakes, match="has no option 'raet'.*did you mean rate"):
+    with pytest.raises(Mistakes, match=r"has no option 'raet'.*did you mean rate"):
         call(raet=0.7)
     with pytest.raises(Mistakes, match="nowhere"):
         binding.call_of(registry.ATTACKS, "nowhere:named", {})

@@ -107,7 +107,7 @@ class Recipe:
         """
         if info and "info" not in inspect.signature(self.run).parameters:
             raise TypeError(f"{self.name} gives no info: it is not made of `ascend`")
-        return enter(self.run, key, predict, images, labels, info=info)
+        return enter(self.run, key, predict, images, labels, info=info, name=self.name)
 
     def __repr__(self) -> str:
         usual = dict(self.usual)
@@ -190,8 +190,11 @@ def _bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) ->
         raise TypeError(f"{name}: {error}") from None
     bound.apply_defaults()
     for option, value in bound.arguments.items():
-        if value is not parameters[option].default:  # a default may mean more than a number: None, or 0
+        default = parameters[option].default
+        if value is not default:  # a default may mean more than a number: None, or 0
             check_option(option, value)
+            if isinstance(value, str) and isinstance(default, int | float):
+                raise ValueError(f"{option} must be a number, as its default {default!r} is; got {value!r}")
     values = {"step_size": None, "steps": 1, "norm": "linf"} | bound.arguments
     if "eps" in values:
         check_budget(values["eps"], values["step_size"], values["steps"], values["norm"])
@@ -230,9 +233,7 @@ def _check_factory(factory: Any) -> None:
     if not callable(factory):
         raise TypeError(f"{expected}; got {type(factory).__name__} {factory!r:.60}")
     if {"predict", "images"} <= inspect.signature(factory).parameters.keys():
-        raise TypeError(
-            f"{name_of(factory)} takes a predict and images, as a finished attack does; {expected}"
-        )
+        raise TypeError(f"{name_of(factory)} takes predict and images, as a finished attack does; {expected}")
 
 
 def name_of(function: Any) -> str:
