@@ -13,6 +13,7 @@ import pytest
 import transferjax
 from transferjax import attacks, data
 from transferjax.command.main import main
+from transferjax.command.written import attack_to_folder
 from transferjax.study import binding, registry
 from transferjax.study.mistakes import Mistakes
 
@@ -138,3 +139,19 @@ def test_in_a_study_changed_code_is_another_result(here):
     registry._own.cache_clear()
     sys.modules.pop("ownattacks")
     assert call(rate=0.7).key != before.key
+
+
+def test_what_attack_wrote_is_read_as_it_was(here, tmp_path):
+    """Grey stays grey, and a class without images keeps the numbers of those behind it."""
+    rng = np.random.default_rng(0)
+    clean = data.Dataset(
+        rng.integers(0, 256, (6, 6, 6, 1), dtype=np.uint8), np.array([9, 2, 2, 0, 5, 9]), num_classes=12
+    )
+    predict = jax.tree_util.Partial(lambda w, x: x.mean((1, 2)) @ w, jnp.ones((1, 12)))
+    made = attack_to_folder(attacks.noise(0.1), predict, clean, tmp_path)
+    for place in (tmp_path, tmp_path / "images"):
+        again = data.load(str(place), "")
+        np.testing.assert_array_equal(again.images, made.images)
+        np.testing.assert_array_equal(again.labels, clean.labels)
+        assert again.class_names == clean.class_names
+    assert data.load(str(tmp_path), "", size=12).images.shape == (6, 12, 12, 1)

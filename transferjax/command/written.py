@@ -47,6 +47,7 @@ def attack_to_folder(
         change = np.abs(image.astype(int) - dataset.images[index].astype(int)).max()
         rows.writerow([file, int(label), name, int(change)])
     write_text(out / "labels.csv", table.getvalue())
-    manifest: dict[str, Any] = {**crafted.manifest, "format": "png"}
+    kept = {"class_names": dataset.class_names, "channels": crafted.images.shape[-1]}
+    manifest: dict[str, Any] = {**crafted.manifest, "format": "png", **kept}
     write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return crafted

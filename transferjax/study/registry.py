@@ -2,7 +2,7 @@
 
 A row's `version` rises when its *definition* changes, defaults included: results of other versions are other
 results. (`tests/study/test_pins.py` fails when defaults move and the version does not.) Adding a row: one
-line here, and one in the pins.
+line here, and one in the pins. Attacks of one's own need no row: `package.module:name`, `file.py:name`.
 """
 
 import inspect
