@@ -33,7 +33,9 @@ def _nested(inner: GradFn, rule: Rule) -> GradFn:
 
     def checked(variable: PyTree, memory: Memory, *data: PyTree) -> Any:
         call_of(changed, name, "(x, memory, keys, labels) -> ((values, memory), gradient)")
-        found = changed(variable, memory, *data)
+        found: Any = changed(variable, memory, *data)
+        after: Any
+        grads: Any
         try:
             (_, after), grads = found
         except (TypeError, ValueError):

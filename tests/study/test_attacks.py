@@ -112,5 +112,7 @@ def test_an_attack_of_ones_own(context, tmp_path, monkeypatch):
 
 def test_an_attack_that_ends_in_nan_is_refused(context, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", list(sys.path))
-    (tmp_path / "lost.py").write_text("def mine(eps):\n    return lambda key, predict, x, y: x * float('nan')\n")
+    (tmp_path / "lost.py").write_text(
+        "def mine(eps):\n    return lambda key, predict, x, y: x * float('nan')\n"
+    )
     assert "ends in NaN" in failure(context, attacked(network(), Call(name=f"{tmp_path}/lost.py:mine")))

@@ -93,10 +93,10 @@ def _surrogate(context: Context, spec: Adversarial) -> Any:
     return context.cached(key, lambda: Snapshots.stack(several))
 
 
-def _crafting(spec: Adversarial) -> Callable[..., Array]:
-    """(examples, shared) -> uint8 images; the budget is traced, so that all share one compilation."""
+def _crafting(spec: Adversarial) -> Callable[..., tuple[Array, Array]]:
+    """As `crafting`; the budget is traced, so that all share one compilation."""
 
-    def batch(examples: data.Examples, shared: tuple) -> Array:
+    def batch(examples: data.Examples, shared: tuple) -> tuple[Array, Array]:
         predict, eps, key, aims, pool = shared
         attack = attack_of(spec.attack, spec.goal, eps, spec.norm, pool)
         return crafting(attack, eps, spec.norm)(examples, (predict, key, aims))
