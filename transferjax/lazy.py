@@ -1,8 +1,11 @@
-"""Names of a package that load their module when they are first asked for: who only attacks needs no HTTP."""
+"""Names that load their module when they are first asked for: who only attacks needs no HTTP."""
 
+import difflib
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -21,3 +24,29 @@ def names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any]
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return get, lambda: sorted({*vars(sys.modules[package]), *homes})
+
+
+def named(place: str) -> tuple[ModuleType, Any]:
+    """The module and what it holds, of `package.module:name` or `file.py:name`.
+
+    Modules are looked for in a file's directory first, so that it may import its siblings.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: no such module, or another one of the file's name is imported already.
+        ValueError: there is no such name in it.
+    """
+    module, _, name = place.partition(":")
+    path = Path(module).absolute()
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {module!r}")
+        sys.path[:0] = [] if str(path.parent) in sys.path[:1] else [str(path.parent)]
+    found = import_module(path.stem if path.suffix == ".py" else module)
+    there = Path(getattr(found, "__file__", None) or path)
+    if path.suffix == ".py" and there.resolve() != path.resolve():
+        raise ImportError(f"{module} cannot be imported beside {there}: give it another name")
+    if not hasattr(found, name):
+        near = difflib.get_close_matches(name, vars(found), n=3)
+        raise ValueError(f"{module} has no {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    return found, getattr(found, name)

@@ -8,7 +8,23 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.checks import check_loss
-from transferjax.typing import Array
+from transferjax.naming import place_of
+from transferjax.typing import Array, Loss
+
+
+def values_of(loss: Loss, logits: Array, targets: Array) -> Array:
+    """`loss(logits, targets)`, one value per example `[B]`.
+
+    Raises:
+        ValueError: another shape, by which the examples would weigh upon each other.
+    """
+    values = loss(logits, targets)
+    if (shape := jnp.shape(values)) != (count := logits.shape[:1]):
+        raise ValueError(
+            f"the loss {place_of(loss)} must return one value per example, shape {count}; got shape {shape}: "
+            "reduce over the classes, and not over the examples"
+        )
+    return values
 
 
 def one_hot(labels: Array, num_classes: int, dtype: jnp.dtype = jnp.float32) -> Array:

@@ -53,6 +53,13 @@ def described(value: object) -> str:
         return repr(value)
 
 
+def place_of(function: Any) -> str:
+    """What errors call a function, or what a factory made: `module.factory`, `module.function`."""
+    inner = getattr(function, "func", function)
+    name = str(getattr(inner, "__qualname__", type(inner).__qualname__))
+    return f"{getattr(inner, '__module__', '')}.{name.partition('.<locals>')[0]}"
+
+
 def digest(text: str | bytes) -> str:
     """16 hexadecimal digits."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:16]

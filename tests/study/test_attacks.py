@@ -1,5 +1,7 @@
 """Blocks of attacks: budgets of either norm from one program, and images that are mixed in."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,28 @@ def test_tuples_of_whole_numbers_are_numbers_where_numbers_are_meant():
     assert bind((1, 2)).key == bind((1.0, 2.0)).key != bind((1.0, 3.0)).key
     with pytest.raises(Mistakes, match="needs the option 'peak'"):
         binding.bound(network().training.replace(schedule=Call(name="constant")))
+
+
+def test_an_attack_of_ones_own(context, tmp_path, monkeypatch):
+    """By the file that holds it; with the pixels of the catalogue's that it is."""
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "studied.py").write_text(
+        "from transferjax import attacks\n\n"
+        "def mine(eps, steps=3, *, share: float = 0.5):\n    return attacks.bim(share * eps, steps)\n"
+    )
+    name = f"{tmp_path}/studied.py:mine"
+    mine, known = (Call(name=name, options={"share": 1.0}), Call(name="bim", options={"steps": 3}))
+    one, other = (make(context, attacked(network(), call)) for call in (mine, known))
+    np.testing.assert_array_equal(one["images"], other["images"])
+    spec = attacked(network(), mine)
+    assert from_json(to_json(spec)) == spec
+    with pytest.raises(Mistakes, match="share must be float; got 'a'"):
+        binding.call_of(registry.ATTACKS, name, {"share": "a"})
+
+
+def test_an_attack_that_ends_in_nan_is_refused(context, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "lost.py").write_text(
+        "def mine(eps):\n    return lambda key, predict, x, y: x * float('nan')\n"
+    )
+    assert "ends in NaN" in failure(context, attacked(network(), Call(name=f"{tmp_path}/lost.py:mine")))

@@ -63,11 +63,13 @@ from transferjax.attacks.catalogue.transformed import (
 from transferjax.attacks.cost import Spent, spent
 from transferjax.attacks.craft import Crafted, craft
 from transferjax.attacks.goals import choose_targets
-from transferjax.attacks.recipe import Recipe, recipe
+from transferjax.attacks.recipe import Momentum, Options, Recipe, recipe
 from transferjax.predicts.stochastic import Stochastic
 
 __all__ = [
     "Crafted",
+    "Momentum",
+    "Options",
     "Recipe",
     "Spent",
     "Stochastic",

@@ -11,9 +11,10 @@ import optax
 from transferjax.attacks.ensembles import Ensemble, mean_losses, members
 from transferjax.attacks.entrance import enter
 from transferjax.attacks.projections import Start
+from transferjax.attacks.vocabulary import check_option
 from transferjax.chain import chain, initial_memory
 from transferjax.checks import check_no_nan, check_outputs
-from transferjax.losses import cross_entropy
+from transferjax.losses import cross_entropy, values_of
 from transferjax.predicts.snapshots import Snapshots, check_members, nets_of
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in, per_example
@@ -37,7 +38,7 @@ def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = F
     direction = -1 if targeted else 1
 
     def objective(x: Array, keys: Key, labels: Array) -> tuple[Array, Array]:
-        values = direction * loss(logits_of(predict, keys, x), labels)
+        values = direction * values_of(loss, logits_of(predict, keys, x), labels)
         return values.sum(), values
 
     def grad_fn(x: Array, memory: Memory, keys: Key, labels: Array) -> tuple[tuple[Array, Memory], Array]:
@@ -67,7 +68,7 @@ def _looking(
         outputs = [logits_of(member, fold_in(keys, i), x) for i, member in enumerate(nets_of(predict))]
         classes = labels if labels.ndim == 1 else labels.argmax(-1)
         reached = [(logits.argmax(-1) == classes) == targeted for logits in outputs]
-        losses = [loss(logits, labels) for logits in outputs]
+        losses = [values_of(loss, logits, labels) for logits in outputs]
         return Info(jnp.stack(losses).mean(0), jnp.stack(reached).all(0))
 
     return look
@@ -108,6 +109,8 @@ def ascend(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
+    check_option("rules", rules)
+    check_option("member_rules", member_rules)
 
     def run(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
         check_members(predict, images)

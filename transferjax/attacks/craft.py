@@ -1,5 +1,7 @@
 """Crafting over a data set: batches, devices, progress, and files that a lossy format cannot spoil."""
 
+import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from transferjax import data
 from transferjax.attacks.crafted import Crafted, Place
+from transferjax.attacks.entrance import enter
 from transferjax.attacks.goals import check_goal, check_targets
 from transferjax.attacks.inspection import check_predict
 from transferjax.attacks.manifest import (
@@ -22,12 +25,13 @@ from transferjax.attacks.manifest import (
     outputs_of,
 )
 from transferjax.attacks.projections import eight_bit
-from transferjax.attacks.recipe import Recipe
-from transferjax.checks import check_labels
+from transferjax.attacks.recipe import Recipe, name_of
+from transferjax.checks import check_labels, check_no_nan
 from transferjax.devices import mapped
 from transferjax.files import alone
 from transferjax.memory import memory_advice
 from transferjax.naming import stable_name
+from transferjax.norms import norm as vector_norm
 from transferjax.random import fold_in
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -136,29 +140,55 @@ def _batches(
         if rows[-1] < start:
             continue
         with memory_advice(advice):
-            x = np.asarray(batch(examples, shared))[: len(rows)]
+            x, far = (np.asarray(part)[: len(rows)] for part in batch(examples, shared))
+        check_kept(name_of(attack), far, x.shape[1:], eps, norm)
         yield rows[rows >= start], x[rows >= start]
 
 
 def crafting(
     attack: Attack, eps: float, norm: str
-) -> Callable[[data.Examples, tuple[Predict, Key, Array]], Array]:
+) -> Callable[[data.Examples, tuple[Predict, Key, Array]], tuple[Array, Array]]:
     """`(examples, (predict, one key, classes [N])) -> uint8 images [B, H, W, C]`, rounded inside the ball.
 
-    The randomness of an image hangs on its place in the data set. Pure; `devices.mapped` compiles it.
+    Beside them: how far each image `[B]` was from the clean one, for `check_kept`. The randomness of an image
+    hangs on its place in the data set. Pure; `devices.mapped` compiles it.
 
     Args:
         attack: `(keys, predict, images, labels) -> images`.
         eps, norm: the budget; eps may be traced.
     """
 
-    def batch(examples: data.Examples, shared: tuple[Predict, Key, Array]) -> Array:
+    def batch(examples: data.Examples, shared: tuple[Predict, Key, Array]) -> tuple[Array, Array]:
         predict, key, classes = shared
-        clean = data.to_float(examples.images)
-        images = attack(fold_in(key, examples.indices), predict, clean, classes[examples.indices])
-        return jnp.round(255 * eight_bit(norm, eps)(images, clean)).astype(jnp.uint8)
+        clean, keys = data.to_float(examples.images), fold_in(key, examples.indices)
+        images = enter(attack, keys, predict, clean, classes[examples.indices], name=name_of(attack))
+        kept = jnp.round(255 * eight_bit(norm, eps)(images, clean)).astype(jnp.uint8)
+        moved = (images - clean).reshape(len(clean), -1)
+        return kept, jnp.abs(moved).max(-1) if norm == "linf" else vector_norm(moved, -1)
 
     return batch
+
+
+def check_kept(name: str, far: np.ndarray, shape: tuple[int, ...], eps: float, norm: str) -> None:
+    """What an attack gave, before it was rounded: numbers, in the ball up to half a level of 8 bits.
+
+    Args:
+        name: of the attack.
+        far: how far each image is from the clean one, `[B]`.
+        shape: of one image.
+        eps, norm: the budget; who leaves it is warned.
+
+    Raises:
+        ValueError: NaN.
+    """
+    check_no_nan(far, f"{name} ends in NaN", "the gradient of predict: a norm, a sqrt or a division at zero")
+    half = 0.5 / 255 * (1 if norm == "linf" else math.sqrt(math.prod(shape)))
+    if (beyond := far > 1.001 * eps + half).any():
+        warnings.warn(
+            f"{name} leaves the ball: {int(beyond.sum())} of {len(far)} images lie up to {far.max():.4g} "
+            f"from the clean ones, in a budget of eps={eps:.4g} ({norm}); they are cut back to it",
+            stacklevel=4,
+        )
 
 
 def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:

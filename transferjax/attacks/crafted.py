@@ -35,6 +35,11 @@ class Crafted:
     targets: np.ndarray | None
     manifest: dict[str, Any]
 
+    def __repr__(self) -> str:
+        towards = "" if self.targets is None else ", with targets"
+        size = " x ".join(map(str, self.images.shape[1:]))
+        return f"Crafted({len(self.images)} images, {size}{towards}, by {self.manifest.get('attack')})"
+
     @classmethod
     def load(cls, directory: str | Path) -> "Crafted":
         """What `craft` wrote.

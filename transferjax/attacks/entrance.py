@@ -7,10 +7,12 @@ the dtype that came, rounded so that it stays in the ball.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from transferjax.attacks.projections import inwards
-from transferjax.checks import check_examples, check_no_nan
+from transferjax.checks import check_examples, check_labels, check_no_nan, has_values
+from transferjax.predicts.snapshots import Snapshots, nets_of
 from transferjax.typing import Array, Key, Predict
 
 
@@ -23,6 +25,7 @@ def enter(
     *,
     soft: bool = False,
     info: bool = False,
+    name: str = "the attack",
 ) -> Any:
     """`run(key, predict, images, labels)`, with images that it can work with.
 
@@ -31,16 +34,37 @@ def enter(
         key, predict, images, labels: as every attack takes them.
         soft: probabilities `[B, K]` may stand for the labels.
         info: `run` takes `info=True`, and returns a pair.
+        name: what errors call it.
 
     Raises:
-        ValueError: see `checks`; adversarial images with NaN, where there are values.
+        TypeError: a predict in the place of the key.
+        ValueError: see `checks`; labels that are no classes of predict, where there are values; what is no
+            adversarial images of the same shape, or has NaN, where there are values.
     """
+    if callable(key):
+        raise TypeError(f"key comes first, {name}(key, predict, images, labels); got {type(key).__name__}")
     check_examples(images, labels, soft=soft, empty=True)
     images = jnp.asarray(images)
     if not len(images) and not info:
         return images
+    if has_values(labels) and has_values(images) and jnp.ndim(labels) == 1:
+        _check_classes(predict, images, labels)
     wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     found = run(key, predict, wide, labels, **({"info": True} if info else {}))
     x, seen = found if info else (found, None)
-    check_no_nan(x, "the attack ends in NaN", "the gradient of predict: a norm, a sqrt or a division at zero")
+    if getattr(x, "shape", None) != images.shape:
+        said = f"shape {x.shape}" if hasattr(x, "shape") else type(x).__name__
+        raise ValueError(f"{name} must return images of the shape it was given, {images.shape}; got {said}")
+    check_no_nan(x, f"{name} ends in NaN", "the gradient of predict: a norm, a sqrt or a division at zero")
     return (inwards(x, images), seen) if info else inwards(x, images)
+
+
+def _check_classes(predict: Any, images: Array, labels: Array) -> None:
+    """Labels that every predict has a logit for; looks at shapes alone."""
+    for member in (predict.at(0),) if isinstance(predict, Snapshots) else nets_of(predict):
+        try:
+            logits = jax.eval_shape(member, images)
+        except Exception:  # what is wrong with it is said by who needs its answers
+            return
+        if len(getattr(logits, "shape", ())) == 2:
+            check_labels(labels, len(images), logits.shape[1])

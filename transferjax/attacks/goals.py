@@ -45,7 +45,7 @@ def is_targeted(attack: Attack) -> bool | None:
     attack = inspect.unwrap(attack)  # of `jit`
     if not isinstance(attack, Recipe):
         return getattr(attack, "targeted", None)
-    return bool(dict(attack.settings).get("targeted", getattr(attack.run, "targeted", False)))
+    return bool(dict(attack.settings).get("targeted", is_targeted(attack.run)))
 
 
 def check_goal(attack: Attack, targets: object = None, targeted: bool | None = None) -> None:

@@ -107,7 +107,7 @@ class Recipe:
         """
         if info and "info" not in inspect.signature(self.run).parameters:
             raise TypeError(f"{self.name} gives no info: it is not made of `ascend`")
-        return enter(self.run, key, predict, images, labels, info=info)
+        return enter(self.run, key, predict, images, labels, info=info, name=self.name)
 
     def __repr__(self) -> str:
         usual = dict(self.usual)
@@ -190,8 +190,11 @@ def _bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) ->
         raise TypeError(f"{name}: {error}") from None
     bound.apply_defaults()
     for option, value in bound.arguments.items():
-        if value is not parameters[option].default:  # a default may mean more than a number: None, or 0
+        default = parameters[option].default
+        if value is not default:  # a default may mean more than a number: None, or 0
             check_option(option, value)
+            if isinstance(value, str) and isinstance(default, int | float):
+                raise ValueError(f"{option} must be a number, as its default {default!r} is; got {value!r}")
     values = {"step_size": None, "steps": 1, "norm": "linf"} | bound.arguments
     if "eps" in values:
         check_budget(values["eps"], values["step_size"], values["steps"], values["norm"])
@@ -208,27 +211,56 @@ def recipe(factory: Callable | None = None, /, *, without: Sequence[str] = (), *
     """Lets a factory return a `Recipe`: its attack, with the hyper-parameters it was made with.
 
     Args:
-        factory: of an attack; its `**options: Unpack[Options]` (or `Momentum`) are the shared ones.
+        factory: `(eps, **options) -> attack`; its `**options: Unpack[Options]` (or `Momentum`) are the shared
+            ones. One that returns recipes already stays as it is.
         without: shared options that this recipe does not leave to its user.
         defaults: of shared options, where this recipe has others.
+
+    Raises:
+        TypeError: what is no factory, such as an attack that one made.
     """
     if factory is None:
         return lambda factory: _recipe(factory, without, DEFAULTS | defaults)
-    return _recipe(factory, (), DEFAULTS)
+    _check_factory(factory)
+    made = inspect.signature(factory).return_annotation is Recipe
+    return factory if made else _recipe(factory, (), DEFAULTS)
+
+
+def _check_factory(factory: Any) -> None:
+    expected = "expected what makes attacks, a function (eps, **options) -> attack"
+    if isinstance(factory, Recipe):
+        raise TypeError(f"{factory!r:.80} is a finished attack, its eps is bound; {expected}")
+    if not callable(factory):
+        raise TypeError(f"{expected}; got {type(factory).__name__} {factory!r:.60}")
+    if {"predict", "images"} <= inspect.signature(factory).parameters.keys():
+        raise TypeError(f"{name_of(factory)} takes predict and images, as a finished attack does; {expected}")
+
+
+def name_of(function: Any) -> str:
+    """What errors call an attack or its factory."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    return str(getattr(inner, "name", getattr(inner, "__name__", type(inner).__name__)))
 
 
 def _recipe(factory: Callable[P, Attack], without: Sequence[str], defaults: dict) -> Callable[P, Recipe]:
     signature, build = _signature(factory, without, defaults), cast(Callable[..., Attack], factory)
+    called = name_of(factory)
     usual = tuple((n, p.default) for n, p in signature.parameters.items() if p.default is not p.empty)
 
     @wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> Recipe:
-        bound = _bind(factory.__name__, signature, args, kwargs)
+        bound = _bind(called, signature, args, kwargs)
         values = {n: v for n, v in bound.arguments.items() if n in signature.parameters}
         for several in [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]:
             values |= values.pop(several)  # a factory of one's own, whose options nobody knows
         settings = tuple((name, _canonical(value)) for name, value in values.items())
-        return Recipe(factory.__name__, settings, build(*bound.args, **bound.kwargs), usual)
+        attack = build(*bound.args, **bound.kwargs)
+        if not callable(attack):
+            raise TypeError(
+                f"{called} returned {type(attack).__name__} {attack!r:.40}; expected an attack, a function "
+                "(key, predict, images, labels) -> images: is its `return` missing?"
+            )
+        return Recipe(called, settings, attack, usual)
 
     make.__signature__ = signature  # type: ignore[attr-defined]
     make.__doc__ = _help(factory, signature)

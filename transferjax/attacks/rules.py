@@ -21,6 +21,8 @@ import optax
 
 from transferjax.attacks.projections import ball, uniform
 from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs, sign
+from transferjax.chain import call_of
+from transferjax.naming import place_of
 from transferjax.norms import unit
 from transferjax.random import fold_in
 from transferjax.typing import Array, GradFn, Key, Memory, PyTree, Rule
@@ -101,7 +103,11 @@ def average(
     def rule(grad_fn: GradFn) -> GradFn:
         def one(number: Array | int, x: Array, memory: Memory, keys: Key, labels: Array):
             keys = fold_in(keys, number)
+            name = f"the transformation {place_of(transform)}"
+            call_of(transform, name, "(keys, x, number) -> x")
             y, pull = jax.vjp(lambda x: transform(fold_in(keys, 0), x, number), x)
+            if jnp.shape(y)[:1] != x.shape[:1] or jnp.ndim(y) != x.ndim:
+                raise ValueError(f"{name} must return as many images as x, {x.shape}; got {y.shape}")
             aux, grads = grad_fn(y, memory, fold_in(keys, 1), labels)
             grads = pull(grads)[0] if pull_back else grads
             if weight is None:

@@ -110,12 +110,18 @@ def explain(name: str, options: Collection[str]) -> str:
     return f"it takes {', '.join(options)}"
 
 
+RULES = ("outer_rules", "inner_rules", "rules", "member_rules")
+
+
 def check_option(name: str, value: Any) -> None:
     """One option, by its name; traced values and names that are not in the vocabulary pass.
 
     Raises:
-        ValueError: a number out of its range, no number at all, or no whole one; a switch that is no bool.
+        ValueError: a number out of its range, no number at all, or no whole one; a switch that is no bool; no
+            tuple of rules.
     """
+    if name in RULES and not (isinstance(value, list | tuple) and all(map(callable, value))):
+        raise ValueError(f"{name} must be a tuple of rules, (rule,) for one; got {value!r:.60}")
     if name in SWITCHES and not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False; got {value!r}")
     if name not in RANGES or isinstance(value, jax.core.Tracer):

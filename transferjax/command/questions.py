@@ -1,4 +1,7 @@
-"""Attacks with budgets, as people write them: `dim`, `dim:rate=0.7,step_size=2/255`, `mine=dim:rate=0.7`."""
+"""Attacks with budgets, as people write them.
+
+`dim`, `dim:rate=0.7,step_size=2/255`, `mine=dim:rate=0.7`, `file.py:name:OPTION=VALUE`; in Python functions.
+"""
 
 import ast
 import inspect
@@ -10,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from transferjax.attacks.recipe import MEANINGS, Recipe
+from transferjax.attacks.recipe import MEANINGS, Recipe, name_of
 from transferjax.study import registry
 
 LEVELS = 255
@@ -28,7 +31,7 @@ class Question:
     """
 
     label: str
-    name: str
+    name: Any  # or a factory
     options: tuple[tuple[str, Any], ...]
     eps_255: float
     norm: str
@@ -53,9 +56,8 @@ class Question:
         Raises:
             ValueError: an attack that is not there, or that does not take these options.
         """
-        factory = registry.ATTACKS.row(self.name).factory
         try:
-            return factory(self.eps_255 / LEVELS, norm=self.norm, **dict(self.options))
+            return registry.attack(self.name, self.eps_255 / LEVELS, self.norm, **dict(self.options))
         except (TypeError, ValueError) as error:
             raise ValueError(f"attack {self.label!r}: {error}") from None
 
@@ -64,8 +66,8 @@ def read_questions(attacks: Any, eps_255: float | Sequence[float], norm: str) ->
     """Every attack with every budget.
 
     Args:
-        attacks: one or several of `NAME`, `LABEL=NAME:OPTION=VALUE,…` and `(name, options)`, or
-            `{label: any of these}`.
+        attacks: one or several of `NAME`, `LABEL=NAME:OPTION=VALUE,…`, a function `eps, **options -> attack`,
+            and `(name or function, options)`, or `{label: any of these}`.
         eps_255: budgets in 1/255, one or several.
         norm: of the budgets.
 
@@ -75,7 +77,8 @@ def read_questions(attacks: Any, eps_255: float | Sequence[float], norm: str) ->
     if isinstance(attacks, Mapping):
         named = [(str(label), *_read(given)[1:]) for label, given in attacks.items()]
     else:
-        single = isinstance(attacks, str) or (isinstance(attacks, tuple) and isinstance(attacks[-1], Mapping))
+        pair = isinstance(attacks, tuple) and isinstance(attacks[-1], Mapping)
+        single = isinstance(attacks, str) or callable(attacks) or pair
         named = [_read(given) for given in ([attacks] if single else attacks)]
     labels = [label for label, _, _ in named]
     if twice := [label for label in labels if labels.count(label) > 1]:
@@ -99,14 +102,18 @@ def warn_of_thin(question: Question, shape: tuple[int, ...]) -> None:
         )
 
 
-def _read(given: Any) -> tuple[str, str, tuple[tuple[str, Any], ...]]:
-    """(label, name, options)."""
+def _read(given: Any) -> tuple[str, Any, tuple[tuple[str, Any], ...]]:
+    """(label, name or function, options)."""
     if not isinstance(given, str):
-        name, options = given
+        name, options = given if isinstance(given, tuple) else (given, {})
+        label = name if isinstance(name, str) else name_of(name)
         said = ",".join(f"{key}={value}" for key, value in options.items())
-        return f"{name}:{said}" if said else name, name, tuple(options.items())
+        return f"{label}:{said}" if said else label, name, tuple(options.items())
     head, colon, options = given.partition(":")
     label, equals, name = head.partition("=")
+    own, _, more = options.partition(":")
+    if own.isidentifier() and (name or label) not in registry.ATTACKS.rows():  # file.py:name
+        name, colon, options = f"{name or label}:{own}", more, more
     pairs = [pair.partition("=") for pair in options.split(",")] if colon else []
     if wrong := ["".join(pair) for pair in pairs if not pair[1]]:
         raise ValueError(f"attack {given!r}: expected NAME:OPTION=VALUE,…; got {wrong[0]!r}")

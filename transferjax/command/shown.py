@@ -17,6 +17,7 @@ from transferjax.command.questions import Question
 from transferjax.data import Dataset
 from transferjax.files import replacing
 from transferjax.metrics import proportion_interval
+from transferjax.naming import described
 from transferjax.report import NOISE, Section, Table, images_section, write_sections
 
 LEVEL = 0.025
@@ -141,7 +142,7 @@ def write(
         f"Images that an attack made on a surrogate, shown to targets: {results['images'].iloc[0]} images of "
         f"{looked.num_classes} classes. {legend('bold')}"
     )
-    plain = json.loads(json.dumps(settings, default=str))
+    plain = json.loads(json.dumps(settings, default=described))
     parts = [Section("Transfer", text, tables(results), {}), images_section(_examples(looked, clean, shown))]
     write_sections(out, parts, "Transfer table", plain, _environment())
 

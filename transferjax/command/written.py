@@ -63,6 +63,7 @@ def attack_to_folder(
     write_text(out / "labels.csv", table.getvalue())
     manifest: dict[str, Any] = {
         **crafted.manifest, "format": "png", "surrogate": dict(surrogate), "sources": list(sources),
+        "class_names": dataset.class_names, "channels": crafted.images.shape[-1],
     }  # fmt: skip
     write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return crafted

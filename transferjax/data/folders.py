@@ -1,6 +1,7 @@
 """People's own images: a folder per class, and the layout of the NIPS 2017 attack competition."""
 
 import csv
+import json
 import mimetypes
 import os
 import warnings
@@ -8,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -61,6 +63,8 @@ def load_folder(
 ) -> Dataset:
     """The images of a folder (see `image_folder`) in memory, and a line that says what was done to them.
 
+    What `transferjax attack` wrote comes back with its labels, the names of all classes, and its channels.
+
     Args:
         path, split: as in `image_folder`.
         size: height and width to resize to; None leaves images as they are.
@@ -84,7 +88,8 @@ def load_folder(
         dataset = _as_they_are(path, split, sizes)
     else:
         found = image_folder(path, split, size=size, crop=noted).to_dataset()
-        dataset = replace(found, fingerprint=digest(found.fingerprint, crop))
+        images = found.images[..., : _channels(Path(path) / split)]
+        dataset = replace(found, images=images, fingerprint=digest(found.fingerprint, crop))
     print(f"{Path(path) / split}: {_what_was_done(dataset, sizes, size, crop)}")
     return dataset
 
@@ -92,9 +97,10 @@ def load_folder(
 def _as_they_are(path: str | os.PathLike[str], split: str, sizes: Counter[tuple[int, int]]) -> Dataset:
     root, files, labels, classes = _found(path, split)
     images: list[np.ndarray] = []
+    channels = _channels(root)
     for file in tqdm(files, f"decode {root.name}", unit="image", disable=None, leave=False):
         try:
-            images.append(decode(file.read_bytes()))
+            images.append(decode(file.read_bytes())[..., :channels])
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         sizes[images[-1].shape[0], images[-1].shape[1]] += 1
@@ -127,6 +133,12 @@ def _found(path: str | os.PathLike[str], split: str) -> tuple[Path, list[Path], 
     root = Path(path) / split
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; expected {root}/<class>/<image>")
+    if (written := _written(root)) is not None:
+        place, said = written
+        with (place / "labels.csv").open(newline="") as table:
+            rows = [(place / row["file"], int(row["label"])) for row in csv.DictReader(table)]
+        labels = np.array([label for _, label in rows], np.int32)
+        return root, [file for file, _ in rows], labels, tuple(said["class_names"])
     outside = {root.resolve(), *root.resolve().parents}
     folders = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
     found = {f.name: sorted(_walk(f, outside)) for f in folders if f.resolve() not in outside}
@@ -137,6 +149,24 @@ def _found(path: str | os.PathLike[str], split: str) -> tuple[Path, list[Path], 
     _say_what_is_left_out(root, found)
     labels = np.array([label for _, label in paths], np.int32)
     return root, [file for file, _ in paths], labels, tuple(classes)
+
+
+def _written(root: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The directory of images that `transferjax attack` wrote, and what it says of them; None for another."""
+    for place in (root, root.parent):
+        if (place / "labels.csv").is_file() and (place / "manifest.json").is_file():
+            try:
+                said = dict(json.loads((place / "manifest.json").read_text()))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{place / 'manifest.json'} is damaged: {error}") from error
+            return (place, said) if {"class_names", "channels"} <= said.keys() else None
+    return None
+
+
+def _channels(root: Path) -> int:
+    """Of the images in a folder; those of a PNG with one are read as three that are the same."""
+    written = _written(root)
+    return 3 if written is None else int(written[1]["channels"])
 
 
 def _walk(folder: Path, outside: set[Path]) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from transferjax.models.modes import in_mode, module_in_mode
 from transferjax.random import fold_in, typed
@@ -25,7 +26,13 @@ class Forward:
 
     def __call__(self, variables: PyTree, mean: Array, std: Array, images: Array) -> Array:
         module = module_in_mode(self.module, train=False)
-        logits = module.apply(variables, (images - mean) / std, **in_mode(module, train=False))
+        try:
+            logits = module.apply(variables, (images - mean) / std, **in_mode(module, train=False))
+        except ScopeParamShapeError as error:
+            raise ValueError(
+                f"{type(module).__name__} does not fit images of shape {images.shape}, whose last axis has "
+                f"the channels: {error}"
+            ) from error
         return cast(Array, logits)
 
 

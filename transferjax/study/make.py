@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import data
-from transferjax.attacks.craft import crafting
+from transferjax.attacks.craft import check_kept, crafting
 from transferjax.devices import mapped
 from transferjax.memory import memory_advice
 from transferjax.predicts.snapshots import Snapshots
@@ -75,7 +75,9 @@ def adversarial(context: Context, members: Sequence[Adversarial]) -> Iterator[tu
             jnp.asarray(aims),
             _pool(spec, dataset),
         )
-        images = context.each(craft, dataset, shared, f"{spec.attack.name} {255 * member.eps:.3g}/255")
+        text = f"{spec.attack.name} {255 * member.eps:.3g}/255"
+        images, far = context.each(craft, dataset, shared, text)
+        check_kept(spec.attack.name, far, images.shape[1:], member.eps, spec.norm)
         yield member, {"arrays": {"images": images, "aims": np.asarray(aims, np.int32)}}
 
 
@@ -91,10 +93,10 @@ def _surrogate(context: Context, spec: Adversarial) -> Any:
     return context.cached(key, lambda: Snapshots.stack(several))
 
 
-def _crafting(spec: Adversarial) -> Callable[..., Array]:
-    """(examples, shared) -> uint8 images; the budget is traced, so that all share one compilation."""
+def _crafting(spec: Adversarial) -> Callable[..., tuple[Array, Array]]:
+    """As `crafting`; the budget is traced, so that all share one compilation."""
 
-    def batch(examples: data.Examples, shared: tuple) -> Array:
+    def batch(examples: data.Examples, shared: tuple) -> tuple[Array, Array]:
         predict, eps, key, aims, pool = shared
         attack = attack_of(spec.attack, spec.goal, eps, spec.norm, pool)
         return crafting(attack, eps, spec.norm)(examples, (predict, key, aims))

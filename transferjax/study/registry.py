@@ -2,19 +2,23 @@
 
 A row's `version` rises when its *definition* changes, defaults included: results of other versions are other
 results. (`tests/study/test_pins.py` fails when defaults move and the version does not.) Adding a row: one
-line here, and one in the pins.
+line here, and one in the pins. Attacks of one's own need no row: `package.module:name`, `file.py:name`.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, get_type_hints
 
+from transferjax import lazy
 from transferjax.attacks import vocabulary
+from transferjax.attacks.recipe import Recipe, recipe
+from transferjax.naming import digest
 from transferjax.study import ranges
-from transferjax.study.mistakes import Mistakes, nearest
+from transferjax.study.mistakes import Mistakes, nearest, one_line
 from transferjax.study.specs import Call
 
 
@@ -24,23 +28,27 @@ class Row:
 
     Args:
         place: "module:attribute" of the factory, or "module:attribute[key]".
-        version: of its definition.
+        version: of its definition; of one's own factory, the digest of the file it stands in.
         free: options that change no result, such as `chunk`.
         slot: which slot of training a part fills.
         column: what reports call the quantity.
         alone: an attack of one surrogate; the others take several.
+        wrap: makes one's own factory one like those of the table.
     """
 
     place: str
-    version: int = 1
+    version: int | str = 1
     free: tuple[str, ...] = ()
     slot: str = ""
     column: str = ""
     alone: bool = False
+    wrap: Callable[[Any], Callable[..., Any]] | None = None
 
     @property
     def factory(self) -> Callable[..., Any]:
         """The function itself; its module is imported now."""
+        if self.wrap is not None:
+            return self.wrap(lazy.named(self.place)[1])
         module, _, attribute = self.place.partition(":")
         name, _, key = attribute.partition("[")
         found = getattr(import_module(module), name)
@@ -51,21 +59,25 @@ class Row:
 class Table:
     """Rows by name; `offered` parameters are filled by the engine from the spec around a call.
 
-    `allowed` says what the others may be.
+    `allowed` says what the others may be. Where there is a `wrap` (see `Row`), `package.module:name` and
+    `file.py:name` are names too.
     """
 
     what: str
     rows: Callable[[], Mapping[str, Row]]
     offered: frozenset[str] = frozenset()
     allowed: ranges.Ranges = field(default_factory=dict)
+    wrap: Callable[[Any], Callable[..., Any]] | None = None
 
     def row(self, name: str) -> Row:
         """The row of that name.
 
         Raises:
-            Mistakes: unknown, with the nearest names.
+            Mistakes: unknown, with the nearest names; or no factory.
         """
         rows = self.rows()
+        if self.wrap is not None and ":" in name:
+            return _own(self.what, name, self.wrap)
         if name not in rows:
             raise Mistakes([f"unknown {self.what} {name!r}; {nearest(name, rows)}"])
         return rows[name]
@@ -80,12 +92,27 @@ class Table:
         }
 
 
+@cache
+def _own(what: str, place: str, wrap: Callable[[Any], Callable[..., Any]]) -> Row:
+    """The row of somebody's own factory: other code in its file is another version."""
+    try:
+        module, found = lazy.named(place)
+        wrap(found)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise Mistakes([f"{what} {place!r}: {one_line(error)}"]) from error
+    files = {module.__file__, inspect.getsourcefile(inspect.unwrap(getattr(found, "func", found)))} - {None}
+    source = digest(" ".join(sorted(digest(Path(str(file)).read_bytes()) for file in files)))
+    return Row(place, version=source, wrap=wrap)
+
+
 def _rows(module: str, names: str, **options: Any) -> dict[str, Row]:
     return {name: Row(f"{module}:{name}", **options) for name in names.split()}
 
 
-def _table(what: str, rows: Mapping[str, Row], offered: str, allowed: ranges.Ranges) -> Table:
-    return Table(what, lambda: rows, frozenset(offered.split()), allowed)
+def _table(
+    what: str, rows: Mapping[str, Row], offered: str, allowed: ranges.Ranges, wrap: Any = None
+) -> Table:
+    return Table(what, lambda: rows, frozenset(offered.split()), allowed, wrap)
 
 
 @cache
@@ -114,6 +141,7 @@ ATTACKS = _table(
     },
     "eps norm targeted pool",
     vocabulary.RANGES,
+    recipe,
 )
 PARTS = _table(
     "mechanism part",
@@ -244,6 +272,25 @@ def check_surrogates(call: Call, count: int) -> None:
         raise ValueError(f"{call.name} takes one surrogate, not {count}: put `mean_logits` around them")
 
 
+def attack(given: Any, eps: float, norm: str, **options: Any) -> Recipe:
+    """An attack by its name, or of one's own factory.
+
+    Args:
+        given: a row of the attacks, `package.module:name`, `file.py:name`, or a function
+            `eps, **options -> attack`.
+        eps, norm: the budget; a factory without a norm is one of L∞.
+        options: of the attack.
+
+    Raises:
+        ValueError: what is no attack, or a value that an option may not have.
+        TypeError: an option that it does not have.
+    """
+    factory = ATTACKS.row(given).factory if isinstance(given, str) else recipe(given)
+    if norm != "linf" or "norm" in inspect.signature(factory).parameters:
+        factory = partial(factory, norm=norm)
+    return factory(eps=eps, **options)
+
+
 def accepts(table: Table, call: Call, name: str) -> bool:
     """Whether a row's factory has that parameter."""
     return name in inspect.signature(table.row(call.name).factory).parameters
@@ -267,7 +314,7 @@ def _resolved(parameter: inspect.Parameter) -> inspect.Parameter:
     """With its type; recipes write those of the options that they share as text."""
     if not isinstance(parameter.annotation, str):
         return parameter
-    return parameter.replace(annotation=_shared_types()[parameter.name])
+    return parameter.replace(annotation=_shared_types().get(parameter.name, parameter.empty))
 
 
 @cache

@@ -118,7 +118,7 @@ class Call(Spec):
     name: str
     options: Options = ()
     free: Options = ()
-    version: int = 1
+    version: int | str = 1
     unkeyed: ClassVar = ("free",)
 
     @property
