@@ -84,6 +84,17 @@ def test_the_committed_studies_are_valid():
         ({"attack__2": {"eps": 3}}, "the engine gives it"),
         ({"attack__1": "fab", "attack__2": {}}, "fab has no targeted form"),
         ({"block__eps_255": (4000,)}, "0–255"),
+        ({"block__eps_255": (32 / 255,)}, r"below 1/255, and .* lose it: write eps_255=\(32,\)"),
+        (
+            {
+                "network__start": {
+                    "kind": "Pretrained",
+                    "model": common.call("resnet50"),
+                    "file": "r.safetensors",
+                }
+            },
+            "'r.safetensors' are not there: .*timm's resnet50 .*transferjax convert resnet50.pth",
+        ),
         ({"block__eps_255": ()}, "eps_255 .* is empty"),
         ({"block__targets": ()}, "targets is empty"),
         ({"block__targets": ("VVG",)}, "unknown network 'VVG'; did you mean VGG"),
@@ -104,7 +115,8 @@ def test_mistakes_are_named(change, message):
 def test_all_mistakes_come_at_once_and_once():
     with pytest.raises(Mistakes) as caught:
         read(small(attack__2={"stpes": 3}, block__targets=("VVG",), network__training__epcohs=3))
-    assert len(caught.value.lines) == 4  # both networks have that training
+    assert len(caught.value.lines) == 3
+    assert "network 'ST', network 'VGG': unknown field" in str(caught.value)  # both have that training
     assert all("\n" not in line for line in caught.value.lines)
 
 
