@@ -181,11 +181,35 @@ def variant(text, **defaults):
     """`:name,key=value` after a config's file: the defaults with what the text says.
 
     `variant("seeds=3", seeds=1)` is `{"seeds": 3}`; a name alone is a switch: `variant("b", b=False)`.
+
+    Raises:
+        ValueError: an unknown key, or a value that is none of its kind.
     """
     found = dict(defaults)
     for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
+        name, equals, value = part.partition("=")
         if name not in defaults:
             raise ValueError(f"unknown variant {name!r}: use {', '.join(defaults)}")
-        found[name] = type(defaults[name])(value or True)
+        found[name] = _value(name, value, type(defaults[name])) if equals else _switched(name, defaults[name])
+    if found.get("seeds", 1) < 1:
+        raise ValueError(f"seeds={found['seeds']}: expected at least 1, how many trainings of each mechanism")
     return found
+
+
+def _switched(name, default):
+    if type(default) is not bool:
+        raise ValueError(f"{name}: a value is missing, as in {name}={default or '…'}")
+    return True
+
+
+def _value(name, value, kind):
+    """A variant's value as its default is: true or false, a number, a text."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[value.lower()]
+        if not value:
+            raise ValueError
+        return kind(value)
+    except (KeyError, ValueError):
+        raise ValueError(f"{name}={value}: expected {words}") from None

@@ -8,6 +8,7 @@ spread by is published, see `experiments/intervals.py`); `smoke` is a run for te
 """
 
 from configs import common
+from configs.methods import named
 
 INK = {"mean": (0.31,), "std": (0.38,)}
 TARGETS = {
@@ -21,7 +22,7 @@ def get_config(variant=""):
     """ST, SAM, IR and SAM&IR surrogates in some seeds, three targets of other architectures."""
     given = common.variant(variant, smoke=False, seeds=2, first=0, mechanisms="ST+SAM+IR+SAM&IR")
     smoke, seeds = given["smoke"], range(given["first"], given["first"] + given["seeds"])
-    mechanisms, targets = given["mechanisms"].split("+"), TARGETS
+    mechanisms, targets = named(given["mechanisms"]), TARGETS
     epochs, width, blocks, train, test, eps_255 = 8, 8, (1, 1, 1), 0, 0, (16, 32, 48)
     if smoke:
         mechanisms, seeds = ("ST", "SAM&IR"), range(1)

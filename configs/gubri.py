@@ -9,7 +9,7 @@
 | `cpu` | the S&P study's narrow ResNet-18 | 6, decays at 2 and 4 | its four, and six trained otherwise |
 | `smoke` | tiny | 2 | one; for tests |
 
-Behind a scale, `,key=value` changes it: `cpu,seeds=1,length=6,count=200,views=training+claims`; `length` is
+Behind a scale, `,key=value` changes it: `cpu,seeds=1,length=6,count=200,tables=training+claims`; `length` is
 the surrogates' epochs. "Going Further: Flatness at the Rescue of Early Stopping": BIM of 50 steps at 4/255,
 three seeds, bands of two standard deviations. A surrogate is a network after each of the epochs, averages
 included (SWA, WASAM: of the epochs since the first decay); where training should have stopped is chosen on

@@ -71,16 +71,37 @@ def _read(text):
     return name, tau, rest != text
 
 
+def _check_tau(name, tau):
+    """Whether a mechanism has the magnitude that is asked for.
+
+    Raises:
+        ValueError: it has none, or not that one, or the number begins with a zero, as no τ does.
+    """
+    if name not in _MAGNITUDES:
+        raise ValueError(f"{name}_{tau}: {name} has no τ: write {name}")
+    last = len(_MAGNITUDES[name][2])
+    if str(int(tau)) != tau:
+        raise ValueError(f"{name}_{tau}: expected a τ from 1 to {last}, in digits as in {name}_{last}")
+
+
+def _unknown(name):
+    near = {each.upper(): each for each in MECHANISMS}.get(name.upper())
+    meant = f"did you mean {near}?" if near else f"expected one of {', '.join(MECHANISMS)}"
+    return ValueError(f"unknown mechanism {name!r}: {meant}")
+
+
 def _part(name, tau, paper, dataset):
     """The parts of one mechanism."""
+    if name not in MECHANISMS:
+        raise _unknown(name)
+    if tau:
+        _check_tau(name, tau)
     if paper and name not in _PAPER:
         raise ValueError(f"{name}[paper]: paper and code agree on {name}; they differ on {', '.join(_PAPER)}")
     if name == "ST":
         return ()
     if name in _OTHERS:
         return _OTHERS[name]
-    if name not in _MAGNITUDES:
-        raise ValueError(f"unknown mechanism {name!r}: expected one of {', '.join(MECHANISMS)}")
     factory, parameter, *values = _MAGNITUDES[name]
     place = DATASETS.index(dataset)
     if not tau and name not in _TABLES:
@@ -110,8 +131,30 @@ def strength(mechanism, dataset="cifar10"):
 
 
 def method(mechanism, dataset="cifar10"):
-    """The parts of a mechanism: "ST", "SAM", "IR_5" (τ = 5), "IR[paper]", "SAM&IR", "SAM_1&JR"."""
+    """The parts of a mechanism: "ST", "SAM", "IR_5" (τ = 5), "IR[paper]", "SAM&IR", "SAM_1&JR".
+
+    Raises:
+        ValueError: an unknown one, a magnitude that it has not, or a part that two of a sum have.
+    """
     if dataset not in DATASETS:
         raise ValueError(f"dataset={dataset!r}: Table 11 has {', '.join(DATASETS)}")
-    parts = (part for text in mechanism.split("&") for part in _part(*_read(text), dataset))
-    return tuple({"name": part, "options": options} for part, options in parts)
+    names = spelled(mechanism).split("&")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"mechanism {mechanism!r}: {twice[0]} named twice: name it once")
+    parts = [(text, *part) for text in names for part in _part(*_read(text), dataset)]
+    for _, part, _ in parts:
+        if len(who := [text for text, name, _ in parts if name == part]) > 1:
+            raise ValueError(
+                f"mechanism {mechanism!r}: {' and '.join(who)} are both {part}: keep one of them"
+            )
+    return tuple({"name": part, "options": options} for _, part, options in parts)
+
+
+def spelled(mechanism):
+    """The one spelling of a sum, in which labels and tables compare: "SAM&IR" of "SAM & IR"."""
+    return "&".join(part.strip() for part in mechanism.split("&"))
+
+
+def named(text):
+    """The mechanisms that a variant names, "ST+SAM & IR", in their one spelling."""
+    return tuple(map(spelled, text.split("+")))

@@ -24,7 +24,7 @@ weights/resnet50.safetensors --model=resnet50`, and so on for `vgg16_bn`, `dense
 """
 
 from configs import common, scales, sp2024_tables
-from configs.methods import magnitudes
+from configs.methods import magnitudes, named
 
 TABLE_2 = (
     *("ST", "MU_1", "MU_5", "CM_1", "CM_5", "CO_1", "CO_5", "LS_1", "LS_5"),
@@ -120,14 +120,20 @@ def scale_of(variant):
     """The scale that a variant names, changed as it says, and its seeds.
 
     Raises:
-        ValueError: no such scale, or no such key.
+        ValueError: no such scale, no such key, or tables that nothing of it can fill.
     """
     s, seeds, said = scales.chosen(SCALES, variant, mechanisms="", tables="")
     asked = scales.several(said["tables"], s.tables + s.asked, "tables", variant.partition(",")[0])
     s = s.but(tables=asked or s.tables)
     if said["mechanisms"]:
-        s = s.but(main=tuple(said["mechanisms"].split("+")), swept=())
-    return s.but(tables=sp2024_tables.possible(s, seeds)), seeds
+        s = s.but(main=named(said["mechanisms"]), swept=())
+    lacking = sp2024_tables.lacking(s, seeds)
+    said_why = "; ".join(f"{table} needs {what}" for table, what in lacking.items())
+    if lacking and asked:
+        raise ValueError(f"{said_why}: add it, or leave the table out")
+    if lacking and said["mechanisms"]:
+        print(f"left out: {said_why}")
+    return s.but(tables=tuple(table for table in s.tables if table not in lacking)), seeds
 
 
 def get_config(variant="cpu"):

@@ -23,18 +23,28 @@ PLATFORMS = ("AWS", "Baidu", "Aliyun")
 MIDDLE = ("MU_3", "CM_3", "CO_3", "LS_3")  # Table 13 shows these besides Table 2's
 
 
-def possible(s, seeds):
-    """Those of a scale's tables that its mechanisms and seeds can fill."""
+def lacking(s, seeds):
+    """Those of a scale's tables that its mechanisms and seeds cannot fill -> what they need."""
     labels = s.main + s.swept
+    magnitudes = ("a magnitude, such as IR_3", any("_" in label for label in labels))
     needs = {
-        **dict.fromkeys(("table4", "table5", "table7", "hypothesis1"), "ST" in labels),
-        "figure2": any(label.startswith("AT_") for label in labels),
-        **dict.fromkeys(
-            ("table11", "figure3", "figures4to6", "figures7to10"), any("_" in label for label in labels)
-        ),
-        "figure11": len(seeds) > 1,
+        **dict.fromkeys(("table4", "table5", "table7", "hypothesis1"), ("ST", "ST" in labels)),
+        "table8": _one_of(s, _table_8(s)),
+        "table10": _one_of(s, TABLE_10),
+        "table13": ("a mechanism of the code, without [paper]", any("[" not in label for label in labels)),
+        "figure2": ("AT_1 … AT_7", any(label.startswith("AT_") for label in labels)),
+        **dict.fromkeys(("table11", "figure3", "figures4to6", "figures7to10"), magnitudes),
+        "figure11": ("two seeds", len(seeds) > 1),
     }
-    return tuple(table for table in s.tables if needs.get(table, True))
+    return {table: needs[table][0] for table in s.tables if not needs.get(table, ("", True))[1]}
+
+
+def _one_of(s, labels):
+    return f"one of {', '.join(labels)}", bool(_present(s, labels))
+
+
+def _table_8(s):
+    return tuple(dict.fromkeys(("ST", *REGULARIZED, *s.others.values())))
 
 
 def _present(s, labels):
@@ -141,7 +151,7 @@ def blocks(s):
         },
         "table8": _attacked(
             s,
-            _present(s, ("ST", *REGULARIZED, *s.others.values())),
+            _present(s, _table_8(s)),
             ("pgd",),
             tuple(label for label in others if label != "target AT"),
             s.budgets[1:2],

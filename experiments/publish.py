@@ -10,6 +10,7 @@ import argparse
 import re
 import runpy
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,9 +25,15 @@ def publish(title: str, views: Sequence[str], report: Path, out: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no report.
+        ValueError: the report is another config's.
     """
     if not (report / "report.md").is_file():
         raise FileNotFoundError(f"{report} has no report.md: run the study there first")
+    theirs = (report / "report.md").read_text().partition("\n")[0].removeprefix("# ")
+    if theirs != title:
+        raise ValueError(
+            f"{report} reports {theirs!r}, and the config is {title!r}: give the --config it is of"
+        )
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for file in sorted(report.glob("*.csv")):
         shutil.copy(file, out)
@@ -88,7 +95,10 @@ def main() -> None:
     flags = parser.parse_args()
     file, _, variant = flags.config.partition(":")
     c = runpy.run_path(file)["get_config"](*filter(None, [variant]))
-    print(publish(c.title, [name for name, _, _ in c.views], flags.report, flags.out))
+    try:
+        print(publish(c.title, [name for name, _, _ in c.views], flags.report, flags.out))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

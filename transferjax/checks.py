@@ -223,6 +223,18 @@ def check_batch(batch: Batch) -> None:
         )
 
 
+def check_numbers(**values: Any) -> None:
+    """Hyper-parameters by their names; traced ones and None pass.
+
+    Raises:
+        ValueError: with the name of what is no number, a text such as "0.3" for one.
+    """
+    for name, value in values.items():
+        number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
+        if value is not None and (not number or isinstance(value, bool)):
+            raise ValueError(f"{name} must be a number; got {value!r}")
+
+
 def check_mask(mask: Array | np.ndarray, count: int) -> None:
     """Which examples count, bool `[count]`."""
     shape, dtype = _described("mask", mask)

@@ -86,6 +86,10 @@ def directory_at(path: Path) -> Path:
     with writing(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as in /proc
+            raise Unwritable(
+                f"cannot make {path}: nothing can be made there; choose another place"
+            ) from error
         except FileExistsError as error:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
     return path

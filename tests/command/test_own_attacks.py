@@ -109,10 +109,10 @@ def test_mistakes_are_one_line(given, message, here, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"mine": attacks.fgsm(0.1)}, "attack 'fgsm': fgsm.* is a finished attack, its eps is bound"),
+        ({"mine": attacks.fgsm(0.1)}, "attack 'mine': fgsm.* is a finished attack, its eps is bound"),
         (
             {"mine": lambda eps: None},
-            "attack '<lambda>': <lambda> returned NoneType None; expected an attack",
+            "attack 'mine': <lambda> returned NoneType None; expected an attack",
         ),
         ([attacks.ascend(None, None, steps=1)], "takes predict and images, as a finished attack does"),
     ],
@@ -148,7 +148,7 @@ def test_what_attack_wrote_is_read_as_it_was(here, tmp_path):
         rng.integers(0, 256, (6, 6, 6, 1), dtype=np.uint8), np.array([9, 2, 2, 0, 5, 9]), num_classes=12
     )
     predict = jax.tree_util.Partial(lambda w, x: x.mean((1, 2)) @ w, jnp.ones((1, 12)))
-    made = attack_to_folder(attacks.noise(0.1), predict, clean, tmp_path)
+    made = attack_to_folder(attacks.noise(0.1), predict, clean, tmp_path, sources=range(6), surrogate={})
     for place in (tmp_path, tmp_path / "images"):
         again = data.load(str(place), "")
         np.testing.assert_array_equal(again.images, made.images)

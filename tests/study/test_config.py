@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar10_cpu, cifar10_magnitudes, common, digits
-from configs.methods import magnitudes, method, strength
+from configs.methods import magnitudes, method, named, strength
 from transferjax.study import config as configs
 from transferjax.study import views
 from transferjax.study.mistakes import Mistakes
@@ -84,6 +84,17 @@ def test_the_committed_studies_are_valid():
         ({"attack__2": {"eps": 3}}, "the engine gives it"),
         ({"attack__1": "fab", "attack__2": {}}, "fab has no targeted form"),
         ({"block__eps_255": (4000,)}, "0–255"),
+        ({"block__eps_255": (32 / 255,)}, r"below 1/255, and .* lose it: write eps_255=\(32,\)"),
+        (
+            {
+                "network__start": {
+                    "kind": "Pretrained",
+                    "model": common.call("resnet50"),
+                    "file": "r.safetensors",
+                }
+            },
+            "'r.safetensors' are not there: .*timm's resnet50 .*transferjax convert resnet50.pth",
+        ),
         ({"block__eps_255": ()}, "eps_255 .* is empty"),
         ({"block__targets": ()}, "targets is empty"),
         ({"block__targets": ("VVG",)}, "unknown network 'VVG'; did you mean VGG"),
@@ -104,7 +115,8 @@ def test_mistakes_are_named(change, message):
 def test_all_mistakes_come_at_once_and_once():
     with pytest.raises(Mistakes) as caught:
         read(small(attack__2={"stpes": 3}, block__targets=("VVG",), network__training__epcohs=3))
-    assert len(caught.value.lines) == 4  # both networks have that training
+    assert len(caught.value.lines) == 3
+    assert "network 'ST', network 'VGG': unknown field" in str(caught.value)  # both have that training
     assert all("\n" not in line for line in caught.value.lines)
 
 
@@ -164,15 +176,46 @@ def test_strengths_are_what_grows_with_tau():
 def test_parts_add_up():
     assert method("SAM&IR") == method("SAM") + method("IR")
     assert method("ST") == ()
-    with pytest.raises(ValueError, match="unknown mechanism 'SMA'"):
-        method("SMA&IR")
-    with pytest.raises(ValueError, match="from 1 to 5"):
-        method("SAM_6")
+    assert method("SAM & IR_5") == method("SAM&IR_5")
+    assert named("ST+SAM & IR") == ("ST", "SAM&IR")
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "message"),
+    [
+        ("SMA&IR", "unknown mechanism 'SMA': expected one of ST, MU"),
+        ("sam", "unknown mechanism 'sam': did you mean SAM[?]"),
+        ("SAM_6", "from 1 to 5"),
+        ("SAM_03", "SAM_03: expected a τ from 1 to 5"),
+        ("l-SAM_5", "l-SAM has no τ"),
+        ("ST_4", "ST has no τ"),
+        ("EMA_9", "EMA has no τ"),
+        ("SAM&SAM", "SAM named twice"),
+        ("SAM&IR&IR_5", "IR and IR_5 are both input_gradient"),
+        ("SAM&l-SAM", "SAM and l-SAM are both sam"),
+    ],
+)
+def test_a_mechanism_that_means_nothing_is_refused(mechanism, message):
+    with pytest.raises(ValueError, match=message):
+        method(mechanism)
 
 
 @pytest.mark.parametrize("file", [cifar10_cpu, cifar10_magnitudes])
 def test_variants_are_read(file):
     labels = [label for label, tags, _ in file.get_config("seeds=2").networks if tags.get("seed") == 1]
     assert labels[0] == "ST"
-    with pytest.raises(ValueError, match="unknown variant 'sedes'"):
-        file.get_config("sedes=2")
+    for wrong, message in {
+        "sedes=2": "unknown variant 'sedes'",
+        "seeds=0": "seeds=0: expected at least 1",
+        "seeds=two": "seeds=two: expected a whole number",
+        "seeds": "seeds: a value is missing, as in seeds=1",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            file.get_config(wrong)
+
+
+def test_a_switch_is_on_or_off():
+    assert common.variant("b", b=False) == common.variant("b=True", b=False) == {"b": True}
+    assert common.variant("b=false", b=True) == {"b": False}
+    with pytest.raises(ValueError, match="b=no: expected true or false"):
+        common.variant("b=no", b=False)

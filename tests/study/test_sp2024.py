@@ -16,7 +16,7 @@ from experiments.publish import publish
 from transferjax import data, models
 from transferjax.report.published import OF_ATTACKS, SHAPES, published
 from transferjax.report.tables import NOISE
-from transferjax.study import config, content, estimate, resolve, shapes, views
+from transferjax.study import config, content, estimate, resolve, shapes, trial, views
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
 from transferjax.study.run import Local, run
@@ -100,6 +100,12 @@ class TestScales:
         assert not asked & {"figure2", "figure3", "figures4to6", "figures7to10", "figure11"}
         assert {"table2", "table4", "hypothesis1", "claims"} <= asked
 
+    def test_what_has_nothing_to_show_is_left_out_and_said_to_be(self, capsys):
+        c = sp2024.get_config("smoke,mechanisms=l-SAM & SWA")
+        assert {"table8", "table11"}.isdisjoint(name for name, _, _ in c.views)
+        assert next(label for label, _, _ in c.networks) == "l-SAM&SWA"
+        assert "left out: table4 needs ST; " in capsys.readouterr().out
+
     def test_services_are_asked_for_by_name(self):
         assert "table10" not in {name for name, _, _ in sp2024.get_config("imagenette").views}
         c = sp2024.get_config("imagenette,tables=table10")
@@ -130,6 +136,11 @@ class TestScales:
             ("gpu", "unknown variant 'gpu': begin with cifar10"),
             ("cpu,sedes=1", "unknown variant 'sedes'"),
             ("cpu,tables=table1", "tables=table1: cpu has table2"),
+            ("cpu,seeds=0", "seeds=0: expected at least 1"),
+            (
+                "cpu,mechanisms=l-SAM,tables=table8+table11",
+                "table8 needs one of ST.*table11 needs",
+            ),
         ],
     )
     def test_unknown_variants_are_named(self, variant, message):
@@ -145,7 +156,7 @@ def refuse(*args):
 def no_data(monkeypatch):
     """CIFAR-10 as if it were there."""
     there = content.Facts("0" * 32, 1000, 10, (32, 32, 3))
-    for module in (content, estimate, shapes):
+    for module in (content, estimate, shapes, trial):
         monkeypatch.setattr(module, "facts", lambda spec: there)
     monkeypatch.setattr("transferjax.study.resolve.facts", lambda spec: there)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from transferjax.study.flags import helped
 from transferjax.study.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,7 @@ FLAGS = {
     "--workers=two": "flag --workers=two: invalid literal",
     "--sotre=x": "Unknown command line flag 'sotre'. Did you mean: store",
     "lss": "ValueError: unknown command 'lss'; did you mean ls?",
+    "--config.batchsize=3": 'batchsize Did you mean "batch_size"',
 }
 
 
@@ -112,6 +114,29 @@ def test_a_flag_or_a_command_is_misspelt(finish, tmp_path, flag):
     assert err.startswith(FLAGS[flag])
     assert "Traceback" not in err
     assert not (tmp_path / "store").exists()
+
+
+def test_help_is_short_and_the_projects_own(capsys):
+    assert helped(["--help"])
+    out = capsys.readouterr().out
+    for part in ("ls  ", "why KEY|LABEL", "gc", "--dry_run", "--views", "--workers", "examples:"):
+        assert part in out
+    assert "orbax" not in out.lower()
+    assert not helped(["--dry_run"])
+
+
+def test_a_store_that_is_not_there_is_no_empty_one(finish, tmp_path):
+    code, out, err = finish(tmp_path / "nope", "ls", config=None)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"ValueError: --store={tmp_path}/nope: there is no store; expected")
+    assert not (tmp_path / "nope").exists()
+
+
+def test_a_reader_that_went_away_ends_it_silently(start, tmp_path):
+    process = start(tmp_path / "store", "--list", config=ONE)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert (process.wait(), err) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_config_has_no_such_variant(finish, tmp_path):

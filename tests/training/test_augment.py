@@ -140,6 +140,8 @@ def test_a_draw_does_not_depend_on_where_the_batch_is_cut():
         (lambda: augment.cutmix(0.5, alpha=0), "alpha=0"),
         (lambda: augment.mixup(0.5, rounds=0), "rounds=0"),
         (lambda: augment.cutout(0), "size=0"),
+        (lambda: augment.cutout("8"), "size must be a number; got '8'"),
+        (lambda: augment.label_smoothing("0.1"), "prob must be a number"),
         (lambda: augment.label_smoothing(-0.1), "prob=-0.1"),
         (lambda: augment.adversarial(8, norm="linf"), "0–255 units"),
     ],

@@ -120,5 +120,10 @@ def test_the_penalties_of_a_step_share_one_linearization():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="scaling='offical'"):
         penalties.input_gradient(0.1, scaling="offical")
+    for make in (penalties.input_gradient, penalties.jacobian):
+        with pytest.raises(ValueError, match=r"weight=-0.5: expected 0 or more"):
+            make(-0.5)
+        with pytest.raises(ValueError, match=r"weight must be a number; got '0.3'"):
+            make("0.3")
     with pytest.raises(ValueError, match="projections=0"):
         penalties.jacobian(0.1, projections=0)

@@ -218,6 +218,9 @@ def test_initial_memory_is_zeros_for_what_rules_add_and_keeps_what_is_given():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="rho=0"):
         rules.sam(0)
+    for make in (rules.sam, rules.er, lambda text: rules.gsam(0.1, text), lambda text: rules.gnp(0.1, text)):
+        with pytest.raises(ValueError, match=r"(rho|alpha|weight) must be a number; got '0.3'"):
+            make("0.3")
     with pytest.raises(ValueError, match="batch_stats='second'"):
         rules.sam(0.1, batch_stats="second")
     with pytest.raises(ValueError, match="every=0"):

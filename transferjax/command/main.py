@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _quickstart(rest: list[str]) -> int | None:
     """A whole study of handwritten digits."""
     require_all("study", "transferjax quickstart")
+    from transferjax.study.flags import helped
+
+    if helped(rest):  # before what takes seconds to import
+        return 0
     from transferjax.study.cli import shipped_configs
 
     store = [] if any(flag.startswith("--store") for flag in rest) else ["--store=runs/store"]
@@ -49,6 +53,10 @@ def _quickstart(rest: list[str]) -> int | None:
 def _study(rest: list[str]) -> int | None:
     """A study, by the path of its config: --config=FILE --store=DIR."""
     require_all("study", "transferjax study")
+    from transferjax.study.flags import helped
+
+    if helped(rest):
+        return 0
     from transferjax.study import cli
 
     cli.main(["transferjax study", *rest])

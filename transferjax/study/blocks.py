@@ -185,6 +185,11 @@ def _budgets(reader: Reader, where: str, fields: said.BlockFields) -> Iterable[t
     ):
         before = len(reader.wrong)
         reader.attempt(f"{where}: a budget of {label}", check_budget, eps, None, 1, fields.norm)
+        if 0 < eps_255 < 1 - 1e-6:
+            meant = f": write eps_255=({255 * eps_255:g},)" if label.endswith("/255") else ""
+            reader.wrong.append(
+                f"{where}: a budget of {label} is below 1/255, and 8-bit images lose it{meant}"
+            )
         if len(reader.wrong) == before:
             yield label, eps_255, eps
 

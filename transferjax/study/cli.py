@@ -20,13 +20,13 @@ from zipfile import BadZipFile
 import jax
 import pandas as pd
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section, write_page
 from transferjax.stopping import SAID, Stopping, never
 from transferjax.study import config as configs
+from transferjax.study import flags as given
 from transferjax.study import mistakes, rows, upkeep, views
 from transferjax.study.config import Study
 from transferjax.study.mistakes import Mistakes
@@ -43,28 +43,6 @@ PLIGHTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile)
 COMMANDS = ("ls", "why", "gc")
 TRACEBACK = "TRANSFERJAX_TRACEBACK"
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/<file>.py[:variant]; override scalars with --config.x=y", lock_config=False
-)
-_STORE = flags.DEFINE_string("store", "", "where results are kept, of any number of studies")
-_VIEWS = flags.DEFINE_list("views", [], "draw and make only what these views need; all by default")
-_DRY = flags.DEFINE_bool("dry_run", False, "say what is there and what is missing; compute nothing")
-_JSON = flags.DEFINE_bool("json", False, "end with one line of JSON: made, found, missing, failed")
-_LIST = flags.DEFINE_bool("list", False, "list the config's networks, attacks, blocks and views")
-_WORKERS = flags.DEFINE_integer("workers", 0, "make results with so many worker processes here (Dask)", 0)
-_SCHEDULER = flags.DEFINE_string("scheduler", "", "make results on the workers of this Dask scheduler")
-_AGE = flags.DEFINE_float("min_age_hours", 24.0, "gc: spare what is younger", 0.0)
-_DROP = flags.DEFINE_string("drop", "", "gc: forget this study first; what it alone needed is garbage then")
-_GRACE = flags.DEFINE_float(
-    "grace", 30.0, "seconds from Ctrl-C or SIGTERM, after which it stops at the next step, to the very end"
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are", 1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0", 0)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "join the other processes of a cluster that says who they are (Slurm, TPU pods, …)"
-)
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; a user's mistake ends in a line for each, and no traceback."""
@@ -74,21 +52,36 @@ def main(argv: Sequence[str] | None = None) -> None:
             logging.set_verbosity(logging.FATAL)
             sys.unraisablehook = _unraisable
         try:
-            sys.exit(_main(argv[1:]))
+            code = _main(argv[1:])
+            sys.stdout.flush()
+            sys.exit(code)
         except Mistakes as error:
             sys.exit("\n".join(error.lines))
         except PLIGHTS as error:
+            if isinstance(error, BrokenPipeError) and _unread():
+                os._exit(128 + signal.SIGPIPE)  # `| head` has what it wanted: nothing is wrong
             if os.environ.get(TRACEBACK):
                 raise
             sys.exit(f"{type(error).__name__}: {error}\n({TRACEBACK}=1 shows where)")
 
     argv = list(sys.argv if argv is None else argv)
+    if given.helped(argv[1:]):
+        sys.exit(0)
     _make_importable(argv)
     try:
         app.run(guarded, argv=argv, flags_parser=_parsed)
     except KeyboardInterrupt:
         print(SAID, file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # now: threads that still write would complain at length
+
+
+def _unread() -> bool:
+    """Whether nobody reads what is printed any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _make_importable(argv: Sequence[str]) -> None:
@@ -124,7 +117,7 @@ def _parsed(argv: list[str]) -> list[str]:
     """What is no flag; a flag, or a config file, that cannot be read ends in a line."""
     try:
         rest = flags.FLAGS(argv)
-        file = _file() if _CONFIG.value is not None else ""
+        file = _file() if given.CONFIG.value is not None else ""
         if file and not Path(file).is_file():
             raise FileNotFoundError(f"--config: there is no file {file!r}")
         return rest
@@ -157,57 +150,63 @@ def _cause(error: BaseException) -> str:
 def _main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] not in COMMANDS:
         raise ValueError(f"unknown command {arguments[0]!r}; {mistakes.nearest(arguments[0], COMMANDS)}")
-    if not _STORE.value and not _LIST.value:
+    if not given.STORE.value and not given.LIST.value:
         raise ValueError("--store is missing: where should results be kept? For example --store=runs/store")
-    if _CONFIG.value is None and not arguments:
+    if given.CONFIG.value is None and not arguments:
         raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
-    _begin(plans=bool(arguments) or _DRY.value or _LIST.value)
-    store = Store(_STORE.value)
-    if _STORE.value and store.root.exists() and not store.root.is_dir():
+    _begin(plans=bool(arguments) or given.DRY.value or given.LIST.value)
+    store = Store(given.STORE.value)
+    if given.STORE.value and store.root.exists() and not store.root.is_dir():
         raise ValueError(f"--store={store.root} is a file: expected a directory, or a name for a new one")
     if arguments:
         return _look_after(store, *arguments)
     study = _read(store)
-    return print_list(study) if _LIST.value else _study(study, store)
+    return print_list(study) if given.LIST.value else _study(study, store)
 
 
 def _read(store: Store) -> Study:
     """The study of the config."""
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
     name = f"{Path(_file()).stem}-{variant}".replace("/", "_") if variant else Path(_file()).stem
-    stored = store.has if _STORE.value else lambda spec: False
-    return configs.read(_CONFIG.value, views.VIEWS, name, stored)
+    stored = store.has if given.STORE.value else lambda spec: False
+    return configs.read(given.CONFIG.value, views.VIEWS, name, stored)
 
 
 def _look_after(store: Store, command: str, *arguments: str) -> int:
+    if given.CONFIG.value is None and not any(
+        (store.root / name).is_dir() for name in ("objects", "studies")
+    ):
+        raise ValueError(
+            f"--store={store.root}: there is no store; expected the --store of a study that was run"
+        )
     if len(arguments) != (command == "why"):
         raise ValueError("expected `ls`, `gc`, or `why` with one KEY (or its beginning) or LABEL")
     if command == "ls":
         upkeep.ls(store)
     elif command == "gc":
-        upkeep.gc(store, 3600 * _AGE.value, _DROP.value, _DRY.value)
+        upkeep.gc(store, 3600 * given.AGE.value, given.DROP.value, given.DRY.value)
     else:
-        upkeep.why(store, arguments[0], _read(store).labelled() if _CONFIG.value else {})
+        upkeep.why(store, arguments[0], _read(store).labelled() if given.CONFIG.value else {})
     return 0
 
 
 def _begin(plans: bool) -> None:
     """Where this process computes, before it does: JAX asks once."""
-    together = _COORDINATOR.value or _DISTRIBUTED.value
-    if _WORKERS.value and _SCHEDULER.value:
+    together = given.COORDINATOR.value or given.DISTRIBUTED.value
+    if given.WORKERS.value and given.SCHEDULER.value:
         raise ValueError("--workers starts workers here, --scheduler uses a cluster's: give one of them")
-    if together and (_WORKERS.value or _SCHEDULER.value):
+    if together and (given.WORKERS.value or given.SCHEDULER.value):
         raise ValueError("--coordinator and --distributed share one training; they exclude --workers")
-    if plans or _WORKERS.value or _SCHEDULER.value:
+    if plans or given.WORKERS.value or given.SCHEDULER.value:
         jax.config.update("jax_platforms", "cpu")  # who plans leaves the accelerators to who works
-    elif _COORDINATOR.value:
-        count, mine = _NUM_PROCESSES.value, _PROCESS_ID.value
+    elif given.COORDINATOR.value:
+        count, mine = given.NUM_PROCESSES.value, given.PROCESS_ID.value
         if count is not None and mine is not None and mine >= count:
             raise ValueError(
                 f"--process_id={mine}: expected one of 0 … {count - 1}, as --num_processes={count}"
             )
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    elif _DISTRIBUTED.value:
+        jax.distributed.initialize(given.COORDINATOR.value, given.NUM_PROCESSES.value, given.PROCESS_ID.value)
+    elif given.DISTRIBUTED.value:
         jax.distributed.initialize()
 
 
@@ -218,22 +217,22 @@ def chosen(study: Study) -> list[configs.View]:
         Mistakes: unknown ones, with the nearest.
     """
     known = {view.name: view for view in study.views}
-    if wrong := [name for name in _VIEWS.value if name not in known]:
+    if wrong := [name for name in given.VIEWS.value if name not in known]:
         raise Mistakes([f"unknown view {name!r}; {mistakes.nearest(name, known)}" for name in wrong])
-    return [known[name] for name in _VIEWS.value] if _VIEWS.value else list(study.views)
+    return [known[name] for name in given.VIEWS.value] if given.VIEWS.value else list(study.views)
 
 
 def _study(study: Study, store: Store) -> int:
     rows = {view.name: views.rows_of(study, view) for view in study.views}
     asked = {view.name: rows[view.name] for view in chosen(study)}
     demand = _demand(asked)
-    if _DRY.value:
+    if given.DRY.value:
         plan = make_plan(demand, store)
         print_plan(plan, store, study.batch_size)
         return _end(study, Outcome(plan.found), plan.missing)
     frames: dict[str, pd.DataFrame] = {}
     # Of several processes that train together none stops by itself: the others would wait for it.
-    with Stopping(_GRACE.value) if jax.process_count() == 1 else nullcontext() as stopping, Bar() as bar:
+    with Stopping(given.GRACE.value) if jax.process_count() == 1 else nullcontext() as stopping, Bar() as bar:
         stopped = stopping.asked if stopping else never
         settings = (store, study.batch_size, study.checkpoint_epochs)
         context = Context(*settings, progress=bar.progress, stopped=stopped)
@@ -261,12 +260,14 @@ def _demand(rows: Mapping[str, Sequence[rows.Row]]) -> list[Spec]:
 
 
 def _executor(context: Context, bar: Bar) -> Executor:
-    if not _WORKERS.value and not _SCHEDULER.value:
+    if not given.WORKERS.value and not given.SCHEDULER.value:
         enable_compilation_cache()
         return bar.over(Local(context))
     from transferjax.study.cluster import Cluster
 
-    return bar.over(Cluster(context, workers=_WORKERS.value, scheduler=_SCHEDULER.value, say=bar.say))
+    return bar.over(
+        Cluster(context, workers=given.WORKERS.value, scheduler=given.SCHEDULER.value, say=bar.say)
+    )
 
 
 def _report(
@@ -293,7 +294,7 @@ def _report(
                 part.round(6).to_csv(partial, index=False)
     from transferjax.study.run import provenance
 
-    settings = json.loads(json.dumps(_CONFIG.value.to_dict(), default=str)) if _CONFIG.value else {}
+    settings = json.loads(json.dumps(given.CONFIG.value.to_dict(), default=str)) if given.CONFIG.value else {}
     paths = write_sections(directory, sections, study.title, settings, dict(provenance()))
     print(f"report: {paths.html}")
 
@@ -306,7 +307,7 @@ def _end(study: Study, outcome: Outcome, missing: Mapping[str, Spec]) -> int:
             print(f"failed: {line}", file=sys.stderr)
     if outcome.blocked:
         print(f"not made, because they need what failed: {counted(outcome.blocked)}", file=sys.stderr)
-    if _JSON.value:
+    if given.JSON.value:
         said = {
             "made": counts(outcome.made),
             "found": counts(outcome.found),

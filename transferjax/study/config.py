@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from transferjax.study import mistakes, said
 from transferjax.study.binding import Labels, Stored, network
@@ -96,7 +97,7 @@ def read(
     study = Study(head.name, head.title or head.name, networks, blocks, (), *scalars)
     study = replace(study, views=tuple(_views(reader, head.views, views, known["blocks"], study)))
     if reader.wrong:
-        raise Mistakes(reader.wrong)
+        raise Mistakes(mistakes.together(reader.wrong))
     return study
 
 
@@ -110,7 +111,8 @@ def _labels(entries: Sequence[Any]) -> Labels:
 
 def _networks(reader: Reader, entries: Sequence[Any], stored: Stored) -> Iterable[Member]:
     names = []
-    for place, entry in enumerate(entries):
+    bar = tqdm(entries, "networks", disable=None, leave=False)
+    for place, entry in enumerate(bar):
         found = reader.entry(said.NetworkEntry, entry, f"networks[{place}]")
         if found is None:
             continue

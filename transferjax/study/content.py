@@ -88,6 +88,23 @@ def place_of(spec: Data) -> tuple:
     return spec.name, spec.split, spec.options, spec.count, spec.order_seed, spec.skip
 
 
+def _check_there(spec: Pretrained | Goal) -> None:
+    """Whether a spec's file is there.
+
+    Raises:
+        FileNotFoundError: it is not; says what it is, and how one gets it.
+    """
+    if Path(spec.file).is_file():
+        return
+    if isinstance(spec, Goal):
+        raise FileNotFoundError(f"{spec.file!r} is not there: an .npy file with one class for each image")
+    name = spec.model.name
+    raise FileNotFoundError(
+        f"weights {spec.file!r} are not there: save torchvision's or timm's {name} (its state_dict) as "
+        f"{name}.pth, then `transferjax convert {name}.pth {spec.file} --model={name}`"
+    )
+
+
 def pin(spec: Spec) -> Spec:
     """The spec with the content of its data and the hashes of its files filled in.
 
@@ -101,6 +118,7 @@ def pin(spec: Spec) -> Spec:
             if isinstance(inner, Data) and not inner.content:
                 return inner.replace(content=facts(inner).content)
             if isinstance(inner, Pretrained | Goal) and inner.file and not inner.sha256:
+                _check_there(inner)
                 return inner.replace(sha256=sha256(inner.file))
         except (ValueError, FileNotFoundError, TypeError) as error:
             wrong.append(str(error))

@@ -251,7 +251,13 @@ def _speed() -> float:
 
 
 def readable(seconds: float) -> str:
-    """ "40 s", "12 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """ "40 s", "12 min", "3.5 h", "12 days", "23 years"."""
+    for unit, whole, below in _UNITS:
+        if seconds < below:
+            return f"{seconds / whole:.{int(unit == 'h')}f} {unit}"
+    return f"{seconds / _YEAR:,.0f} years"
+
+
+_DAY, _YEAR = 24 * 3600, 365 * 24 * 3600
+_UNITS = (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 3 * _DAY), ("days", _DAY, 2 * _YEAR))
+"""A unit, its seconds, and below how many it is the one to read."""

@@ -1,6 +1,7 @@
 """What is wrong with a config, in one line each: names, values, and what was probably meant."""
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,9 +20,25 @@ class Mistakes(ValueError):
         super().__init__("\n".join(self.lines))
 
 
+def together(lines: Iterable[str]) -> list[str]:
+    """What is wrong in the same words at many places, once: "network 'A', network 'B' and 3 more: …"."""
+    places: dict[str, list[str]] = {}
+    for line in dict.fromkeys(lines):
+        found = re.match(r"(\w+ '[^']*'[^:]*): (.+)", line)
+        where, what = found.groups() if found else ("", line)
+        places.setdefault(what, []).append(where)
+    return [": ".join(filter(None, (_several(named), what))) for what, named in places.items()]
+
+
+def _several(named: list[str]) -> str:
+    few, more = named[:3], len(named) - 3
+    return ", ".join(few) + (f" and {more} more" if more > 0 else "")
+
+
 def one_line(error: BaseException, width: int = 300) -> str:
     """What an error says, on one line."""
-    text = " ".join(str(error).split())
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # whose text is a repr
+    text = " ".join(str(said).split())
     return text if len(text) <= width else f"{text[:width]} …"
 
 

@@ -195,13 +195,20 @@ def magnitude_rows(
 
     Args:
         shown: the block of those that tables of success show, by whatever name ("IR").
+
+    Raises:
+        ValueError: a network that is named as if it had a magnitude, and has none.
     """
-    trained = {m.label: m.specs[0].parts for m in known(study, shown).surrogates}
+    trained = {m.label: getattr(m.specs[0], "parts", None) for m in known(study, shown).surrogates}
     for m in known(study, block).surrogates:
         if re.fullmatch(r"[A-Z]+_\d+", m.label):
-            (part,) = m.specs[0].parts
-            (parameter,) = (name for name, value in part.options if value == m.tags["strength"])
-            used = int(m.specs[0].parts in trained.values())
+            parts = getattr(m.specs[0], "parts", ())
+            found = [
+                name for part in parts for name, value in part.options if value == m.tags.get("strength")
+            ]
+            if len(parts) != 1 or len(found) != 1:
+                raise ValueError(f"network {m.label!r}: expected one part, its magnitude the tag `strength`")
+            (parameter,), used = found, int(parts in trained.values())
             values = {"parameter": parameter, "value": m.tags["strength"], "used_in_tables_2_3": used}
             yield Row({"mechanism": m.label, "seed": m.tags["seed"], **values}, {}, lambda found: {})
 

@@ -74,8 +74,8 @@ def print_plan(plan: Plan, store: Store, batch_size: int = 128) -> None:
     print(f"  in all: about {estimate.readable(sum(by_kind.values()))}, {len(plan.groups)} tasks")
     for name, (parameters, needed) in shapes.sizes(plan, batch_size).items():
         print(f"  {name}: {parameters:,} parameters, about {needed / 2**20:,.0f} MiB on a device")
-    hours, speed = estimate.gpu_hours(plan), estimate.GPU_SPEED / 1e12
-    print(f"  on a GPU that sustains {speed:g} TFLOP/s (an assumption): about {hours:.2g} hours")
+    took, speed = estimate.readable(3600 * estimate.gpu_hours(plan)), estimate.GPU_SPEED / 1e12
+    print(f"  on a GPU that sustains {speed:g} TFLOP/s (an assumption): about {took}")
     shapes.check_plan(plan)
 
 

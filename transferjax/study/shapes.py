@@ -7,11 +7,13 @@ keeps; 3 stands for an output before and after its normalization and its ReLU.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from transferjax import models
 from transferjax.data import Examples, steps_per_epoch, to_float
@@ -58,7 +60,7 @@ def check_plan(plan: Plan) -> None:
         Mistakes: one line for each that would fail.
     """
     wrong, seen = [], set[str]()
-    for spec in plan.missing.values():
+    for spec in tqdm(plan.missing.values(), "programs", disable=None, leave=False):
         name = program(spec)
         if name in seen or not all(isinstance(net, Network) for net in _nets(spec)):
             continue
@@ -81,7 +83,7 @@ def _nets(spec: Spec) -> tuple[Spec, ...]:
 
 def _trace(spec: Spec) -> None:
     if isinstance(spec, Network):
-        jax.eval_shape(lambda key, batch: _trained(spec, key, batch), _key(), _batch(spec))
+        jax.eval_shape(lambda *given: _trained(spec, *given), abstract(spec), _key(), _batch(spec))
     elif isinstance(spec, Adversarial) and spec.surrogates:
         variables = [abstract(net) for net in spec.surrogates if isinstance(net, Network)]
         jax.eval_shape(lambda v, key, e: _attacked(spec, v, key, e), variables, _key(), _examples(spec.data))
@@ -110,8 +112,14 @@ def abstract(net: Any) -> PyTree:
     """The variables of a network, as shapes; of what stands around several, a list."""
     if isinstance(net, Apply):
         return [abstract(inner) for inner in net.of]
-    module = _module(net)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image_of(net))
+    return _variables(_module(net), image_of(net).shape)
+
+
+@cache
+def _variables(module: Any, shape: tuple[int, ...]) -> PyTree:
+    """What many networks of a study have in common, traced once."""
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
 
 
 def _module(net: Network | Purifier) -> Any:
@@ -135,13 +143,12 @@ def predict_of(net: Any, variables: PyTree) -> Any:
     return models.predictor(_module(net), variables, mean=net.mean, std=net.std)
 
 
-def _trained(net: Network, key: Array, examples: Examples) -> PyTree:
-    """One update from random weights."""
+def _trained(net: Network, variables: PyTree, key: Array, examples: Examples) -> PyTree:
+    """One update from some weights."""
     known = facts(net.data)
     step = train_step(net, known.num_classes, steps_per_epoch(known.size, net.training.batch_size))
     batch = Batch(to_float(examples.images), one_hot(examples.labels, known.num_classes))
-    variables = dict(module_of(net, known.num_classes).init(key, batch.images[:1]))
-    return step.update(step.init(variables, batch), key, batch)
+    return step.update(step.init(dict(variables), batch), key, batch)
 
 
 def _attacked(spec: Adversarial, variables: list[PyTree], key: Array, examples: Examples) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax.attacks import pgd
-from transferjax.checks import check_batch
+from transferjax.checks import check_batch, check_numbers
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Batch, Key, Predict, Transform
 
@@ -30,6 +30,7 @@ def crop_flip(padding: int = 4, flip: bool = True, alternate: bool = False) -> T
     Reference: He et al., CVPR 2016, section 4.2; Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
     2024, section 3.6 (alternating flip).
     """
+    check_numbers(padding=padding)
     if padding < 0:
         raise ValueError(f"padding must be at least 0, got {padding}")
     if alternate and not flip:
@@ -62,6 +63,7 @@ def _turns(batch: Batch) -> Array:
 
 
 def _check_probability(name: str, value: float) -> None:
+    check_numbers(**{name: value})
     if not 0 <= value <= 1:
         raise ValueError(f"{name}={value}: expected a probability from 0 to 1")
 
@@ -92,6 +94,7 @@ def _blend(
     Every example has a partner of its own, drawn anew each round from the batch as it came in.
     """
     _check_probability("prob", prob)
+    check_numbers(alpha=alpha, rounds=rounds)
     if alpha <= 0 or rounds < 1:
         raise ValueError(f"expected alpha > 0 and rounds >= 1, got alpha={alpha}, rounds={rounds}")
 
@@ -164,6 +167,7 @@ def cutout(size: int) -> Transform:
 
     Reference: DeVries & Taylor, arXiv:1708.04552, section 3.2.
     """
+    check_numbers(size=size)
     if size < 1:
         raise ValueError(f"size={size}: expected at least 1 pixel")
 

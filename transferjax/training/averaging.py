@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from transferjax.checks import check_numbers
 from transferjax.typing import Array, PyTree
 
 
@@ -53,6 +54,7 @@ def ema(decay: float) -> optax.GradientTransformation:
     Raises:
         ValueError: a decay outside of [0, 1).
     """
+    check_numbers(decay=decay)
     if not 0 <= decay < 1:
         raise ValueError(f"decay={decay}: expected at least 0 and less than 1")
     return _averaging(lambda count: jnp.float32(1 - decay), lambda step: jnp.bool_(True))
@@ -70,6 +72,7 @@ def swa(total_steps: int, steps_per_epoch: int = 1, *, start: float = 0.75) -> o
 
     Reference: Izmailov et al., UAI 2018, algorithm 1; Kaddour et al. (WASAM), NeurIPS 2022.
     """
+    check_numbers(total_steps=total_steps, steps_per_epoch=steps_per_epoch, start=start)
     if not 0 <= start < 1 or not 1 <= steps_per_epoch <= total_steps:
         raise ValueError(f"expected 0 <= start < 1 <= steps_per_epoch <= total_steps; got {start=}, "
                          f"{steps_per_epoch=}, {total_steps=}")  # fmt: skip

@@ -14,6 +14,7 @@ then returns the same share of the penalty, so that the mean over devices is the
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import check_numbers
 from transferjax.losses import cross_entropy
 from transferjax.norms import norm, unit
 from transferjax.random import per_example, sample
@@ -22,7 +23,10 @@ from transferjax.typing import Array, Key, Penalty, Pullback
 SCALINGS = ("official", "paper")
 
 
-def _check(scaling: str) -> None:
+def _check(weight: float, scaling: str) -> None:
+    check_numbers(weight=weight)
+    if not isinstance(weight, jax.core.Tracer) and weight < 0:
+        raise ValueError(f"weight={weight}: expected 0 or more, as a penalty makes the loss no smaller")
     if scaling not in SCALINGS:
         raise ValueError(f"scaling={scaling!r}: expected one of {SCALINGS}")
 
@@ -42,13 +46,13 @@ def input_gradient(weight: float, *, scaling: str = "official", axis_name: str |
     `paper`: `λ mean_i ‖∇x CE_i‖₂`; `official`: `λ ‖∇x Σ_i CE_i‖₂ / B`, one norm over the whole batch.
 
     Args:
-        weight: λ, in loss units per gradient unit.
+        weight: λ ≥ 0, in loss units per gradient unit.
         scaling: see the module docstring.
         axis_name: the mapped axis of data parallelism.
 
     Reference: Zhang et al., S&P 2024, section 4.1.1; Ross & Doshi-Velez, AAAI 2018.
     """
-    _check(scaling)
+    _check(weight, scaling)
 
     def penalty(key: Key, logits: Array, targets: Array, pullback: Pullback) -> Array:
         del key
@@ -75,14 +79,15 @@ def jacobian(
     estimated without bias by `K/n Σ_j ‖v_jᵀ J_i‖²`, v_j uniform on the unit sphere of the logits.
 
     Args:
-        weight: λ.
+        weight: λ ≥ 0.
         projections: n ≥ 1 pullbacks, or None for the exact norm with K pullbacks.
         scaling: see the module docstring.
         axis_name: the mapped axis of data parallelism.
 
     Reference: Zhang et al., S&P 2024, section 4.1.1; Hoffman et al., arXiv:1908.02729, eq. 9.
     """
-    _check(scaling)
+    _check(weight, scaling)
+    check_numbers(projections=projections)
     if projections is not None and projections < 1:
         raise ValueError(f"projections={projections}: expected at least 1, or None for the exact Jacobian")
 

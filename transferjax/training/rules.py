@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from transferjax.checks import check_numbers
 from transferjax.norms import norm, unit
 from transferjax.typing import Array, GradFn, Memory, PyTree, Rule
 
@@ -47,7 +48,8 @@ def _ascend(params: PyTree, grads: PyTree, rho: float, adaptive: bool) -> PyTree
 
 
 def _check(rho: float, batch_stats: str) -> None:
-    if rho <= 0:
+    check_numbers(rho=rho)
+    if not isinstance(rho, jax.core.Tracer) and rho <= 0:
         raise ValueError(f"rho={rho}: expected a positive radius; for plain training leave the rule out")
     if batch_stats not in BATCH_STATS:
         raise ValueError(f"batch_stats={batch_stats!r}: expected one of {BATCH_STATS}")
@@ -85,6 +87,7 @@ def gsam(rho: float, alpha: float, *, adaptive: bool = False, batch_stats: str =
     ICLR 2022, algorithm 1, with constant ρ. The S&P paper's official code moves batch statistics in both.
     """
     _check(rho, batch_stats)
+    check_numbers(alpha=alpha)
 
     def rule(grad_fn: GradFn) -> GradFn:
         second_pass = _second_pass(grad_fn, rho, adaptive, batch_stats)
@@ -131,6 +134,7 @@ def look_sam(rho: float, alpha: float = 0.7, every: int = 5, *, batch_stats: str
     Reference: Liu et al., CVPR 2022, algorithm 1.
     """
     _check(rho, batch_stats)
+    check_numbers(alpha=alpha, every=every)
     if every < 1:
         raise ValueError(f"every={every}: expected at least 1")
 
@@ -175,6 +179,7 @@ def msam(rho: float, decay: float = 0.9) -> Rule:
     which here is the optimizer's alone.
     """
     _check(rho, "both")
+    check_numbers(decay=decay)
     if not 0 <= decay < 1:
         raise ValueError(f"decay={decay}: expected a share of the momentum to keep, at least 0 and below 1")
 
@@ -207,6 +212,7 @@ def gnp(weight: float, rho: float = 0.1, *, batch_stats: str = "both") -> Rule:
     2023, whose official code has λ = 1, ρ = 0.1.
     """
     _check(rho, batch_stats)
+    check_numbers(weight=weight)
 
     def rule(grad_fn: GradFn) -> GradFn:
         second_pass = _second_pass(grad_fn, rho, False, batch_stats)
@@ -232,6 +238,7 @@ def er(weight: float) -> Rule:
 
     Reference: Zhang et al., S&P 2024, section 4.1.2; Barrett & Dherin, ICLR 2021, eq. 7.
     """
+    check_numbers(weight=weight)
 
     def rule(grad_fn: GradFn) -> GradFn:
         def regularized(params: PyTree, memory: Memory, *data: PyTree):
