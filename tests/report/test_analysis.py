@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from transferjax.report import to_markdown, write_sections
@@ -6,9 +7,11 @@ from transferjax.report.analysis import (
     analysis_sections,
     by_magnitude,
     magnitude_section,
+    regression_section,
     similarity_section,
     smoothness_table,
 )
+from transferjax.study.paper_views import explained
 
 
 @pytest.fixture
@@ -120,3 +123,19 @@ def test_smoothness_table(analysed):
     assert table.error.at["ST", mean] == pytest.approx(1.96 * values.std() / 200**0.5, rel=0.15)
     assert table.center.at["ST", ("top eigenvalue λ₁", "supremum")] == pytest.approx(values.max(), rel=1e-5)
     assert "| SAM | **" in to_markdown(table)
+
+
+def test_a_regression_is_of_one_attack_and_its_points_are_surrogates(make_results):
+    results = make_results(mechanisms=("ST", "SAM", "IR", "JR"))
+    both = pd.concat([results.assign(attack=name) for name in ("MI", "PGN")])
+    with pytest.raises(ValueError, match=r"results of the attacks \['MI', 'PGN'\]: expected one"):
+        regression_section(both, "untargeted")
+    sections = explained(both)
+    goals = ("untargeted", "targeted")
+    assert [section.title for section in sections] == [
+        f"What explains {goal} transfer: {name}" for name in ("MI", "PGN") for goal in goals
+    ]
+    assert "success of MI with" in sections[0].text
+    assert "over 12 surrogates" in sections[0].text
+    table = regression_section(results, "untargeted").tables[0]
+    assert (table.center.loc["r smoothness"] > 0).all()  # −λ₁: smooth is high, and transfers here

@@ -121,3 +121,10 @@ def test_the_papers_own_table_2_counts_eleven_of_twelve_cells():
     )
     untargeted = printed[printed["goal"] == "untargeted"]
     assert sam_against_ir(untargeted) + 0.5 == pytest.approx(11 / 12)
+
+
+def test_only_what_is_missing_is_named():
+    few = snapshots()
+    few = few[~few["mechanism"].str.startswith("SAM&JR")]
+    found = check_claims(CLAIMS["sp2024"], {"lgv": few}).set_index("number")
+    assert found.loc[11, "why"] == "missing: SAM&JR+LGV_SGD"

@@ -12,6 +12,7 @@ from transferjax.report import (
     to_markdown,
     to_text,
 )
+from transferjax.report.tables import apart, best_of, tenths
 
 
 def test_spread():
@@ -86,9 +87,12 @@ def test_a_missing_combination_is_a_dash(make_results):
 
 def test_best_of_the_model_table(make_results):
     table = model_table(make_results())
-    assert table.best.at["IR", ("smoothness λ₁", "")]  # the lowest
+    assert table.best.at["IR", ("λ₁ (lower is smoother)", "")]  # the lowest
     assert table.best.at["IR", ("gradient similarity", "VGG")]  # the highest
-    assert table.center.at["ST", ("smoothness λ₁", "")] > table.center.at["IR", ("smoothness λ₁", "")]
+    assert (
+        table.center.at["ST", ("λ₁ (lower is smoother)", "")]
+        > table.center.at["IR", ("λ₁ (lower is smoother)", "")]
+    )
     cells = to_markdown(table).splitlines()[2].split("|")[2:-1]
     for cell in cells:  # an error has its centre's decimals
         center, error = (part.strip(" *").partition(".")[2] for part in cell.split("±"))
@@ -139,6 +143,27 @@ def test_a_white_box_success_below_noise_is_named_once(make_results):
     weak = (results["mechanism"] == "SAM") & (results["seed"] == 1) & (results["goal"] == "untargeted")
     text = below_noise(results.assign(fooling_rate=results["fooling_rate"].mask(weak, 0.65)))
     assert text.startswith("Warning: on the surrogate itself these attacks do less than random signs")
-    assert text.endswith(": SAM (seed 1), untargeted, ε = 4/255: 65.0 % against 90.0 %.")
+    assert text.endswith(": the attack on SAM (seed 1), untargeted, ε = 4/255: 65.0 % against 90.0 %.")
     assert below_noise(with_noise(results)) == ""
     assert below_noise(make_results()) == ""
+
+
+def test_bold_is_what_looks_best_and_neither_noise_nor_alone():
+    center = pd.DataFrame(
+        {"a": [12.94, 12.86, 3.0, 99.0], "b": [np.nan, 5.0, np.nan, 1.0]}, index=["ST", "SAM", "IR", NOISE]
+    )
+    best = best_of(center, number=tenths)
+    assert best["a"].tolist() == [True, True, False, False]  # 12.9 and 12.9
+    assert not best["b"].any()
+    assert best_of(center, largest=False)["a"].tolist() == [False, False, True, False]
+    assert not best_of(center, largest=None).any(axis=None)
+
+
+def test_attacks_goals_and_budgets_are_kept_apart_and_noise_stands_beside_every_attack(make_results):
+    plain = make_results(goals=("untargeted",), budgets=(8.0,))
+    noise = plain.assign(mechanism=NOISE, attack=NOISE)
+    results = pd.concat([plain.assign(attack="MI"), plain.assign(attack="PGN"), noise])
+    found = dict(apart(results))
+    assert list(found) == ["MI, untargeted, ε = 8/255", "PGN, untargeted, ε = 8/255"]
+    assert set(found["MI, untargeted, ε = 8/255"]["attack"]) == {"MI", NOISE}
+    assert [name for name, _ in apart(plain, ("attack",))] == [""]

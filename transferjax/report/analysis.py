@@ -18,6 +18,7 @@ from transferjax.report.maps import similarity_heatmap
 from transferjax.report.page import Section
 from transferjax.report.tables import (
     Table,
+    apart,
     check,
     explained_table,
     of_surrogates,
@@ -71,15 +72,24 @@ def smoothness_table(eigenvalues: Mapping[str, np.ndarray], level: float = 0.95)
 
 
 def regression_section(results: pd.DataFrame, goal: str) -> Section:
-    """Table 6 and its intervals for one goal.
+    """Table 6 and its intervals for one goal and one attack, a point for each surrogate.
+
+    Smoothness is −λ₁ here, as in the paper: high is smooth, and a positive r says that smooth transfers.
 
     Args:
         results: tidy rows of the report; with `fooling_rate` among them, that is a factor too.
         goal: `"untargeted"` or `"targeted"`.
+
+    Raises:
+        ValueError: rows of several attacks, whose points would not be independent.
     """
     results = of_surrogates(results)
-    explained = explain(results[results["goal"] == goal])
-    surrogates = results[["mechanism", "seed"]].drop_duplicates()
+    attacks = ordered(results["attack"]) if "attack" in results else []
+    if len(attacks) > 1:
+        raise ValueError(f"results of the attacks {attacks}: expected one; pass the rows of each by itself")
+    chosen = results[results["goal"] == goal]
+    explained = explain(chosen.assign(smoothness=-chosen["smoothness"]))
+    surrogates = chosen[["mechanism", "seed"]].drop_duplicates()
     figures = {
         f"{statistic}_{goal}": (correlation_intervals(explained, goal, statistic), caption)
         for statistic, caption in (
@@ -93,10 +103,12 @@ def regression_section(results: pd.DataFrame, goal: str) -> Section:
     }
     names = ", ".join(name.replace("_", " ") for name in FACTORS if name in results)
     text = (
-        f"Correlation of transfer success with {names} over {len(surrogates)} surrogates, and R² of least "
-        "squares on two and on all of them. ± is half the 95 % interval."
+        f"Correlation of transfer success{f' of {attacks[0]}' if attacks else ''} with {names} over "
+        f"{len(surrogates)} surrogates, and R² of least squares on two and on all of them. Smoothness is −λ₁ "
+        "as in the paper: high is smooth. ± is half the 95 % interval, in which every surrogate counts once."
     )
-    return Section(f"What explains {goal} transfer", text, [explained_table(explained, goal)], figures)
+    title = f"What explains {goal} transfer" + "".join(f": {attack}" for attack in attacks)
+    return Section(title, text, [explained_table(explained, goal)], figures)
 
 
 def by_magnitude(results: pd.DataFrame) -> pd.DataFrame:
@@ -225,7 +237,11 @@ def analysis_sections(
             ),
         },
     )
-    regressions = [regression_section(results, goal) for goal in goals]
+    regressions = [
+        regression_section(rows, goal)
+        for _, rows in apart(of_surrogates(results), ("attack",))
+        for goal in goals
+    ]
     several = (by_magnitude(results).groupby("mechanism")["tau"].nunique() > 1).any()
     magnitudes = [magnitude_section(results, error)] if several else []
     return [*regressions, *magnitudes, similarity_section(similarities, rows, columns), smoothness]

@@ -82,7 +82,7 @@ def to_html(table: Table) -> str:
     title = escape(table.title)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table class="sortable">'
-        f"<caption>{title}</caption><thead><tr><td></td>{upper}</tr>"
+        f"<caption><span>{title}</span></caption><thead><tr><td></td>{upper}</tr>"
         f'<tr><th scope="col">{escape(table.corner)}</th>{lower}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )

@@ -1,6 +1,6 @@
 """Tables from tidy results: one row per surrogate, seed, target, goal and budget in, a table out."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -67,6 +67,29 @@ def of_surrogates(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["mechanism"] != NOISE]
 
 
+def apart(
+    results: pd.DataFrame, by: Sequence[str] = ("attack", "goal", "eps_255")
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What is never one number: rows of each attack, goal and budget, by name: "MI, untargeted, ε = 8/255".
+
+    Columns that the results lack tell nothing apart; noise stands beside every attack.
+    """
+    by = [name for name in by if name in results]
+    own = of_surrogates(results)
+    cells = own[by].drop_duplicates().itertuples(index=False, name=None) if by else [()]
+    for cell in cells:
+        chosen = pd.Series(True, results.index)
+        for name, value in zip(by, cell, strict=True):
+            beside = results["mechanism"] == NOISE if name == "attack" else False
+            chosen &= (results[name] == value) | beside
+        yield ", ".join(map(said, by, cell)), results[chosen]
+
+
+def said(name: str, value: Hashable) -> str:
+    """A value as pages write it: budgets in 1/255, no underscores."""
+    return f"ε = {value:g}/255" if name == "eps_255" else str(value).replace("_", " ")
+
+
 def below_noise(results: pd.DataFrame) -> str:
     """A warning that names the attacks whose white-box success lies below that of random signs; "" for none.
 
@@ -75,12 +98,13 @@ def below_noise(results: pd.DataFrame) -> str:
     """
     if not {"fooling_rate", "noise_fooling_rate"} <= set(results):
         return ""
-    which = ["mechanism", "seed", "goal", "eps_255", "fooling_rate", "noise_fooling_rate"]
+    which = ["attack", "mechanism", "seed", "goal", "eps_255", "fooling_rate", "noise_fooling_rate"]
+    results = results if "attack" in results else results.assign(attack="the attack")
     weak = results.loc[results["fooling_rate"] < results["noise_fooling_rate"], which].drop_duplicates()
     if weak.empty:
         return ""
     named = [
-        f"{row.mechanism} (seed {row.seed:g}), {row.goal}, ε = {row.eps_255:g}/255: "
+        f"{row.attack} on {row.mechanism} (seed {row.seed:g}), {row.goal}, ε = {row.eps_255:g}/255: "
         f"{100 * row.fooling_rate:.1f} % against {100 * row.noise_fooling_rate:.1f} %"
         for row in weak.itertuples()
     ]
@@ -128,10 +152,22 @@ def pivot(
     return center, err.reindex(columns=center.columns)
 
 
-def best_of(center: pd.DataFrame, largest: bool = True) -> pd.DataFrame:
-    """True at each column's best entry (as printed, so ties share it)."""
-    rounded = center.round(12)
-    return rounded.eq(rounded.max() if largest else rounded.min())
+def best_of(
+    center: pd.DataFrame, largest: bool | None = True, number: Callable[[float], str] = repr
+) -> pd.DataFrame:
+    """True at each column's best entry, and at what looks like it as printed by `number`.
+
+    Noise is never best, nor an entry alone in its column; with `largest` None nothing is.
+    """
+    best = pd.DataFrame(False, index=center.index, columns=center.columns)
+    rivals = center.drop(index=NOISE, errors="ignore").round(12)
+    for place, column in enumerate(rivals if largest is not None else ()):
+        values = rivals[column].dropna()
+        if len(values) > 1:
+            first = number(values.max() if largest else values.min())
+            alike = [name for name, value in values.items() if number(value) == first]
+            best.iloc[center.index.isin(alike), place] = True
+    return best
 
 
 def asr_table(
@@ -155,11 +191,17 @@ def asr_table(
         [(f"ε = {eps:g}/255", target) for eps, target in center.columns]
     )
     center, err = (frame.loc[sorted(frame.index, key=NOISE.__eq__)] for frame in (center, err))
-    best = best_of(center.drop(index=NOISE, errors="ignore")).reindex(center.index, fill_value=False)
     title = f"{goal.capitalize()} transfer success (%)"
     if value == "asr_correct":
         title += ", images that both models classify correctly"
-    return Table(title, 100 * center, 100 * err, best, lambda number: f"{number:.1f}")
+        title += " (noise: that the target does)" * (NOISE in center.index)
+    center, err = 100 * center, 100 * err
+    return Table(title, center, err, best_of(center, number=tenths), tenths)
+
+
+def tenths(number: float) -> str:
+    """A percentage as tables print it."""
+    return f"{number:.1f}"
 
 
 def value_table(
@@ -170,7 +212,7 @@ def value_table(
     rows: str = "mechanism",
     columns: Sequence[str] = (),
     error: str = "half_range",
-    largest: bool = True,
+    largest: bool | None = True,
 ) -> Table:
     """Any column by rows and columns, centre and error over seeds; the largest (or smallest) in bold.
 
@@ -179,14 +221,14 @@ def value_table(
         value, title: what to show, and what to call it.
         rows, columns: which columns go down and across.
         error: see `spread`.
-        largest: whether large is good.
+        largest: whether large is good; None where neither is.
     """
     across = tuple(columns) or ("everything",)
     center, err = pivot(results.assign(everything=""), value, rows, across, error)
     if len(across) == 1:
         heads = pd.MultiIndex.from_tuples([(title, str(name)) for name in center.columns])
         center.columns = err.columns = heads
-    return Table(title, center, err, best_of(center, largest), significant, rows)
+    return Table(title, center, err, best_of(center, largest, significant), significant, rows)
 
 
 def significant(number: float) -> str:
@@ -200,12 +242,12 @@ def model_table(results: pd.DataFrame, error: str = "half_range") -> Table:
     tidy["accuracy"] = 100 * tidy["surrogate_accuracy"]
     parts = [pivot(tidy, name, "mechanism", ("everything",), error) for name in ("accuracy", "smoothness")]
     parts.append(pivot(tidy, "similarity", "mechanism", ("target",), error))
-    titles = ("accuracy (%)", "smoothness λ₁", "gradient similarity")
+    titles = ("accuracy (%)", "λ₁ (lower is smoother)", "gradient similarity")
     heads = [
         (title, str(name)) for title, part in zip(titles, parts, strict=True) for name in part[0].columns
     ]
     center, err = (pd.concat([part[i] for part in parts], axis=1) for i in (0, 1))
-    best = pd.concat([best_of(part[0], largest=i != 1) for i, part in enumerate(parts)], axis=1)
+    best = pd.concat([best_of(part[0], i != 1, significant) for i, part in enumerate(parts)], axis=1)
     center.columns = err.columns = best.columns = pd.MultiIndex.from_tuples(heads)
     return Table("Surrogates: accuracy, smoothness, gradient similarity", center, err, best, significant)
 

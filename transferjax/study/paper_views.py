@@ -16,7 +16,7 @@ from transferjax.report.agreement import agreement_section, cells, ranks
 from transferjax.report.analysis import regression_section, similarity_section
 from transferjax.report.page import Section, success_section
 from transferjax.report.published import OF_ATTACKS, SHAPES, called, in_its_columns
-from transferjax.report.tables import NOISE, of_surrogates, ordered, value_table
+from transferjax.report.tables import NOISE, apart, of_surrogates, ordered, value_table
 from transferjax.study.blocks import Block
 from transferjax.study.config import Study
 from transferjax.study.rows import PAIRS, Arrays, Row, adversarial, block_of, is_right, transfer_rows
@@ -40,6 +40,24 @@ def known(study: Study, block: str) -> Block:
 def scalars(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that hold one value a row."""
     return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
+
+
+def of_attack(part: Section, attack: str) -> Section:
+    """A section with its attack in the names of its figures, and in its title where that lacks it."""
+    figures = {f"{name}_{attack}": figure for name, figure in part.figures.items()}
+    title = part.title if part.title.endswith(f": {attack}") else f"{part.title}: {attack}"
+    return part._replace(title=title, figures=figures)
+
+
+def explained(frame: pd.DataFrame, goals: tuple[str, ...] = ()) -> list[Section]:
+    """A regression for each attack and goal: a surrogate's rows of several attacks are no new surrogates."""
+    rows = of_surrogates(frame)
+    parts = []
+    for attack, own in apart(rows, ("attack",)):
+        for goal in goals or ordered(own["goal"]):
+            part = regression_section(own, str(goal))
+            parts.append(part if rows["attack"].nunique() == 1 else of_attack(part, attack))
+    return parts
 
 
 StandsFor = tuple[tuple[Any, Any], ...]
@@ -108,7 +126,7 @@ def paper(
     """A table of the paper from our rows, and how far both agree."""
     sections = []
     if table == "table6":
-        sections.append(regression_section(frame, "untargeted"))
+        sections += explained(frame, ("untargeted",))
     else:
         attacks = ordered(of_surrogates(frame)["attack"])
         for attack, goal in product(attacks, ordered(frame["goal"])):

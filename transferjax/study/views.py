@@ -15,12 +15,11 @@ from transferjax import report
 from transferjax.report.analysis import (
     SHOWN,
     magnitude_section,
-    regression_section,
     similarity_section,
     smoothness_table,
 )
 from transferjax.report.page import Section, success_section, surrogates_section
-from transferjax.report.tables import NOISE, of_surrogates
+from transferjax.report.tables import apart, of_surrogates
 from transferjax.study import along, claim_views, image_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
@@ -42,19 +41,12 @@ class Kind:
 
 def table(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Transfer success: a section per goal, with its figure."""
-    parts = []
-    attacks = list(dict.fromkeys(of_surrogates(frame)["attack"]))
-    for attack in attacks:
-        rows = frame[frame["attack"].isin((attack, NOISE))]
+    parts, several = [], of_surrogates(frame)["attack"].nunique() > 1
+    for attack, rows in apart(frame, ("attack",)):
         for goal in dict.fromkeys(rows["goal"]):
             part = success_section(rows, str(goal), study.error)
-            parts.append(part if len(attacks) == 1 else _of_attack(part, attack))
+            parts.append(paper_views.of_attack(part, attack) if several else part)
     return parts
-
-
-def _of_attack(part: Section, attack: str) -> Section:
-    figures = {f"{name}_{attack}": figure for name, figure in part.figures.items()}
-    return part._replace(title=f"{part.title}: {attack}", figures=figures)
 
 
 def curve_rows(study: Study, block: str, **options: Any) -> Iterator[Row]:
@@ -80,9 +72,8 @@ def curve(
 
 
 def regression(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
-    """What explains transfer: correlations and least squares, for each goal."""
-    rows = of_surrogates(frame)
-    return [regression_section(rows, str(goal)) for goal in dict.fromkeys(rows["goal"])]
+    """What explains transfer: correlations and least squares, for each attack and goal."""
+    return paper_views.explained(frame)
 
 
 def matrix_rows(study: Study, block: str, column: str = "similarity") -> Iterator[Row]:
