@@ -164,8 +164,8 @@ def best_of(
     for place, column in enumerate(rivals if largest is not None else ()):
         values = rivals[column].dropna()
         if len(values) > 1:
-            first = number(values.max() if largest else values.min())
-            alike = [name for name, value in values.items() if number(value) == first]
+            first = number(float(values.max() if largest else values.min()))
+            alike = [name for name, value in values.items() if number(float(value)) == first]
             best.iloc[center.index.isin(alike), place] = True
     return best
 
