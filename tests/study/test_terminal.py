@@ -134,7 +134,9 @@ def test_a_reader_that_went_away_ends_it_silently(start, tmp_path):
 def test_an_unknown_variant_is_one_line_and_a_traceback_when_asked_for(finish, tmp_path):
     code, _, err = finish(tmp_path / "store", config="configs/digits.py:smok")
     assert code == 1
-    assert err.startswith("config: ValueError: unknown variant 'smok': use smoke, or none (line ")
+    assert err.startswith(
+        "config: ValueError: unknown variant 'smok': use smoke, seeds, first, mechanisms (line "
+    )
     command = [sys.executable, "-m", "experiments.study", f"--store={tmp_path}", "lss"]
     env = os.environ | {"TRANSFERJAX_TRACEBACK": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=ROOT)
