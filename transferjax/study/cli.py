@@ -7,6 +7,7 @@ python -m experiments.study --store=DIR ls | why KEY|LABEL [--config=…] | gc [
 
 import json
 import os
+import select
 import signal
 import sys
 import traceback
@@ -77,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _unread() -> bool:
     """Whether nobody reads what is printed any more."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    if not hasattr(select, "poll"):
         return True
-    return False
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    return bool(asked.poll(0))  # nothing but errors, which need no asking for
 
 
 def _make_importable(argv: Sequence[str]) -> None:
