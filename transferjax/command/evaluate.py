@@ -140,7 +140,7 @@ def _answers(model: Model, dataset: Dataset, images: np.ndarray, batch_size: int
     for batch in library.eval_batches(padded, min(batch_size, len(images))):
         logits = _logits(model.predict, batch.images)
         try:
-            check_classes(dataset.num_classes, logits.shape[-1], dataset.name)
+            check_classes(dataset.class_names, logits.shape[-1], dataset.name)
         except ValueError as error:
             raise ValueError(f"{model.label}: {error}") from error
         said.append(np.asarray(logits.argmax(-1)))
