@@ -300,10 +300,10 @@ class TestDatasets:
 class TestNamesOfImageNet:
     def test_folders_in_any_order_and_spelling(self):
         """Alphabetical, as folders are, and not in the order of ImageNette's classes."""
-        folders = (
-            ("English_springer", "French_horn", "cassette_player", "chain-saw", "CHURCH", "garbage_truck")
-            + ("gas_pump", "golf_ball", "parachute", "tench")
-        )  # fmt: skip
+        folders = [
+            "English_springer", "French_horn", "cassette_player", "chain-saw", "CHURCH", "garbage_truck",
+            "gas_pump", "golf_ball", "parachute", "tench",
+        ]  # fmt: skip
         assert data.imagenet_indices(folders) == (217, 566, 482, 491, 497, 569, 571, 574, 701, 0)
 
     def test_the_ten_of_imagenette_and_wordnets_ids(self):
