@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from transferjax import attacks, data, defences, models
 from transferjax.attacks import craft, ensembles
-from transferjax.classes import check_vocabulary
+from transferjax.classes import check_classes, check_vocabulary
 from transferjax.metrics import (
     correct,
     fooled,
@@ -160,6 +160,27 @@ class TestCounts:
             chosen = models.select_classes(net(logits), range(classes))
             craft(attacks.pgd(8 / 255, 1), chosen, dataset, tmp_path / "run", batch_size=8)
 
+    @pytest.mark.parametrize(
+        ("classes", "logits", "said"),
+        [
+            (
+                ("French horn", "tench"),
+                1000,
+                r"\(French horn, tench\), .*by name: .* data\.imagenet_indices\(",
+            ),
+            (("French horn", "tench"), 7, r"logit: pick the logits of its classes, in this order, with "),
+            (10, 1000, r"in this order, with models\.select_classes\(predict, indices\)$"),
+            (("0", "1"), 1000, r"has 2 classes, .*indices\)$"),
+            (11, 10, r"labels that begin at one\? subtract 1; or take images of predict's 10 classes alone"),
+            (("a", "b", "c"), 1, r"logit: take images of predict's 1 classes alone, with its labels"),
+            (1000, 1001, r"a background class first\? Preprocessing\(label_offset=1\); or pick"),
+            ([f"c{i}" for i in range(90)], 2, r"\(c0, c1, .*c9, …, c89\)"),
+        ],
+    )
+    def test_what_to_do_depends_on_the_counts(self, classes, logits, said):
+        with pytest.raises(ValueError, match=said):
+            check_classes(classes, logits)
+
     @pytest.mark.parametrize("count", [10, K + 1])
     def test_metrics_with_a_known_count(self, images, large, labels, count):
         mask = jnp.ones(N, bool)
@@ -274,3 +295,41 @@ class TestDatasets:
         assert list(WNIDS) == sorted(WNIDS)
         named = dict(zip(CLASS_NAMES["imagenette"], INDICES, strict=True))
         assert (named["tench"], named["gas pump"], named["parachute"]) == (0, 571, 701)
+
+
+class TestNamesOfImageNet:
+    def test_folders_in_any_order_and_spelling(self):
+        """Alphabetical, as folders are, and not in the order of ImageNette's classes."""
+        folders = [
+            "English_springer", "French_horn", "cassette_player", "chain-saw", "CHURCH", "garbage_truck",
+            "gas_pump", "golf_ball", "parachute", "tench",
+        ]  # fmt: skip
+        assert data.imagenet_indices(folders) == (217, 566, 482, 491, 497, 569, 571, 574, 701, 0)
+
+    def test_the_ten_of_imagenette_and_wordnets_ids(self):
+        from transferjax.data.tfds import CLASS_NAMES, WNIDS
+
+        assert data.imagenet_indices(CLASS_NAMES["imagenette"]) == INDICES == data.imagenet_indices(WNIDS)
+        dogs = (
+            "n02085620-Chihuahua",
+            "n02085782_japanese_spaniel",
+            "toilet tissue, toilet paper, bathroom tissue",
+        )
+        assert data.imagenet_indices(dogs) == (151, 152, 999)
+
+    def test_a_first_name_goes_before_others(self):
+        assert data.imagenet_indices(["polecat", "crane bird", "Cardigan Welsh corgi"]) == (358, 134, 264)
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (["tensch"], r"'tensch' is no class of ImageNet's 1000; did you mean n01440764 \(tench, .*: 0\)"),
+            (["crane"], r"'crane' are several .* n02012849 \(crane.*134\) and n03126707 .*517.*WordNet id"),
+            (["n00000001"], "'n00000001' is no class .*; expected names of WordNet or its ids"),
+            (["English_springer", "n02102040"], "'English_springer' and 'n02102040' are one class"),
+            ([""], "'' is no class"),
+        ],
+    )  # fmt: skip
+    def test_refused(self, names, message):
+        with pytest.raises(ValueError, match=message):
+            data.imagenet_indices(names)

@@ -5,7 +5,7 @@ the first few of many logits, as chance would have it once in a million, that is
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,28 +14,50 @@ from transferjax.typing import Array, Predict
 
 WAY_OUT = "models.select_classes(predict, indices)"
 FEWEST, LEAST_PROBABILITY = 16, 1e-6
+IMAGENET = (1000, 1001)
+"""How many logits nets for ImageNet have."""
+MOST_NAMES = 12
 
 
-def check_classes(num_classes: int | None, logits: int, name: str = "the data set") -> None:
+def check_classes(classes: int | Sequence[str] | None, logits: int, name: str = "the data set") -> None:
     """As many logits as classes.
 
     Args:
-        num_classes: of the labels; None if nobody knows.
+        classes: of the labels, their names or how many they are; None if nobody knows.
         logits: K, the width of what predict returns.
         name: whose labels they are.
 
     Raises:
         ValueError: another number of logits; says how to pick the right ones.
     """
-    if num_classes is None or num_classes == logits:
+    count = len(classes) if isinstance(classes, Sequence) else classes
+    if count is None or count == logits:
         return
-    more = f"pick the logits of its classes, in their order, with {WAY_OUT}"
-    fewer = f"give labels of predict's classes, and to a net that knows all of {name} {WAY_OUT}"
+    names = _named(classes) if isinstance(classes, Sequence) else ""
     raise ValueError(
-        f"{name} has {num_classes} classes, but predict has {logits} logits, so that a label is not the "
-        f"number of its logit: {more if logits > num_classes else fewer} (ImageNette among ImageNet's: "
-        "data.IMAGENETTE_IN_IMAGENET)"
+        f"{name} has {count} classes{names and f' ({names})'}, but predict has {logits} logits, so that a "
+        f"label is not the number of its logit: {_remedy(count, logits, bool(names))}"
     )
+
+
+def _remedy(count: int, logits: int, named: bool) -> str:
+    if logits < count:
+        ones = "labels that begin at one? subtract 1; or " if count == logits + 1 else ""
+        return (
+            f"{ones}take images of predict's {logits} classes alone, with its labels (and to a net that "
+            f"knows more of them {WAY_OUT})"
+        )
+    background = "a background class first? Preprocessing(label_offset=1); or " if logits == count + 1 else ""
+    by_name = logits in IMAGENET and named
+    found = " (ImageNet's by name: indices = data.imagenet_indices(class_names))" if by_name else ""
+    return f"{background}pick the logits of its classes, in this order, with {WAY_OUT}{found}"
+
+
+def _named(names: Sequence[str]) -> str:
+    """The names of classes, in their order; "" of those that are but numbers."""
+    if all(name.isdecimal() for name in names):
+        return ""
+    return ", ".join(names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 2], "…", names[-1]])
 
 
 def check_same_classes(logits: Mapping[str, int]) -> None:

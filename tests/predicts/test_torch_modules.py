@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transferjax import attacks, data, metrics
+from transferjax import attacks, data, losses, metrics
 from transferjax.predicts import Preprocessing, from_torch_module
 from transferjax.predicts.torch_modules import find_logits
 
@@ -83,13 +83,85 @@ def test_attacks_craft_and_similarity_take_it_for_a_surrogate(torch):
     np.testing.assert_allclose(metrics.gradient_similarity(predict, same, X, LABELS), 1, atol=1e-5)
 
 
-def test_a_second_derivative_is_refused(torch):
+def in_jax(weight, x):
+    """A net whose Hessian is no Gauss-Newton part alone, as `quadratic` is in PyTorch."""
+    z = x.reshape(len(x), -1) @ weight
+    return z + 0.5 * z**2
+
+
+def quadratic(torch, weight):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(weight))
+
+        def forward(self, x):
+            z = x.permute(0, 2, 3, 1).flatten(1) @ self.weight
+            return z + 0.5 * z**2
+
+    return Net()
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_curvature_is_that_of_the_analytic_hessian(torch, run):
+    weight = RNG.normal(size=(48, 4)).astype(np.float32) / 7
+    predict, same = from_torch_module(quadratic(torch, weight)), jax.tree_util.Partial(in_jax, weight)
+    loss = lambda x, y: losses.cross_entropy(in_jax(weight, x[None]), y[None])[0]  # noqa: E731
+    hessians = jax.vmap(jax.hessian(loss))(X, LABELS).reshape(5, 48, 48)
+    found = np.linalg.eigvalsh(hessians)
+    expected = np.take_along_axis(found, np.argsort(-np.abs(found), 1)[:, :2], 1)
+    values = run(lambda p, x, y: metrics.input_hessian_eigenvalues(p, x, y, 2, tol=1e-6))(predict, X, LABELS)
+    np.testing.assert_allclose(values, expected, rtol=1e-3)
+    residual = lambda p: metrics.input_hessian_eigenvalues(p, X, LABELS, part="residual")  # noqa: E731
+    np.testing.assert_allclose(residual(predict), residual(same), rtol=1e-3)
+
+
+def test_the_gradient_of_a_gradient_under_vmap_and_of_a_linear_net(torch):
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4))
+    square = lambda predict, x: (jax.grad(lambda x: predict(x)[:, 0].sum())(x) ** 2).sum()  # noqa: E731
+    np.testing.assert_array_equal(jax.grad(lambda x: square(from_torch_module(linear), x))(X), 0 * X)
+    weight = RNG.normal(size=(48, 4)).astype(np.float32) / 7
+    each = lambda predict: jax.vmap(jax.grad(lambda x: square(predict, x[None])))(X)  # noqa: E731
+    same = each(jax.tree_util.Partial(in_jax, weight))
+    np.testing.assert_allclose(each(from_torch_module(quadratic(torch, weight))), same, atol=1e-5)
+
+
+def test_attention_has_a_second_derivative(torch):
+    class Attention(torch.nn.Module):
+        def forward(self, x):
+            x = x.flatten(2).transpose(1, 2)[:, None]
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x).sum((1, 2))
+
+    values = metrics.input_hessian_eigenvalues(from_torch_module(Attention()), X, LABELS)
+    assert np.isfinite(values).all()
+    assert np.abs(values).min() > 0
+
+
+def test_what_pytorch_or_jax_cannot_differentiate_is_refused(torch):
     predict = from_torch_module(net(torch))
     loss = lambda x: metrics.input_gradient(predict, x, LABELS).sum()  # noqa: E731
-    with pytest.raises(TypeError, match=r"first derivatives alone: curvature .* need a net in JAX"):
-        jax.grad(loss)(X)
-    with pytest.raises(TypeError, match="first derivatives alone"):
-        metrics.input_hessian_eigenvalues(predict, X, LABELS)
+    assert np.isfinite(jax.grad(loss)(X)).all()
+    with pytest.raises(
+        TypeError, match=r"first and second derivatives alone: a third one needs a net in JAX"
+    ):
+        jax.grad(lambda x: jax.grad(loss)(x).sum())(X)
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, ct):
+            return 2 * ct
+
+    class Other(torch.nn.Module):
+        def forward(self, x):
+            return (x**2 + Once.apply(x) ** 2).flatten(1)
+
+    with pytest.raises(TypeError, match=r"PyTorch has no second derivative of Other: .*once_differentiable"):
+        metrics.input_hessian_eigenvalues(from_torch_module(Other()), X, LABELS)
 
 
 def test_it_is_in_evaluation_mode_and_stays_there(torch):

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def craft(
         classes = np.asarray(targets, np.int32)
     check_goal(attack, targets, targeted)
     few, aims = _few(dataset, classes)
-    _check_first(predict, few, aims, dataset.num_classes)
+    _check_first(predict, few, aims, dataset.class_names)
     manifest = manifest_of(attack, predict, dataset, targets, seed, eps, norm, format)
     if directory is not None:
         manifest |= {"pixels": stable_name(few), "outputs": outputs_of(predict, few, is_unseen(manifest))}
@@ -191,11 +191,11 @@ def check_kept(name: str, far: np.ndarray, shape: tuple[int, ...], eps: float, n
         )
 
 
-def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def _check_first(predict: Predict, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
     """A wrong predict fails here, at once and with a reason, and not as an attack that does nothing."""
     few = data.to_float(jnp.asarray(images))
     for member in members(predict):
-        check_predict(member, few, jnp.asarray(labels), jax.random.key(0), num_classes)
+        check_predict(member, few, jnp.asarray(labels), jax.random.key(0), classes)
 
 
 def _few(dataset: data.Source, classes: np.ndarray, count: int = 8) -> tuple[np.ndarray, np.ndarray]:

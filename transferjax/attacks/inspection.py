@@ -4,7 +4,7 @@ Images and labels are looked at by `transferjax.checks`. Logits and gradients ar
 the host, outside of `jit`; `craft` does that once before it begins.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -54,14 +54,14 @@ def check_gradients(gradients: Array | np.ndarray) -> None:
 
 
 def check_predict(
-    predict: Predict, images: Array, labels: Array, key: Key, num_classes: int | None = None
+    predict: Predict, images: Array, labels: Array, key: Key, classes: int | Sequence[str] | None = None
 ) -> None:
     """Images, labels, logits and gradients of one batch, and whether the labels are of predict's classes."""
     check_images(images)
     keys = per_example(key, len(images))
     logits = predict(images)
     check_logits(logits)
-    check_classes(num_classes, logits.shape[-1])
+    check_classes(classes, logits.shape[-1])
     check_labels(labels, len(images), logits.shape[-1])
     check_gradients(gradient_of(predict)(images, {}, keys, labels)[1])
 

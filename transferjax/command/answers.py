@@ -85,7 +85,7 @@ def _check(model: Model, dataset: Dataset) -> None:
     try:
         logits = jax.eval_shape(asked, jax.ShapeDtypeStruct(shape, jnp.float32))
         check_outputs(logits, 1)
-        check_classes(dataset.num_classes, logits.shape[-1], dataset.name)
+        check_classes(dataset.class_names, logits.shape[-1], dataset.name)
     except Exception as error:  # of somebody's net: whatever it raises
         said = f"{'' if isinstance(error, ValueError) else type(error).__name__ + ': '}{first_line(error)}"
         if model.takes:

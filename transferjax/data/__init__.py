@@ -22,6 +22,7 @@ from transferjax.data.crops import center_crop, random_resized_crop
 from transferjax.data.dataset import Dataset, to_float
 from transferjax.data.digits import digits
 from transferjax.data.folders import image_folder, load_folder, nips2017
+from transferjax.data.imagenet import imagenet_indices
 from transferjax.data.storage import cache_dir, open_saved, save, saved_splits
 from transferjax.data.stream import ImageStream
 from transferjax.data.tfds import IMAGENETTE_IN_IMAGENET, in_memory, stream
@@ -37,6 +38,7 @@ __all__ = [
     "center_crop",
     "eval_batches",
     "image_folder",
+    "imagenet_indices",
     "load",
     "load_folder",
     "nips2017",

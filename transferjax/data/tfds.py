@@ -36,7 +36,8 @@ WNIDS = tuple(
 )
 """ImageNette's folders, in the order of its classes."""
 IMAGENETTE_IN_IMAGENET = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
-"""ImageNette's classes among ImageNet's 1,000, in the order of its own: for `models.select_classes`."""
+"""ImageNette's classes among ImageNet's 1,000, in the order of the prepared data set: for
+`models.select_classes`. A folder's classes are in another order, the alphabet's: `imagenet_indices`."""
 
 
 def tfds_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:

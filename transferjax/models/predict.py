@@ -77,8 +77,8 @@ class Selection:
 def select_classes(predict: Predict, indices: Iterable[int]) -> Predict:
     """A net of many classes beside nets of few: `images -> logits[:, indices]`.
 
-    A pytree with the leaves of `predict`; around a `Stochastic` it is a `Stochastic` too. ImageNette's
-    classes of a net for ImageNet: `select_classes(predict, data.IMAGENETTE_IN_IMAGENET)`.
+    A pytree with the leaves of `predict`; around a `Stochastic` it is a `Stochastic` too. The classes of a
+    data set of a net for ImageNet: `select_classes(predict, data.imagenet_indices(dataset.class_names))`.
 
     Args:
         predict: any.

@@ -1,5 +1,6 @@
 """PyTorch modules as predicts: logits and their gradient, computed by PyTorch on the host."""
 
+import math
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +17,11 @@ def from_torch_module(module: Any, num_classes: int | None = None, device: Any =
     """A `Predict` around a PyTorch module that takes NCHW images in [0, 1]: a target, and a surrogate too.
 
     Works inside `jit`, `vmap`, `scan` and `craft`. Its gradient, `Jᵀ v`, is PyTorch's, with one more forward
-    pass; it has no second derivative. Images are cast to the type of the module's parameters; logits and
-    gradients are float32. What the module wants to see of an image says a `Preprocessing` around it.
+    pass; so is the gradient of that, which curvature takes: a product with the input Hessian is a forward
+    pass, a backward pass and the backward pass of that. There is no third derivative, and none in forward
+    mode (`jax.jvp`): the Gauss-Newton part of `metrics.input_hessian_eigenvalues` needs a net in JAX. Images
+    are cast to the type of the module's parameters; logits and gradients are float32. What the module wants
+    to see of an image says a `Preprocessing` around it.
 
     Args:
         module: a `torch.nn.Module`; put into evaluation mode, and asked at every call whether it still is. It
@@ -29,7 +33,7 @@ def from_torch_module(module: Any, num_classes: int | None = None, device: Any =
     Raises:
         ValueError: a module that is partly in training mode, or is again; when it is called or traced, if no
             logits `[B, K]` come out, or if they do not depend on the images in a way that PyTorch can see.
-        TypeError: where a second derivative is asked for.
+        TypeError: where a third derivative is asked for, or a second one of what PyTorch has but one of.
     """
     require("torch", "PyTorch modules")
     return jax.tree_util.Partial(_differentiable(_Host(module, num_classes, device)))
@@ -42,16 +46,34 @@ def _differentiable(host: "_Host") -> Predict:
     def predict(images: Array) -> Array:
         return host_call(host.logits, images, host.width(images))
 
-    @jax.custom_jvp
+    @jax.custom_vjp
     def pullback(images: Array, cotangents: Array) -> Array:
         return host_call(host.pullback, (images, cotangents), images.shape[1:])
 
-    @pullback.defjvp
+    @jax.custom_jvp
+    def second(images: Array, cotangents: Array, directions: Array) -> Array:
+        columns = math.prod(images.shape[1:]) + cotangents.shape[-1]
+        return host_call(host.second, (images, cotangents, directions), columns)
+
+    @second.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
         raise TypeError(
-            "a PyTorch module has first derivatives alone: curvature and methods of second order need a net "
-            "in JAX, such as models.from_torch of its weights"
+            "a PyTorch module has first and second derivatives alone: a third one needs a net in JAX, such "
+            "as models.from_torch of its weights, where the zoo has its architecture"
         )
+
+    def pulled(images: Array, cotangents: Array) -> tuple[Array, tuple[Array, Array]]:
+        host.check_second(images)
+        return pullback(images, cotangents), (images, cotangents)
+
+    def back(given: tuple[Array, Array], directions: Array) -> tuple[Array, Array]:
+        images, cotangents = given
+        both = second(images, cotangents, directions)
+        size = math.prod(images.shape[1:])
+        of_images = both[:, :size].reshape(images.shape)
+        return of_images.astype(images.dtype), both[:, size:].astype(cotangents.dtype)
+
+    pullback.defvjp(pulled, back)
 
     def forward(images: Array) -> tuple[Array, Array]:
         host.check_gradient(images)
@@ -93,6 +115,17 @@ class _Host:
         """Raises where the logits do not hang on the images."""
         self.pullback(np.zeros((1, *images.shape[1:]), np.float32), None)
 
+    def check_second(self, images: Array) -> None:
+        """Raises where PyTorch has no derivative of the gradient."""
+        x = np.zeros((1, *images.shape[1:]), np.float32)
+        try:
+            self.second(x, np.ones((1, self.width(images)), np.float32), x)
+        except (RuntimeError, NotImplementedError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise TypeError(
+                f"PyTorch has no second derivative of {type(self.module).__name__}: {said}"
+            ) from error
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         import torch
 
@@ -114,6 +147,19 @@ class _Host:
             [gradient] = torch.autograd.grad(logits, x, ct)
         return np.ascontiguousarray(gradient.float().cpu().numpy().transpose(0, 2, 3, 1))
 
+    def second(self, images: np.ndarray, cotangents: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """`[B, H W C + K]`: the derivatives of `<directions, Jᵀ cotangents>` by images and cotangents."""
+        import torch
+
+        with self.lock, torch.enable_grad(), _twice_differentiable():
+            x, ct = self._tensor(images).requires_grad_(), self._plain(cotangents).requires_grad_()
+            [gradient] = torch.autograd.grad(self._run(x), x, ct, create_graph=True)
+            _check_graph(gradient)
+            along = self._tensor(directions)
+            both = torch.autograd.grad(gradient, (x, ct), along, allow_unused=True, materialize_grads=True)
+        by_image, by_cotangent = (part.detach().float().cpu().numpy() for part in both)
+        return np.concatenate([by_image.transpose(0, 2, 3, 1).reshape(len(images), -1), by_cotangent], 1)
+
     def _plain(self, array: np.ndarray) -> Any:
         import torch
 
@@ -129,6 +175,25 @@ class _Host:
                 f"the module is in training mode again: {training}; call .eval() after whatever trained it"
             )
         return find_logits(self.module(x), len(x), self.num_classes).float()
+
+
+def _twice_differentiable() -> Any:
+    """Attention by its formula: PyTorch's faster ones have a first derivative alone."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _check_graph(gradient: Any) -> None:
+    """Raises for an operation that has no derivative; PyTorch, asked for some inputs, would go around it."""
+    seen, waiting = set(), [gradient.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if type(node).__name__ == "Error":
+            raise RuntimeError("an operation in it is marked as once_differentiable")
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [other for other, _ in node.next_functions]
 
 
 def _training(module: Any) -> str:
