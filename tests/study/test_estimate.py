@@ -73,7 +73,10 @@ def test_a_forward_pass_counts_the_products_of_a_net(cost):
     assert 0.8 * convolutions < seen < 2 * convolutions  # fewer taps at the border; norms besides
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (700, "12 min"), (12_600, "3.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(40, "40 s"), (700, "12 min"), (12_600, "3.5 h"), (1.5e6, "17 days"), (7.1e8, "23 years")],
+)
 def test_in_words(seconds, text):
     assert estimate.readable(seconds) == text
 

@@ -268,7 +268,8 @@ def test_tables_are_only_those_a_scale_has():
 
 def test_what_is_published_is_whole_and_says_what_is_not_done(smoke, tmp_path):
     names = [*(name for name, _, _ in sp2024.get_config("smoke").views), "table3"]
-    page = publish("S&P 2024", names, smoke, tmp_path / "smoke").read_text()
+    title = sp2024.get_config("smoke").title
+    page = publish(title, names, smoke, tmp_path / "smoke").read_text()
     assert "| table3 | – | not done |" in page
     assert "[page](table2.md)" in page
     assert "AT with a small budget (τ = 1) beats ST | cannot be told at this scale |" in page
@@ -279,7 +280,14 @@ def test_what_is_published_is_whole_and_says_what_is_not_done(smoke, tmp_path):
     copied = pd.read_csv(tmp_path / "smoke/table2.csv")
     pd.testing.assert_frame_equal(copied, pd.read_csv(smoke / "table2.csv"))
     with pytest.raises(FileNotFoundError, match=r"has no report\.md: run the study"):
-        publish("S&P 2024", names, tmp_path, tmp_path / "out")
+        publish(title, names, tmp_path, tmp_path / "out")
+
+
+def test_a_report_is_not_published_as_another_configs(tmp_path):
+    (tmp_path / "report.md").write_text("# S&P 2024 on digits, a smoke test\n")
+    with pytest.raises(ValueError, match="a smoke test', and the config is 'S&P 2024 on CIFAR-10'"):
+        publish("S&P 2024 on CIFAR-10", ["table2"], tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_transformers_are_a_study_of_files(one_device, tmp_path, monkeypatch):

@@ -99,7 +99,6 @@ FLAGS = {
     "--workers=two": "flag --workers=two: invalid literal",
     "--sotre=x": "Unknown command line flag 'sotre'. Did you mean: store",
     "lss": "ValueError: unknown command 'lss'; did you mean ls?",
-    "--config.batchsize=3": 'batchsize Did you mean "batch_size"',
 }
 
 
@@ -114,6 +113,12 @@ def test_a_flag_or_a_command_is_misspelt(finish, tmp_path, flag):
     assert err.startswith(FLAGS[flag])
     assert "Traceback" not in err
     assert not (tmp_path / "store").exists()
+
+
+def test_an_unknown_scalar_of_a_config_is_one_line_with_the_nearest(finish, tmp_path):
+    code, out, err = finish(tmp_path / "store", f"--config={ONE}", "--config.batchsize=3", config=None)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith("'batchsize' Did you mean \"batch_size\"")
 
 
 def test_help_is_short_and_the_projects_own(capsys):
@@ -135,7 +140,8 @@ def test_a_store_that_is_not_there_is_no_empty_one(finish, tmp_path):
 def test_a_reader_that_went_away_ends_it_silently(start, tmp_path):
     process = start(tmp_path / "store", "--list", config=ONE)
     process.stdout.close()
-    err = process.stderr.read()
+    with process.stderr:
+        err = process.stderr.read()
     assert (process.wait(), err) == (128 + signal.SIGPIPE, "")
 
 
