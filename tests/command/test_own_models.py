@@ -85,7 +85,7 @@ class TestEvaluate:
         plain, named, written = given.read_models(
             [
                 f"a=squeezenet1_1:{file}",
-                f"b=squeezenet1_1:{file}:-1 … 1",
+                f"b=squeezenet1_1:{file}:-1..1",
                 f"squeezenet1_1:{file}:{tmp_path}/seen.json",
             ],
             3,
@@ -103,7 +103,7 @@ class TestEvaluate:
         )
         transferjax.evaluate("a=resnet50:w.pth", "resnet50:w.pth", "imgs", "noise", 8)
         out = capsys.readouterr().out
-        assert "a: 33% of the images right as they are, 100% with '0 … 255': is its preprocessing" in out
+        assert "a: 33% of the images right as they are, 100% with '0..255': is its preprocessing" in out
 
     @pytest.mark.parametrize(
         ("flags", "message"),
@@ -129,7 +129,9 @@ class TestEvaluate:
         assert "Traceback" not in error
 
     def test_a_net_of_other_classes_is_refused(self, here):
-        with pytest.raises(ValueError, match=r"net: .*has 3 classes, but predict has 2 logits"):
+        with pytest.raises(
+            ValueError, match=r"net: .*has 3 classes \(blue, green, red\), but predict has 2 logits"
+        ):
             transferjax.evaluate({"net": lambda x: x.mean((1, 2))[:, :2]}, "mynets.py:steep", "imgs", "fgsm")
 
 

@@ -1,6 +1,7 @@
 """The transfer table of one's own models: surrogates x attacks x budgets x targets."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from transferjax.command.given import Model, read_data, read_models
 from transferjax.data import Dataset
 from transferjax.files import replacing
 from transferjax.metrics import proportion_interval
-from transferjax.predicts.conventions import guess_preprocessing
+from transferjax.predicts.guesses import guess_preprocessing
 from transferjax.report import NOISE, Section, Table, write_sections
 from transferjax.study import registry
 from transferjax.typing import Predict
@@ -153,7 +154,10 @@ def _doubt(model: Model, images: Dataset, clean: np.ndarray) -> None:
         return
     few = images.subset(min(len(images), 128), seed=0)
     x = library.to_float(jax.numpy.asarray(few.images))
-    best = guess_preprocessing(jax.jit(model.predict), x, jax.numpy.asarray(few.labels))[0]
+    count = images.num_classes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what does not fit well is not worth a word here
+        best = guess_preprocessing(model.predict, x, jax.numpy.asarray(few.labels), num_classes=count)[0]
     own = float((clean == images.labels).mean())
     if best.accuracy > own + CLOSER:
         print(

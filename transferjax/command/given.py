@@ -1,7 +1,7 @@
 """Models and data as people name them.
 
     resnet50:weights.pth                     a file of weights of a known architecture
-    resnet50:weights.pth:preprocessor.json   and what it wants to see: a file, or a name of CONVENTIONS
+    resnet50:weights.pth:preprocessor.json   and what it wants to see: a file, or a name of read_preprocessing
     package.module:name, mynets.py:name      a net, or a function without arguments that returns one
     LABEL=…                                  any of these, by that label
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from transferjax import data, models
 from transferjax.data import Dataset
-from transferjax.predicts.conventions import CONVENTIONS, read_preprocessing
+from transferjax.predicts.conventions import read_preprocessing
 from transferjax.predicts.foreign import from_callable
 from transferjax.predicts.preprocessing import Preprocessing
 from transferjax.predicts.stochastic import Stochastic
@@ -132,9 +132,7 @@ def _of_file(name: str, file: str, seen: str) -> tuple[Predict, str]:
     predict = models.predictor(models.build_for(name, tensors), models.from_torch(name, tensors))
     if not seen:
         return predict, f"{name} from {file}, images as they are"
-    if seen not in CONVENTIONS and not Path(seen).exists():
-        raise ValueError(f"{seen!r} is no file, and none of {', '.join(map(repr, CONVENTIONS))}")
-    preprocessing = CONVENTIONS[seen] if seen in CONVENTIONS else read_preprocessing(seen)
+    preprocessing = read_preprocessing(seen)
     return preprocessing(predict), f"{name} from {file}, {preprocessing}"
 
 
