@@ -28,6 +28,7 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.memory": 0,
     "transferjax.stopping": 0,
     "transferjax.naming": 0,
+    "transferjax.proportions": 0,
     "transferjax.norms": 0,
     "transferjax.losses": 0,
     "transferjax.chain": 0,

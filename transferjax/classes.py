@@ -42,7 +42,7 @@ def check_classes(classes: int | Sequence[str] | None, logits: int, name: str = 
 
 def _remedy(count: int, logits: int, named: bool) -> str:
     if logits < count:
-        ones = "labels that begin at one? subtract 1; or " if count == logits + 1 else ""
+        ones = "labels that begin at one? subtract 1; or " if count == logits + 1 and not named else ""
         return (
             f"{ones}take images of predict's {logits} classes alone, with its labels (and to a net that "
             f"knows more of them {WAY_OUT})"

@@ -88,7 +88,7 @@ class TestEvaluate:
         plain, named, written = given.read_models(
             [
                 f"a=squeezenet1_1:{file}",
-                f"b=squeezenet1_1:{file}:-1 … 1",
+                f"b=squeezenet1_1:{file}:-1..1",
                 f"squeezenet1_1:{file}:{tmp_path}/seen.json",
             ],
             3,
@@ -110,8 +110,8 @@ class TestEvaluate:
             "a: resnet50 from w.pth; sees images as they are, RGB in 0 … 1; 16 of 24 clean images wrong"
             in out
         )
-        assert "a: 33% of the images right as they are seen, 100% with '0 … 255': is its preprocessing" in out
-        assert "Say it: 'resnet50:w.pth:0 … 255'" in out
+        assert "a: 33% of the images right as they are seen, 100% with '0..255': is its preprocessing" in out
+        assert "Say it: 'resnet50:w.pth:0..255'" in out
 
     def test_a_model_is_made_once_and_its_own_target_is_no_best(self, here, capsys):
         results = transferjax.evaluate(
@@ -160,7 +160,9 @@ class TestEvaluate:
         assert "an L2 norm of 2/255 changes at most 4 of the 108 values" in capsys.readouterr().out
 
     def test_a_net_of_other_classes_is_refused(self, here):
-        with pytest.raises(ValueError, match=r"net: .*has 3 classes, but predict has 2 logits"):
+        with pytest.raises(
+            ValueError, match=r"net: .*has 3 classes \(blue, green, red\), but predict has 2 logits"
+        ):
             transferjax.evaluate({"net": lambda x: x.mean((1, 2))[:, :2]}, "mynets.py:steep", "imgs", "fgsm")
 
 

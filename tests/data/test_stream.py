@@ -1,5 +1,6 @@
 """Data sets: streams of the same crops whatever the threads or a break; folders and tables of images."""
 
+import shutil
 import sys
 import threading
 import time
@@ -188,6 +189,57 @@ class TestFolder:
         ]
         assert len({dataset.fingerprint for dataset in (cut, *others)}) == 4
         assert "the middle, 1 of the shorter side, resized to 6 x 6\n" in capsys.readouterr().out
+
+    def test_greyscale_and_transparent_images_are_counted(self, tmp_path, capsys):
+        rng = np.random.default_rng(1)
+        (tmp_path / "c").mkdir()
+        for channels in (1, 3, 4):
+            pixels = rng.integers(0, 256, (8, 8, channels), np.uint8)
+            for suffix in ("png", "jpg", "webp", "bmp")[: 3 if channels == 4 else 4]:
+                if (channels, suffix) != (4, "jpg"):
+                    cv2.imwrite(str(tmp_path / "c" / f"{channels}.{suffix}"), pixels)
+        for options in ({}, {"size": 4}):
+            data.load(tmp_path, **options)
+            said = capsys.readouterr().out
+            assert "10 images of 1 classes, 8 x 8" in said
+            assert said.endswith("; made RGB: 2 grey, 2 with transparency\n")
+        for path in (tmp_path / "c").iterdir():
+            if not path.name.startswith("3"):
+                path.unlink()
+        data.load(tmp_path)
+        assert capsys.readouterr().out.endswith("4 images of 1 classes, 8 x 8, as they are\n")
+
+    def test_the_split_may_be_left_out_where_there_is_but_one(self, folder, tmp_path):
+        own = tmp_path / "own"
+        for name in ("a", "test"):  # classes, although one of them is called so
+            (own / name).mkdir(parents=True)
+            (own / name / "x.png").write_bytes(encode(np.zeros((4, 4, 3), np.uint8)))
+        assert data.load(own).class_names == ("a", "test")
+        assert data.source(str(own)).class_names == ("a", "test")
+        own.rename(tmp_path / "train")
+        (tmp_path / "two").mkdir()
+        (tmp_path / "train").rename(tmp_path / "two" / "train")
+        assert data.load(tmp_path / "two").class_names == ("a", "test")
+        with pytest.raises(FileNotFoundError, match=r"two/val is not a folder; .*; it has train"):
+            data.load(tmp_path / "two", "val")
+        shutil.copytree(tmp_path / "two" / "train", tmp_path / "two" / "val")
+        with pytest.raises(
+            ValueError, match=r"two has the splits \['train', 'val'\]: say which, .*split='val'"
+        ):
+            data.load(tmp_path / "two")
+        with pytest.raises(ValueError, match=r"digits has the splits \['train', 'test'\]: say which"):
+            data.load("digits")
+        data.save(data.load(tmp_path / "two", "val"), tmp_path / "kept", "all")
+        assert data.load(tmp_path / "kept").name == "val"
+
+    def test_a_path_that_is_not_there(self, tmp_path):
+        (tmp_path / "small").mkdir()
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*/smal; did you mean .*/small\?"):
+            data.load(str(tmp_path / "smal"))
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*/no/photos \(nor .*/no\)$"):
+            data.load(tmp_path / "no" / "photos")
+        with pytest.raises(ValueError, match=r"unknown data set 'imagenette/160px'.*imagenette/160px-v2"):
+            data.load("imagenette/160px")
 
     def test_square_images_of_the_size_asked_for_are_not_changed(self, tmp_path):
         pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)

@@ -1,6 +1,8 @@
 """What a net sees of an image: closed forms, PIL's resize, others' files, and guessing it back."""
 
+import itertools
 import json
+import warnings
 from types import SimpleNamespace
 
 import jax
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 
 from transferjax import attacks, models
+from transferjax.metrics import proportion_interval
 from transferjax.predicts import Preprocessing, guess_preprocessing, read_preprocessing
+from transferjax.predicts.conventions import CONVENTIONS
 from transferjax.predicts.stochastic import Stochastic
 
 RNG = np.random.default_rng(0)
@@ -206,35 +210,159 @@ class TestOthersFiles:
             read_preprocessing(tmp_path)
 
 
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("none", Preprocessing()),
+            ("0..255", Preprocessing(scale=255.0)),
+            ("-1..1", Preprocessing(mean=(0.5,), std=(0.5,))),
+            ("-1 … 1", Preprocessing(mean=(0.5,), std=(0.5,))),
+            ("ImageNet", Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))),
+            ("0..255_bgr", Preprocessing(scale=255.0, channels="BGR")),
+            ("none-from-one", Preprocessing(label_offset=1)),
+            ("0..255-BGR-from-one", Preprocessing(scale=255.0, channels="BGR", label_offset=1)),
+        ],
+    )  # fmt: skip
+    def test_are_typed_in_any_case(self, name, expected):
+        assert read_preprocessing(name) == expected
+
+    def test_each_is_in_the_help(self):
+        for name in CONVENTIONS:
+            assert f'"{name.removesuffix("-bgr")}"' in read_preprocessing.__doc__
+
+    def test_no_two_are_one(self):
+        """Neither by name, nor by scaling images and statistics alike."""
+        every = [
+            (np.divide(c.mean, c.scale), np.divide(c.std, c.scale), c.channels) for c in CONVENTIONS.values()
+        ]
+        for one, other in itertools.combinations(every, 2):
+            close = [np.allclose(a, b, atol=1e-4) for a, b in zip(one[:2], other[:2], strict=True)]
+            assert one[2] != other[2] or not all(close)
+
+    @pytest.mark.parametrize(
+        ("name", "error", "message"),
+        [
+            ("imagnet", ValueError, "'imagnet' is no convention and no file; did you mean 'imagenet'"),
+            (
+                "zebra",
+                ValueError,
+                "'zebra' is no convention and no file; known: none, 0..255, .* with '-bgr'",
+            ),
+            ("no/such.json", FileNotFoundError, "there is no file 'no/such.json'"),
+        ],
+    )
+    def test_others(self, name, error, message):
+        with pytest.raises(error, match=message):
+            read_preprocessing(name)
+
+
 SECRETS = {
-    "ImageNet": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "0 … 255": Preprocessing(scale=255.0),
-    "-1 … 1, BGR": Preprocessing(mean=(0.5,), std=(0.5,), channels="BGR"),
-    "none, 0 … 1, labels from one": Preprocessing(label_offset=1),
+    "imagenet": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "0..255": Preprocessing(scale=255.0),
+    "-1..1-bgr": Preprocessing(mean=(0.5,), std=(0.5,), channels="BGR"),
+    "none-from-one": Preprocessing(label_offset=1),
 }
 
 
-@pytest.mark.parametrize("name", SECRETS)
-def test_a_convention_is_guessed_back(name):
+def nearest(means, secret):
     """A nearest-mean classifier of what it sees, which is sure only in its own convention."""
-    means = RNG.random((200, 3)).astype(np.float32)
-    images = jnp.asarray(
-        np.clip(means[:, None, None] + 1e-4 * RNG.normal(size=(200, 2, 2, 3)), 0, 1), jnp.float32
-    )
-    secret = SECRETS[name]
     centres = np.asarray(secret.see(jnp.asarray(means)[:, None, None])[:, 0, 0])
 
     def net(x):
         logits = -((x.mean((1, 2))[:, None] - centres) ** 2).sum(-1)
         return jnp.concatenate([jnp.full((len(x), secret.label_offset), -1e9), logits], 1)
 
-    guesses = guess_preprocessing(net, images, jnp.arange(200))
+    return net
+
+
+def around(means, seed=1):
+    noise = 1e-4 * np.random.default_rng(seed).normal(size=(len(means), 2, 2, 3))
+    return jnp.asarray(np.clip(means[:, None, None] + noise, 0, 1), jnp.float32)
+
+
+MEANS = np.random.default_rng(2).random((200, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_convention_is_guessed_back(name):
+    images, secret = around(MEANS), SECRETS[name]
+    guesses = guess_preprocessing(nearest(MEANS, secret), images, jnp.arange(200))
     assert (guesses[0].name, guesses[0].accuracy) == (name, 1.0)
-    assert dict(guess[:2] for guess in guesses)["CIFAR-100, BGR"] < 0.9
+    assert not [guess for guess in guesses[1:] if guess.tied]
+    assert dict(guess[:2] for guess in guesses)["cifar100-bgr"] < 0.9
     np.testing.assert_allclose(guesses[0].preprocessing.see(images), secret.see(images), atol=1e-6)
+    assert read_preprocessing(name).see(images).shape == images.shape
     assert [g.accuracy for g in guesses] == sorted((g.accuracy for g in guesses), reverse=True)
+    assert (guesses[0].low, guesses[0].high) == proportion_interval(200, 200)
 
 
+class TestWhatAGuessCannotTell:
+    def test_conventions_that_few_images_do_not_tell_apart(self):
+        net = nearest(MEANS, SECRETS["imagenet"])
+        with pytest.warns(UserWarning, match=r"5 images do not tell '.*' \(100% right\) from .*: give more"):
+            guesses = guess_preprocessing(net, around(MEANS)[:5], jnp.arange(5))
+        tied = {guess.name for guess in guesses if guess.tied}
+        assert {"imagenet", "clip"} <= tied
+
+    def test_classes_in_another_order(self):
+        """Every answer is right, and of another class than the label says."""
+        order, labels = np.array([3, 0, 2, 1, 4, 9, 8, 7, 6, 5]), np.arange(10).repeat(6)
+        net, images = nearest(MEANS[:10], SECRETS["imagenet"]), around(MEANS[order].repeat(6, 0))
+        with pytest.warns(
+            UserWarning, match=r"classes seem to be in another order \(class 0 as 3, class 1 as 0"
+        ):
+            guesses = guess_preprocessing(net, images, labels)
+        assert guesses[0].accuracy < 0.5
+        base = Preprocessing(classes=order)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*do not tell")
+            assert guess_preprocessing(net, images, labels, base)[0].accuracy == 1
+
+    def test_a_forgotten_mapping_of_few_classes_among_many_logits(self):
+        labels = np.arange(10).repeat(6)
+        net, images = nearest(MEANS, SECRETS["none-from-one"]), around(MEANS[50:60].repeat(6, 0))
+        with (
+            pytest.warns(UserWarning, match="all of the 60 labels lie in 0 … 9, but predict has 201 logits"),
+            pytest.warns(UserWarning, match=r"in another order \(class 0 as 5"),
+        ):
+            guess_preprocessing(net, images, labels)
+
+    def test_none_fits(self):
+        """One answer to all is no order of classes."""
+        net = lambda x: jnp.tile(jnp.arange(10.0), (len(x), 1))  # noqa: E731
+        match = r"none fits, at best are 10% of the images right \(5% to 20%\) with 'none'"
+        with pytest.warns(UserWarning, match=match):
+            guesses = guess_preprocessing(net, around(MEANS[:60]), np.arange(60) % 10)
+        assert all(guess.tied for guess in guesses if guess.accuracy == guesses[0].accuracy)
+
+    def test_labels_that_begin_at_one(self):
+        with pytest.raises(ValueError, match="these look 1-based; subtract 1"):
+            guess_preprocessing(nearest(MEANS[:10], Preprocessing()), around(MEANS[:10]), np.arange(1, 11))
+        base = Preprocessing(classes=(10, 3))
+        with pytest.raises(ValueError, match="index 10 is beyond the 10 logits"):
+            guess_preprocessing(nearest(MEANS[:10], Preprocessing()), around(MEANS[:2]), np.arange(2), base)
+
+    def test_the_number_of_classes_may_be_known(self):
+        net = nearest(MEANS, SECRETS["imagenet"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            guess_preprocessing(net, around(MEANS)[:100], np.arange(100), num_classes=200)
+
+
+def test_batches_and_colours_change_nothing():
+    images, labels = around(MEANS[:37]), np.arange(37)
+    net = lambda x: jnp.tile(x.mean((1, 2)) ** 2, (1, 13))  # noqa: E731
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (guess_preprocessing(net, images, labels, batch_size=size) for size in (37, 10))
+        grey = guess_preprocessing(lambda x: jnp.tile(x.mean((1, 2)), (1, 40)), images[..., :1], labels)
+    assert one == other
+    assert {len(guess.preprocessing.mean) for guess in grey} == {1}
+    assert {guess.preprocessing.channels for guess in grey} == {"RGB"}
+
+
+@pytest.mark.filterwarnings("ignore:.*(none fits|another order|do not tell)")
 def test_guessing_keeps_what_is_known():
     base = Preprocessing(size=1, layout="NCHW")
     net = lambda x: x.reshape(len(x), -1)  # noqa: E731

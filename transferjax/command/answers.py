@@ -1,6 +1,7 @@
 """What models say of images, and whether they see them as they are meant to be seen."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -14,7 +15,8 @@ from transferjax.classes import check_classes
 from transferjax.command.given import Model, first_line
 from transferjax.data import Dataset
 from transferjax.data.dataset import rows_of
-from transferjax.predicts.conventions import CONVENTIONS, Guess, guess_preprocessing
+from transferjax.predicts.conventions import read_preprocessing
+from transferjax.predicts.guesses import Guess, guess_preprocessing
 from transferjax.predicts.preprocessing import Preprocessing
 from transferjax.typing import Array, Predict
 
@@ -122,14 +124,16 @@ def _better(model: Model, images: Dataset, clean: np.ndarray) -> tuple[Guess, fl
     few = images.subset(min(len(images), FEW), seed=0)
     own = float((clean == images.labels)[rows_of(images, len(few), 0)].mean())
     x, labels = data.to_float(jnp.asarray(few.images)), jnp.asarray(few.labels)
-    try:
-        guess = guess_preprocessing(jax.jit(model.bare), x, labels, model.seen)[0]
-    except ValueError:  # logits of other classes than the labels'
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what does not fit well is not worth a word here
+        try:
+            guess = guess_preprocessing(model.bare, x, labels, model.seen, num_classes=images.num_classes)[0]
+        except ValueError:  # logits of other classes than the labels'
+            return None
     return (guess, own) if guess.accuracy > own + CLOSER else None
 
 
 def _how_to_say(model: Model, guess: Guess) -> str:
-    if model.given and guess.name in CONVENTIONS and guess.preprocessing == CONVENTIONS[guess.name]:
+    if model.given and guess.preprocessing == read_preprocessing(guess.name):
         return f"Say it: '{model.given}:{guess.name}'"
     return f"Say it: {in_words(guess.preprocessing)} beside the net, or as JSON behind the model's name"

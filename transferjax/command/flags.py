@@ -16,7 +16,7 @@ A net is one of PyTorch, Flax, Equinox or plain JAX, a service with `as_predict`
 (net, transferjax.predicts.Preprocessing(size=…, mean=…, std=…, classes=…)); else it sees images in 0 … 1.
 SEEN is a JSON file: preprocessor_config.json of Hugging Face, pretrained_cfg of timm, or the fields of
 Preprocessing, {"size": 224, "mean": [0.5], "std": [0.5], "classes": [0, 217]}, where `classes` are the net's
-logits for the classes of the data, in their order; or a name: 'ImageNet', '0 … 255', '-1 … 1', 'CIFAR-10', …
+logits for the classes of the data, in their order; or a name: imagenet, 0..255, -1..1, cifar10, …
 """
 
 UNITS = """\

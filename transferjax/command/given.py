@@ -22,7 +22,7 @@ from transferjax import data, models
 from transferjax.data import Dataset
 from transferjax.data.dataset import digest, rows_of
 from transferjax.data.folders import image_folder
-from transferjax.predicts.conventions import CONVENTIONS, read_preprocessing
+from transferjax.predicts.conventions import read_preprocessing
 from transferjax.predicts.foreign import from_callable
 from transferjax.predicts.preprocessing import Preprocessing
 from transferjax.predicts.stochastic import Stochastic
@@ -190,10 +190,6 @@ def _named(given: str, num_classes: int | Callable[[], int], seen: Preprocessing
 
 def _preprocessing(text: str) -> Preprocessing:
     """What a net sees, by the third part of a model's name."""
-    if text in CONVENTIONS:
-        return CONVENTIONS[text]
-    if not Path(text).exists():
-        raise ValueError(f"{text!r} is no file, and none of {', '.join(map(repr, CONVENTIONS))}")
     try:
         return read_preprocessing(text)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -30,6 +30,27 @@ def decode(encoded: bytes) -> np.ndarray:
     return image
 
 
+def colours_of(encoded: bytes) -> str:
+    """What `decode` makes RGB of: "grey", "with transparency", "CMYK", by the header; "" for RGB itself.
+
+    Of PNG, JPEG and WebP; of others nothing is known.
+    """
+    if encoded.startswith(b"\x89PNG"):
+        kind, transparent = encoded[25:26], b"tRNS" in encoded[:4096].split(b"IDAT")[0]
+        return "with transparency" if kind in (b"\4", b"\6") or transparent else "grey" * (kind == b"\0")
+    if encoded[:4] == b"RIFF" and encoded[12:16] == b"VP8X":
+        return "with transparency" * bool(encoded[20] & 16)
+    if encoded[:4] == b"RIFF" and encoded[12:16] == b"VP8L" and len(encoded) > 24:
+        return "with transparency" * bool(encoded[24] & 16)
+    place = 2 if encoded.startswith(b"\xff\xd8") else len(encoded)
+    while place + 9 < len(encoded):  # JPEG's segments, up to that of the frame
+        marker = encoded[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return {1: "grey", 4: "CMYK"}.get(encoded[place + 9], "")
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+    return ""
+
+
 def whole(image: np.ndarray, draws: np.ndarray, out: np.ndarray) -> None:
     """The whole image, resized to `out`'s shape if it has another."""
     _resize(image, out)

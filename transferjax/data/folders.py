@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from transferjax.data.crops import Crop, center_crop, decode, whole
+from transferjax.data.crops import Crop, center_crop, colours_of, decode, whole
 from transferjax.data.dataset import Dataset, digest, names_of
 from transferjax.data.stream import ImageStream
 from transferjax.files import hidden
@@ -22,14 +22,20 @@ from transferjax.files import hidden
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
+_SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
+
+
 class Files:
-    """The contents of files, by index."""
+    """The contents of files, by index; remembers which of those that were read are not RGB."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
+        self.colours: dict[int, str] = {}
 
     def __getitem__(self, index: int) -> bytes:
-        return self.paths[index].read_bytes()
+        content = self.paths[index].read_bytes()
+        self.colours[index] = colours_of(content)
+        return content
 
     def where(self, index: int) -> str:
         """What an error calls it."""
@@ -84,23 +90,30 @@ def load_folder(
         sizes[image.shape[0], image.shape[1]] += 1
         cut(image, draws, out)
 
+    stream = image_folder(path, split, size=size or 1, crop=noted)
+    files: Files = stream.encoded  # type: ignore[assignment]
+    channels = _channels(Path(path) / split)
     if size is None:
-        dataset = _as_they_are(path, split, sizes)
+        dataset = _as_they_are(stream, files, sizes, channels)
     else:
-        found = image_folder(path, split, size=size, crop=noted).to_dataset()
-        images = found.images[..., : _channels(Path(path) / split)]
+        found = stream.to_dataset()
+        images = found.images[..., :channels]
         dataset = replace(found, images=images, fingerprint=digest(found.fingerprint, crop))
-    print(f"{Path(path) / split}: {_what_was_done(dataset, sizes, size, crop)}")
+    kinds = sorted(Counter(files.colours.values()).items()) if channels != 1 else ()
+    changed = ", ".join(f"{count} {kind}" for kind, count in kinds if kind)
+    done = _what_was_done(dataset, sizes, size, crop) + (f"; made RGB: {changed}" if changed else "")
+    print(f"{Path(path) / split}: {done}")
     return dataset
 
 
-def _as_they_are(path: str | os.PathLike[str], split: str, sizes: Counter[tuple[int, int]]) -> Dataset:
-    root, files, labels, classes = _found(path, split)
+def _as_they_are(
+    stream: ImageStream, files: Files, sizes: Counter[tuple[int, int]], channels: int
+) -> Dataset:
     images: list[np.ndarray] = []
-    channels = _channels(root)
-    for file in tqdm(files, f"decode {root.name}", unit="image", disable=None, leave=False):
+    bar = tqdm(files.paths, f"decode {stream.name}", unit="image", disable=None, leave=False)
+    for index, file in enumerate(bar):
         try:
-            images.append(decode(file.read_bytes())[..., :channels])
+            images.append(decode(files[index])[..., :channels])
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         sizes[images[-1].shape[0], images[-1].shape[1]] += 1
@@ -109,7 +122,7 @@ def _as_they_are(path: str | os.PathLike[str], split: str, sizes: Counter[tuple[
             raise ValueError(
                 f"{file} is {other}, images before it {one} (height x width): give size=…, to resize all"
             )
-    return Dataset(np.stack(images), labels, classes, root.name or str(root))
+    return Dataset(np.stack(images), stream.labels, stream.class_names, stream.name)
 
 
 def _what_was_done(
@@ -128,11 +141,28 @@ def _what_was_done(
     return f"{there}, {named}: whole, resized to {size} x {size}{lost}"
 
 
+def folder_splits(path: str | os.PathLike[str]) -> list[str]:
+    """The splits of `<path>/<split>/<class>/<image>`; none where the folders inside are the classes."""
+    inside = _folders(Path(path))
+    named = all(name.lower() in _SPLITS for name in inside)
+    return inside if named and not any(_is_class(Path(path) / name) for name in inside) else []
+
+
+def _folders(path: Path) -> list[str]:
+    entries = path.iterdir() if path.is_dir() else ()
+    return sorted(entry.name for entry in entries if entry.is_dir() and not hidden(entry.name))
+
+
+def _is_class(folder: Path) -> bool:
+    return any(_is_read(entry) and entry.is_file() for entry in folder.iterdir())
+
+
 def _found(path: str | os.PathLike[str], split: str) -> tuple[Path, list[Path], np.ndarray, tuple[str, ...]]:
     """The folder, its images, their labels and the classes' names."""
     root = Path(path) / split
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; expected {root}/<class>/<image>")
+        there = f"; it has {_some(inside)}" if (inside := _folders(Path(path))) and split else ""
+        raise FileNotFoundError(f"{root} is not a folder; expected {root}/<class>/<image>{there}")
     if (written := _written(root)) is not None:
         place, said = written
         with (place / "labels.csv").open(newline="") as table:

@@ -5,7 +5,7 @@ pandas and statsmodels, the rest only JAX and Flax.
 """
 
 from transferjax.metrics.attention import activations, grad_cam, layers
-from transferjax.metrics.bootstrap import Interval, bootstrap_interval, proportion_interval
+from transferjax.metrics.bootstrap import Interval, bootstrap_interval
 from transferjax.metrics.bound import (
     Bound,
     TransferLossBound,
@@ -45,6 +45,7 @@ from transferjax.metrics.transfer import (
     transferability,
 )
 from transferjax.metrics.weights import weight_matvec, weight_trace
+from transferjax.proportions import proportion_interval
 
 __all__ = [
     "Bound",

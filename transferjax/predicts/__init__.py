@@ -9,7 +9,8 @@ backprop          the same, through ReLUs as if they were linear
 foreign           any JAX function, nets of Linen, NNX, Equinox
 torch_modules     PyTorch modules, with their gradient
 preprocessing     what a net wants to see of an image, as one value
-conventions       the same, read from others' files, or guessed
+conventions       the same, by name, or read from others' files
+guesses           the same, as it shows in a net's answers
 http              prediction services, asked within limits and once
 formats           how they are asked, what they answer; rankings of names, platforms by name; settings: checks
 """
@@ -20,7 +21,7 @@ from transferjax import lazy
 
 if TYPE_CHECKING:
     from transferjax.predicts.backprop import linear_backprop
-    from transferjax.predicts.conventions import guess_preprocessing, read_preprocessing
+    from transferjax.predicts.conventions import read_preprocessing
     from transferjax.predicts.foreign import from_callable
     from transferjax.predicts.formats import (
         Format,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         raw_bytes,
         scores,
     )
+    from transferjax.predicts.guesses import guess_preprocessing
     from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
     from transferjax.predicts.modules import layers, with_features
     from transferjax.predicts.platforms import aws, azure, baidu, google
@@ -90,10 +92,11 @@ __getattr__, __dir__ = lazy.names(
     __name__,
     {
         "backprop": "linear_backprop",
-        "conventions": "guess_preprocessing read_preprocessing",
+        "conventions": "read_preprocessing",
         "foreign": "from_callable torch_target",
         "formats": "Format as_tensor base64_png gradio gzipped instances multipart open_inference raw_bytes "
         "scores",
+        "guesses": "guess_preprocessing",
         "http": "BudgetExceeded HttpTarget ServiceError",
         "modules": "layers with_features",
         "platforms": "aws azure baidu google",

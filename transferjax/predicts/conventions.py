@@ -1,40 +1,55 @@
-"""Preprocessing as others write it down, and as it shows in a net's answers.
+"""Preprocessing as others write it down: conventions by name, and what libraries keep beside their nets.
 
 timm's `pretrained_cfg`, `preprocessor_config.json` of Hugging Face, transforms of torchvision: read from what
 they hold, without their libraries.
 """
 
 import dataclasses
+import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from transferjax.checks import check_examples, check_outputs
 from transferjax.predicts.preprocessing import METHODS, Preprocessing
-from transferjax.typing import Array, Predict
 
 _PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _FILES = ("preprocessor_config.json", "config.json")
 
 
 def read_preprocessing(source: Any) -> Preprocessing:
-    """What a net wants to see, from what its library wrote down.
+    """What a net wants to see, by the name of a convention or from what its library wrote down.
+
+    | name | the net sees |
+    |---|---|
+    | "none" | images in 0 to 1, as they are here |
+    | "0..255", "-1..1" | images in that range |
+    | "imagenet" | `(x - mean) / std` of ImageNet, as most nets of torchvision and timm |
+    | "imagenet-mean" | 0 to 255 less the mean; "imagenet-mean-bgr" is Caffe's, and Keras' ResNet50 and VGG |
+    | "clip", "cifar10", "cifar100" | `(x - mean) / std` of these |
+
+    Each with "-bgr" after it for channels in that order, and with "-from-one" for a net that has a logit
+    before that of class 0. Case does not matter.
 
     Args:
-        source: `pretrained_cfg` of timm, or the model that has it; `preprocessor_config.json` of Hugging
-            Face, as a path, its folder, a dictionary or the image processor; a transform of torchvision:
-            `weights.transforms()`, a `Compose`, a list of transforms; the fields of a `Preprocessing`.
+        source: a name of the table; `pretrained_cfg` of timm, or the model that has it;
+            `preprocessor_config.json` of Hugging Face, as a path, its folder, a dictionary or the image
+            processor; a transform of torchvision: `weights.transforms()`, a `Compose`, a list of transforms;
+            the fields of a `Preprocessing`. A text that is a name is no path: say `Path("clip")`.
 
     Raises:
-        ValueError: something that no such net sees, such as random crops, named.
+        ValueError: something that no such net sees, such as random crops, named; a text that is neither a
+            name nor a file.
         FileNotFoundError: no such file.
     """
-    if isinstance(source, str | Path):
-        return _from_file(Path(source))
+    if isinstance(source, str):
+        return _named(source) or _from_file(_existing(source))
+    if isinstance(source, Path):
+        return _from_file(source)
     for attribute in ("pretrained_cfg", "default_cfg"):
         source = getattr(source, attribute, source)
     if not isinstance(source, Mapping) and hasattr(source, "to_dict"):
@@ -45,6 +60,19 @@ def read_preprocessing(source: Any) -> Preprocessing:
         return _of_preset(source)
     steps = getattr(source, "transforms", source)
     return _of_steps(list(steps) if isinstance(steps, Iterable) else [steps])
+
+
+def _existing(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"there is no file {source!r}")
+    near = difflib.get_close_matches(source.lower(), CONVENTIONS, n=2)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(
+        f"{source!r} is no convention and no file; {hint}known: {', '.join(_BASES)}, and each with '-bgr'"
+    )
 
 
 def _from_file(path: Path) -> Preprocessing:
@@ -206,65 +234,32 @@ def _method(given: Any) -> Any:
     return name
 
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-CONVENTIONS: dict[str, Preprocessing] = {
-    "none, 0 … 1": Preprocessing(),
-    "0 … 255": Preprocessing(scale=255.0),
-    "-1 … 1": Preprocessing(mean=0.5, std=0.5),  # type: ignore[arg-type]
-    "ImageNet": Preprocessing(**IMAGENET),  # type: ignore[arg-type]
-    "ImageNet, 0 … 255": Preprocessing(
-        scale=255.0, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
-    ),
-    "mean alone, 0 … 255": Preprocessing(scale=255.0, mean=(123.68, 116.779, 103.939)),
-    "CLIP": Preprocessing(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)),
-    "CIFAR-10": Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
-    "CIFAR-100": Preprocessing(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+_BASES = {
+    "none": Preprocessing(),
+    "0..255": Preprocessing(scale=255.0),
+    "-1..1": Preprocessing(mean=0.5, std=0.5),  # type: ignore[arg-type]
+    "imagenet": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "imagenet-mean": Preprocessing(scale=255.0, mean=(123.68, 116.779, 103.939)),
+    "clip": Preprocessing(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)),
+    "cifar10": Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    "cifar100": Preprocessing(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
 }
-"""What nets are trained on; each is tried in both orders of the channels, its mean in that order."""
+CONVENTIONS: dict[str, Preprocessing] = _BASES | {
+    f"{name}-bgr": replace(each, mean=each.mean[::-1], std=each.std[::-1], channels="BGR")
+    for name, each in _BASES.items()
+}
+"""What nets are trained on, by the names that `read_preprocessing` takes."""
+FROM_ONE = "-from-one"
+"""After the name of a convention: the net's labels begin at one."""
 
 
-class Guess(NamedTuple):
-    """A convention, how many images the net gets right with it, and the value to put around the net."""
-
-    name: str
-    accuracy: float
-    preprocessing: Preprocessing
-
-
-def guess_preprocessing(
-    predict: Predict, images: Array, labels: Array, base: Preprocessing | None = None
-) -> list[Guess]:
-    """The accuracy of a net with each convention of normalization, channels and labels, the best first.
-
-    A net that is given another one answers, and is silently worse. A few hundred images tell; those that
-    are close on so few stay undecided, and the net's own papers know better.
-
-    Args:
-        predict: of what the net wants to see; compiled by the caller, if at all.
-        images, labels: `[B, H, W, C]` in [0, 1] and classes `[B]`.
-        base: size, crop, interpolation, layout and classes, which all of them share.
-    """
-    check_examples(images, labels)
-    base, known, guesses = base or Preprocessing(), np.asarray(labels), []
-    colours = images.shape[-1] == 3
-    for name, convention in _tried(base, colours).items():
-        logits = np.asarray(predict(convention.see(images)))
-        check_outputs(logits, len(images))
-        for offset in (0, 1):
-            kept = logits[:, offset:][:, list(base.classes) or slice(None)]
-            if kept.shape[1] > known.max():
-                accuracy = float((kept.argmax(-1) == known).mean())
-                called = f"{name}, labels from one" if offset else name
-                guesses.append(Guess(called, accuracy, replace(convention, label_offset=offset)))
-    return sorted(guesses, key=lambda guess: -guess.accuracy)
+def _named(name: str) -> Preprocessing | None:
+    """A convention by its name, in whatever case and with whatever between its words."""
+    plain = _plain(name)
+    wanted = plain.removesuffix(_plain(FROM_ONE))
+    found = next((each for known, each in CONVENTIONS.items() if _plain(known) == wanted), None)
+    return found and replace(found, label_offset=int(wanted != plain))
 
 
-def _tried(base: Preprocessing, colours: bool) -> dict[str, Preprocessing]:
-    tried = {}
-    for name, convention in CONVENTIONS.items():
-        mean, std = (values if colours else values[:1] for values in (convention.mean, convention.std))
-        tried[name] = replace(base, scale=convention.scale, mean=mean, std=std, channels="RGB")
-        if colours:
-            bgr = replace(tried[name], mean=mean[::-1], std=std[::-1], channels="BGR")
-            tried[f"{name}, BGR"] = bgr
-    return tried
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_,-]", "", name.lower().replace("…", ".."))
