@@ -19,8 +19,9 @@ def test_a_pytorch_net_of_ones_own(capsys):
     images = jnp.asarray(np.random.default_rng(0).random((6, 12, 9, 3)), jnp.float32)
     names = {"net": net, "images": images, "labels": jnp.asarray(images.mean((1, 2)).argmax(-1))}
     example, _ = EXAMPLES
-    exec(compile(example, "README.md", "exec"), names)
-    assert capsys.readouterr().out.startswith("none, 0 … 1 1.0\n")
+    with pytest.warns(UserWarning, match="6 images do not tell 'none' "):
+        exec(compile(example, "README.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("none 1.0 0.6")
     assert names["predict"](images).shape == (6, 3)
 
 
@@ -36,4 +37,4 @@ def test_the_example_runs(capsys):
 def test_its_links_and_pictures_exist():
     root = Path(__file__).parent.parent
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("http") or (root / target).exists(), target
+        assert target.startswith("http") or (root / target.partition("#")[0]).exists(), target

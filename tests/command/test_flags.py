@@ -37,7 +37,7 @@ from transferjax.command.questions import read_questions
             "--surrogate other/mynets.py:steep mynets.py:flat --data imgs",
             "another module is called 'mynets'",
         ),
-        ("--surrogate mynets:steep:imgs/no.json --data imgs", "'imgs/no.json' is no file"),
+        ("--surrogate mynets:steep:imgs/no.json --data imgs", "there is no file 'imgs/no.json'"),
         ("--surrogate mynets:seen:ImageNet --data imgs", "what the net sees is said twice"),
         ("--surrogate mynets:steep --data imgs --attack bim:steps", "expected NAME:OPTION=VALUE"),
         (

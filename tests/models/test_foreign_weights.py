@@ -1,6 +1,7 @@
 """Weights that others saved: their names, their axes, their padding."""
 
 import json
+import re
 from pathlib import Path
 
 import chex
@@ -116,6 +117,26 @@ class TestLayouts:
         arrays = in_layout(weights, KERAS, "/")
         same(loaded(arrays), loaded(weights))
         same(loaded({f"{name}:0": value for name, value in arrays.items()}), loaded(weights))
+
+    def test_keras_in_a_file(self, weights, tmp_path):
+        """Names with slashes, under that of the model, as the lines of `docs/faq.md` write them."""
+        arrays = {f"net/{name}": value for name, value in in_layout(weights, KERAS, "/").items()}
+        np.savez(tmp_path / "net.npz", **arrays)
+        with pytest.warns(UserWarning, match="the prefix 'net.' was taken off"):
+            same(loaded(models.read_tensors(tmp_path / "net.npz")), loaded(weights))
+
+    def test_keras_in_hdf5(self, weights, tmp_path):
+        """The lines of `docs/faq.md` run, on what Keras' `model.save("net.h5")` writes."""
+        h5py = pytest.importorskip("h5py")
+        faq = (Path(__file__).parents[2] / "docs" / "faq.md").read_text()
+        [lines] = re.findall(r"```\n(with h5py.*?)```", faq, re.DOTALL)
+        with h5py.File(tmp_path / "net.h5", "w") as file:
+            for name, value in in_layout(weights, KERAS, "/").items():
+                layer = file.require_group(f"model_weights/{name.rpartition('/')[0].replace('/', '_')}")
+                layer[name] = value
+                layer.attrs["weight_names"] = [*layer.attrs.get("weight_names", ()), name]
+        exec(lines.replace('"net.', f'"{tmp_path}/net.'), {"h5py": h5py, "np": np})
+        same(loaded(models.read_tensors(tmp_path / "net.npz")), loaded(weights))
 
     def test_flax(self, weights):
         collection = lambda leaf: "batch_stats/" if leaf in ("mean", "var") else "params/"  # noqa: E731

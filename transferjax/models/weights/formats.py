@@ -158,7 +158,8 @@ def _reader(path: Path) -> Callable[[Path], Any]:
 _OTHERS = {
     b"version https://git-lfs": "a pointer to a file in Git LFS, not the file (run `git lfs pull`)",
     b"<": "a web page, not the file that it links to",
-    b"\x89HDF": "an HDF5 file (Keras)",
+    b"\x89HDF": "an HDF5 file; Keras, or h5py as docs/faq.md has it, makes an .npz of one of its own: "
+    "np.savez('net.npz', **{w.path: w.numpy() for w in model.weights})",
     b"ustar": "a tar archive; unpack it, or save it again with a later PyTorch",
     b"\x1f\x8b": "a gzip file; unpack it",
 }
