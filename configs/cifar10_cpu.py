@@ -1,6 +1,6 @@
 """The S&P 2024 paper's question on real CIFAR-10, small enough for 2 CPU cores.
 
-    TFDS_DATA_DIR=<where CIFAR-10 is> python -m experiments.study --config=configs/cifar10_cpu.py \
+    TFDS_DATA_DIR=<where CIFAR-10 is> transferjax study --config=configs/cifar10_cpu.py \
         --store=runs/store
 
 The nets are small and see the training set three times: enough for 70 % test accuracy, which is what makes

@@ -1,6 +1,6 @@
 """Every mechanism against its magnitude on real CIFAR-10: what smooths, what flattens, what transfers.
 
-    TFDS_DATA_DIR=<where CIFAR-10 is> python -m experiments.study --config=configs/cifar10_magnitudes.py \
+    TFDS_DATA_DIR=<where CIFAR-10 is> transferjax study --config=configs/cifar10_magnitudes.py \
         --store=runs/store
 
 The magnitudes are the first, the middle and the last of Table 11 (of augmentations the last,

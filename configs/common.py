@@ -1,6 +1,6 @@
 """What configs are written with: plain dicts and tuples for networks, data, training and blocks.
 
-    python -m experiments.study --config=configs/<file>.py[:variant] --store=<directory>
+    transferjax study --config=configs/<file>.py[:variant] --store=<directory>
 
 A study is networks and questions. `networks` holds (label, tags, spec): a label may stand for several
 networks, a mechanism's seeds; a spec may be a tuple, an ensemble or the snapshots of one training. `blocks`

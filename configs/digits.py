@@ -1,6 +1,6 @@
 """The quickstart: the whole path on scikit-learn's handwritten digits, no download.
 
-    python -m experiments.study --config=configs/digits.py --store=runs/store
+    transferjax study --config=configs/digits.py --store=runs/store
 
 Cost: about a minute and a half on 2 CPU cores, half of it compilation. Variants, behind a colon and commas:
 `seeds=40,first=10` are seeds 10 to 49 instead of two, `mechanisms=ST+l-SAM` other surrogates (what many seeds

@@ -1,6 +1,6 @@
 """All attacks at equal cost: success on real CIFAR-10 at 10, 100 and 1000 gradients per image.
 
-    TFDS_DATA_DIR=<where CIFAR-10 is> python -m experiments.study --config=configs/frontier.py \
+    TFDS_DATA_DIR=<where CIFAR-10 is> transferjax study --config=configs/frontier.py \
         --store=runs/store [--dry_run]
 
 Every attack spends exactly what its label says, "PGN 100" a hundred gradients for each image: its samples

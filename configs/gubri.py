@@ -1,6 +1,6 @@
 """Gubri et al. (2023): early stopping and sharpness minimizers as views over shared networks.
 
-    TFDS_DATA_DIR=<where the data are> python -m experiments.study --config=configs/gubri.py:<scale> \
+    TFDS_DATA_DIR=<where the data are> transferjax study --config=configs/gubri.py:<scale> \
         --store=runs/store [--dry_run] [--views=training,claims]
 
 | scale | surrogates | epochs | targets |

@@ -1,6 +1,6 @@
 """PGN (Ge et al., NeurIPS 2023): its tables, ablations and loss surfaces as views over shared networks.
 
-    TFDS_DATA_DIR=<where the data are> python -m experiments.study --config=configs/pgn.py:<scale> \
+    TFDS_DATA_DIR=<where the data are> transferjax study --config=configs/pgn.py:<scale> \
         --store=runs/store [--dry_run] [--views=attacks,claims]
 
 | scale | surrogates, alone and together | targets | images |

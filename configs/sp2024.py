@@ -1,6 +1,6 @@
 """The S&P 2024 paper: every table and figure is a view over the same networks.
 
-    TFDS_DATA_DIR=<where the data are> python -m experiments.study --config=configs/sp2024.py:<scale> \
+    TFDS_DATA_DIR=<where the data are> transferjax study --config=configs/sp2024.py:<scale> \
         --store=runs/store [--dry_run] [--views=table2,table2_claims]
 
 Scales are `cifar10`, `imagenette`, `cpu`, `imagenette_cpu` and `smoke`: see `configs.scales`.

@@ -1,6 +1,6 @@
 """Table 9 of the S&P 2024 paper: vision transformers with and without SAM, from files of weights.
 
-    python -m experiments.study --config=configs/sp2024_vit.py --store=runs/store
+    transferjax study --config=configs/sp2024_vit.py --store=runs/store
 
 What lies where (`transferjax.models.weights.convert` writes such files; PyTorch's own serve as well):
 

@@ -1,6 +1,6 @@
 """TPA (Fan et al., NeurIPS 2024): its tables, ablations, flatness and bound as views over shared networks.
 
-    TFDS_DATA_DIR=<where the data are> python -m experiments.study --config=configs/tpa.py:<scale> \
+    TFDS_DATA_DIR=<where the data are> transferjax study --config=configs/tpa.py:<scale> \
         --store=runs/store [--dry_run] [--views=table1,claims]
 
 | scale | surrogates | targets | images |
