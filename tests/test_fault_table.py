@@ -32,11 +32,11 @@ HEAD = f"""# What goes wrong, what you see, what to do
 
 Each line is a test that makes it happen. Written by `{COMMAND}` from the tests' names and docstrings.
 
-All at once: half an hour of `make soak` (a scheduler, two workers and a client of one study; SIGKILL, SIGTERM,
-full disks and flipped bytes every few seconds) was 252 faults in 6 rounds on November 28, 2026; all of 6,636
-results were those of an undisturbed run to the byte, two of them after they had been refused by name, and
-nothing hung. An hour of `make fuzz` (damaged and hostile files, configs and answers) was 317,351 cases without
-a crash or a hang, the slowest 2.0 s, peak memory 586 MiB; its one failure is a test now.
+All at once: half an hour of `make soak` (a scheduler, two workers and a client of one study; SIGKILL,
+SIGTERM, full disks and flipped bytes every few seconds) was 252 faults in 6 rounds (November 28, 2026); all
+6,636 results were those of an undisturbed run to the byte, two after they had been refused by name, and
+nothing hung. An hour of `make fuzz` (damaged and hostile files, configs and answers) was 317,351 cases, with
+no crash or hang, the slowest 2.0 s, peak memory 586 MiB; its one failure is a test now.
 """
 
 
