@@ -26,15 +26,19 @@ def names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any]
     return get, lambda: sorted({*vars(sys.modules[package]), *homes})
 
 
-def named(place: str) -> tuple[ModuleType, Any]:
+def named(place: str, load: Callable[[str], ModuleType] = import_module) -> tuple[ModuleType, Any]:
     """The module and what it holds, of `package.module:name` or `file.py:name`.
 
     Modules are looked for in a file's directory first, so that it may import its siblings.
 
+    Args:
+        place: where it stands.
+        load: imports a module.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: no such module, or another one of the file's name is imported already.
-        ValueError: there is no such name in it.
+        ImportError: no such module.
+        ValueError: there is no such name in it, or another module of the file's name is imported already.
     """
     module, _, name = place.partition(":")
     path = Path(module).absolute()
@@ -42,10 +46,10 @@ def named(place: str) -> tuple[ModuleType, Any]:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {module!r}")
         sys.path[:0] = [] if str(path.parent) in sys.path[:1] else [str(path.parent)]
-    found = import_module(path.stem if path.suffix == ".py" else module)
+    found = load(path.stem if path.suffix == ".py" else module)
     there = Path(getattr(found, "__file__", None) or path)
     if path.suffix == ".py" and there.resolve() != path.resolve():
-        raise ImportError(f"{module} cannot be imported beside {there}: give it another name")
+        raise ValueError(f"{module}: another module is called {path.stem!r}, {there}: rename the file")
     if not hasattr(found, name):
         near = difflib.get_close_matches(name, vars(found), n=3)
         raise ValueError(f"{module} has no {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))

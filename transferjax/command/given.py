@@ -22,6 +22,7 @@ from transferjax import data, models
 from transferjax.data import Dataset
 from transferjax.data.dataset import digest, rows_of
 from transferjax.data.folders import image_folder
+from transferjax.lazy import named
 from transferjax.predicts.conventions import read_preprocessing
 from transferjax.predicts.foreign import from_callable
 from transferjax.predicts.preprocessing import Preprocessing
@@ -212,20 +213,7 @@ def _of_file(name: str, file: str, seen: Preprocessing | None) -> Model:
 
 def _imported(module: str, name: str) -> tuple[Any, Path | None]:
     """A net or what makes one, made; and the file it stands in."""
-    path = Path(module)
-    if path.suffix == ".py" and not path.is_file():
-        raise FileNotFoundError(f"there is no file {module!r}")
-    if path.suffix == ".py":
-        sys.path.insert(0, str(path.absolute().parent))
-    found = _run(module, lambda: import_module(path.stem if path.suffix == ".py" else module))
-    if path.suffix == ".py" and Path(found.__file__ or "").resolve() != path.resolve():
-        raise ValueError(
-            f"{module}: another module is called {path.stem!r}, {found.__file__}: rename the file"
-        )
-    if not hasattr(found, name):
-        near = difflib.get_close_matches(name, vars(found), n=3)
-        raise ValueError(f"{module} has no {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-    value = getattr(found, name)
+    found, value = named(f"{module}:{name}", lambda stem: _run(module, lambda: import_module(stem)))
     made = (inspect.isfunction(value) or inspect.isclass(value)) and not _needed(value)
     file = getattr(found, "__file__", None)
     return _run(f"{module}:{name}", value) if made else value, Path(file) if file else None
