@@ -99,7 +99,8 @@ def inwards(x: Array, x0: Array) -> Array:
     if x.dtype == x0.dtype:
         return x
     clean, near = x0.astype(x.dtype), x.astype(x0.dtype)
-    away = jnp.abs(near.astype(x.dtype) - clean) > jnp.abs(x - clean)
+    wide = near.astype(x.dtype)  # compared and not subtracted: a difference would be rounded itself
+    away = jnp.where(x < clean, wide < x, wide > x)
     return jnp.where(away, jnp.nextafter(near, x0), near)
 
 
