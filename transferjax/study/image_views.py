@@ -20,7 +20,7 @@ _EXAMPLES, _SERIES = 6, 6  # images of an attack in the report's viewer, and of 
 def image_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per mechanism and goal: the first attack at its largest budget, on the first seed."""
     b = block_of(study, block, "attacks", "targets")
-    _, call = b.attacks[0]
+    attack, call = b.attacks[0]
     _, eps_255, eps = max(b.budgets, key=lambda budget: budget[2])
     first = {member.label: member for member in reversed(b.surrogates)}
     surrogates = [first[label] for label in dict.fromkeys(member.label for member in b.surrogates)]
@@ -31,7 +31,7 @@ def image_rows(study: Study, block: str) -> Iterator[Row]:
         for name, model in models.items():
             needs[f"clean {name}"] = Verdicts(target=model, images=b.data)
             needs[f"fooled {name}"] = Verdicts(target=model, images=images)
-        caption = f"{surrogate}, {goal_name}, ε = {eps_255:g}/255"
+        caption = f"{attack} on {surrogate}, {goal_name}, ε = {eps_255:g}/255"
         yield Row({"caption": caption, "targeted": goal.targeted}, needs, partial(_seen, names=tuple(models)))
 
 

@@ -203,7 +203,7 @@ def pairs(
             " off_subspace: the share of the training data's features outside of the clean ones' directions."
             " Hypothesis 1 expects the similarity to fall where these rise."
         )
-    return [Section(f"Pairs: {block}", text, tables, {}), *_agreement(table, frame, study, dataset)]
+    return [Section("Pairs of networks", text, tables, {}), *_agreement(table, frame, study, dataset)]
 
 
 def magnitude_rows(

@@ -4,6 +4,7 @@ A view is two functions: `rows(study, **options)`, which is the only demand ther
 `draw(frame, study, **options)` -> sections of the page. Views are drawn anew each time.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -236,8 +237,19 @@ def frame_of(rows: list[Row], get: Callable[[Spec], Arrays], has: Callable[[Spec
 
 
 def draw(study: Study, view: View, frame: pd.DataFrame) -> list[Section]:
-    """The sections of one view."""
-    return VIEWS[view.kind].draw(frame, study, **view.options)
+    """The sections of one view; those of a paper's table or figure begin with its name."""
+    drawn = VIEWS[view.kind].draw(frame, study, **view.options)
+    place = place_of(view.name)
+    return [part if place in part.title else part._replace(title=f"{place}: {part.title}") for part in drawn]
+
+
+def place_of(name: str) -> str:
+    """ "Table 2" of "table2", "Figures 4 to 6" of "figures4to6"; nothing of other names."""
+    found = re.fullmatch(r"(table|figures?|hypothesis|theorem)(\d+)(?:to(\d+))?", name)
+    if found is None:
+        return ""
+    kind, first, last = found.groups()
+    return f"{kind.capitalize()} {first}" + (f" to {last}" if last else "")
 
 
 def files(study: Study, view: View, frame: pd.DataFrame) -> paper_views.Files:
