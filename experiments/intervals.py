@@ -1,6 +1,6 @@
 """Publishes the intervals that a study's accuracy, smoothness and transfer stay within, of many seeds.
 
-python -m experiments.study --config=configs/digits.py:seeds=40,first=10 --store=runs/store
+transferjax study --config=configs/digits.py:seeds=40,first=10 --store=runs/store
 python -m experiments.intervals --report=runs/store/studies/digits-seeds=40,first=10 --seeds=10 \
     --out=docs/results/digits
 
@@ -8,6 +8,7 @@ python -m experiments.intervals --report=runs/store/studies/digits-seeds=40,firs
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +33,14 @@ which differ by half of a seed's deviation here; what these do is held by closed
 
 
 def publish(report: Path, seeds: int, out: Path) -> Path:
-    """Writes `intervals.csv` and `README.md`."""
+    """Writes `intervals.csv` and `README.md`.
+
+    Raises:
+        FileNotFoundError: there is no report.
+        ValueError: too few seeds.
+    """
+    if not (report / "transfer.csv").is_file():
+        raise FileNotFoundError(f"{report} has no transfer.csv: run the study there first")
     frame = intervals(per_seed(pd.read_csv(report / "transfer.csv")), seeds)
     write_text(out / "intervals.csv", frame.to_csv(index=False, float_format="%.6g"))
     lines = ["| mechanism | | mean | from | to |", "|---|---|---:|---:|---:|"]
@@ -50,7 +58,10 @@ def main() -> None:
     parser.add_argument("--report", required=True, type=Path, help="the directory of the study's report")
     parser.add_argument("--seeds", type=int, default=10, help="of the runs that will be compared")
     parser.add_argument("--out", required=True, type=Path, help="where to publish")
-    print(publish(**vars(parser.parse_args())))
+    try:
+        print(publish(**vars(parser.parse_args())))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

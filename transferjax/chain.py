@@ -1,6 +1,5 @@
 """Nesting rules, `GradFn -> GradFn`, and the memory that they share."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import misfit
 from transferjax.naming import place_of
 from transferjax.typing import GradFn, Memory, PyTree, Rule
 
@@ -66,15 +66,11 @@ def call_of(function: Callable[..., Any], name: str, expected: str) -> None:
         TypeError: with the hint that the factory may want to be called.
     """
     count = expected.partition(")")[0].count(",") + 1
-    try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError as error:
+    if why := misfit(function, range(count)):
         raise TypeError(
-            f"{name} must be {expected}, and cannot be called so ({error}): is it a factory, to be called "
+            f"{name} must be {expected}, and cannot be called so ({why}): is it a factory, to be called "
             "with its options first?"
-        ) from None
-    except ValueError:  # a builtin that shows no signature
-        pass
+        )
 
 
 def _shapes(value: PyTree) -> str:

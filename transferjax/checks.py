@@ -4,6 +4,8 @@ Shapes and dtypes are checked always, under `jit`, `vmap` and `grad` too. Values
 any, which a tracer has not: at public entrances, in one pass over the images, and never inside of a loop.
 """
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -233,6 +235,17 @@ def check_numbers(**values: Any) -> None:
         number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
         if value is not None and (not number or isinstance(value, bool)):
             raise ValueError(f"{name} must be a number; got {value!r}")
+
+
+def misfit(function: Any, arguments: Sequence[Any]) -> str:
+    """Why a function cannot be called with so many arguments; "" if it can, or shows no signature."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # some built-in functions
+        pass
+    return ""
 
 
 def check_mask(mask: Array | np.ndarray, count: int) -> None:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from experiments.intervals import publish
 from transferjax.report.intervals import intervals, outside, per_seed
 
 
@@ -79,3 +80,9 @@ def test_too_few_seeds():
         intervals(long([1.0, 2.0]), 4)
     with pytest.raises(ValueError, match="expected at least 3, and 1"):
         intervals(long([1.0, 2.0, 3.0]), 0)
+
+
+def test_a_report_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere has no transfer\.csv: run the study there first"):
+        publish(tmp_path / "nowhere", 4, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -55,7 +55,8 @@ def evaluate(
             in `{label: net}` says more.
         data: a `Dataset`, `(images uint8, labels)`, a folder `<class>/<image>`, or a name of `data.load`.
         attacks: names of the catalogue, one or several, with options ("dim:rate=0.7", or
-            `("dim", {"rate": 0.7})`), or `{label: attack}`.
+            `("dim", {"rate": 0.7})`), functions `eps, **options -> attack` in their place, or
+            `{label: any of these}`.
         eps_255: budgets in 1/255, one or several: 8 is 8/255.
         norm: "linf" or "l2" (then eps_255 is an L2 norm in 1/255: 127.5 is 0.5).
         split, count, size, crop: which images, and what is done to them; see `command.given.read_data`.

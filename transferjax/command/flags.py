@@ -95,7 +95,7 @@ def of_attacks(parser: argparse.ArgumentParser, several: bool) -> None:
     wrap = (lambda value: [value]) if several else (lambda value: value)
     parser.add_argument(
         "--attack", **many, default=wrap("mi_fgsm"), metavar="ATTACK",
-        help="[LABEL=]NAME[:OPTION=VALUE,…]; default mi_fgsm. `transferjax catalogue` lists them",
+        help="[LABEL=]NAME[:OPTION=VALUE,…], of `transferjax catalogue` or file.py:name; default mi_fgsm",
     )  # fmt: skip
     parser.add_argument(
         "--eps_255", **many, type=budget, default=wrap(8.0), metavar="EPS",

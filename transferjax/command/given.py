@@ -64,12 +64,12 @@ def read_models(
     if isinstance(given, Mapping) and _is_state(given):
         raise ValueError(f"that is {STATE}")
     if isinstance(given, Mapping):
-        named = list(given.items())
+        labelled = list(given.items())
     else:
         several = given if isinstance(given, list) else [given]
-        named = [_labelled(one, i) for i, one in enumerate(several, 1)]
+        labelled = [_labelled(one, i) for i, one in enumerate(several, 1)]
     known, found = {} if known is None else known, []
-    for label, one in named:
+    for label, one in labelled:
         key = one if isinstance(one, str) else id(one)
         if key not in known:
             known[key] = _read(one, num_classes)

@@ -5,20 +5,20 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from transferjax import __version__
 from transferjax.command.questions import Question
 from transferjax.data import Dataset
 from transferjax.files import replacing
 from transferjax.metrics import proportion_interval
 from transferjax.naming import described
 from transferjax.report import NOISE, Section, Table, images_section, write_sections
+from transferjax.report.tables import tenths
+from transferjax.study.run import provenance
 
 LEVEL = 0.025
 """An attack that beats noise no more clearly than this (one-sided) gets a mark."""
@@ -94,7 +94,7 @@ def _table(results: pd.DataFrame, value: str, noise: str, title: str) -> Table:
             after.loc[place] += " †" * weak + " ‡" * row["white_box"]
             candidates.loc[place] = np.nan if weak or row["white_box"] else 100 * row[value]
     best = candidates.eq(candidates.max()) & candidates.notna()
-    return Table(title, center, center * np.nan, best, lambda x: f"{x:.1f}", "surrogate: attack", after)
+    return Table(title, center, center * np.nan, best, tenths, "surrogate: attack", after)
 
 
 def _interval(rate: float, count: int) -> str:
@@ -115,7 +115,7 @@ def _clean(results: pd.DataFrame, count: int) -> Table:
     after = pd.DataFrame([[_interval(error, count)] for error in errors.values()], list(errors), columns)
     none = center * np.nan
     title = f"Error of each model on the {count} clean images (%)"
-    return Table(title, center, none, none.notna(), lambda x: f"{x:.1f}", "model", after)
+    return Table(title, center, none, none.notna(), tenths, "model", after)
 
 
 def write(
@@ -147,13 +147,12 @@ def write(
     write_sections(out, parts, "Transfer table", plain, _environment())
 
 
-def _environment() -> dict[str, str]:
-    """When, by which command and with which versions."""
-    versions = {name: metadata.version(name) for name in ("jax", "numpy")}
+def _environment() -> dict[str, Any]:
+    """When, by which command, with which versions and on what."""
     torch = sys.modules.get("torch")
-    versions |= {"torch": str(torch.__version__)} if torch is not None else {}
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"date": when, "command": shlex.join(sys.argv), "transferjax": __version__, **versions}
+    asked = {"date": when, "command": shlex.join(sys.argv)}
+    return {**asked, **provenance(), **({"torch": str(torch.__version__)} if torch is not None else {})}
 
 
 def _examples(

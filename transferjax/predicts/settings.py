@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from transferjax.checks import check_images
+from transferjax.checks import check_images, misfit
 from transferjax.predicts.formats import Encode, Format, Parse
 from transferjax.transport import check_address, check_headers
 
@@ -69,23 +69,11 @@ def _check_function(name: str, value: Any, arguments: tuple[Any, ...], expected:
     if inspect.isfunction(value) and makes in (Format, Parse, Encode):
         call = f"{'*' if makes is Format else ''}{value.__name__}(…)"
         raise ValueError(f"{name} must be what {value.__name__} makes, not {value.__name__} itself: {call}")
-    if not _takes(value, arguments):
+    if misfit(value, arguments):
         raise ValueError(
             f"{name} must be a function {expected}; got {getattr(value, '__qualname__', repr(value)):.60}: "
             f"what reads answers stands before what asks, as in {ORDER}"
         )
-
-
-def _takes(value: Any, arguments: tuple[Any, ...]) -> bool:
-    if not callable(value):
-        return False
-    try:
-        inspect.signature(value).bind(*arguments)
-    except ValueError:  # some built-in functions do not say
-        return True
-    except TypeError:
-        return False
-    return True
 
 
 def sendable(made: Any) -> tuple[bytes, dict[str, str]]:

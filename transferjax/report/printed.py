@@ -18,7 +18,7 @@ def _cell(table: Table, row: Hashable, column: Hashable, bold: tuple[str, str], 
     if np.isnan(number):
         return "–"
     text = table.number(number)
-    if table.best.at[row, column] and len(table.center) > 1:
+    if table.best.at[row, column]:
         text = bold[0] + text + bold[1]
     if table.after is not None:
         return text + sign[1].format(table.after.at[row, column])

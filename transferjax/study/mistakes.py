@@ -1,11 +1,9 @@
 """What is wrong with a config, in one line each: names, values, and what was probably meant."""
 
-import ast
 import difflib
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -39,10 +37,10 @@ def _several(named: list[str]) -> str:
 
 def one_line(error: BaseException, width: int = 300) -> str:
     """What an error says, on one line."""
-    said = str(error)
-    with suppress(ValueError, SyntaxError):  # the text of a KeyError is a repr
-        said = str(ast.literal_eval(said)) if said[:1] in "'\"" else said
-    text = " ".join(said.split())
+    if error.args and isinstance(error.args[0], BaseException):
+        return one_line(error.args[0], width)
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # whose text is a repr
+    text = " ".join(str(said).split())
     return text if len(text) <= width else f"{text[:width]} …"
 
 

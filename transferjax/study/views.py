@@ -239,11 +239,11 @@ def frame_of(rows: list[Row], get: Callable[[Spec], Arrays], has: Callable[[Spec
 def draw(study: Study, view: View, frame: pd.DataFrame) -> list[Section]:
     """The sections of one view; those of a paper's table or figure begin with its name."""
     drawn = VIEWS[view.kind].draw(frame, study, **view.options)
-    place = place_of(view.name)
+    place = in_paper(view.name)
     return [part if place in part.title else part._replace(title=f"{place}: {part.title}") for part in drawn]
 
 
-def place_of(name: str) -> str:
+def in_paper(name: str) -> str:
     """ "Table 2" of "table2", "Figures 4 to 6" of "figures4to6"; nothing of other names."""
     found = re.fullmatch(r"(table|figures?|hypothesis|theorem)(\d+)(?:to(\d+))?", name)
     if found is None:
