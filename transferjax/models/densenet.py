@@ -10,7 +10,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transferjax.models.layers import Branch, Layers, Net, avg_pool, global_pool, max_pool
+from transferjax.models.layers import Branch, Layers, Net
+from transferjax.models.pooling import avg_pool, global_pool, max_pool
 from transferjax.typing import Array
 
 

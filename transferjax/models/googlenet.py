@@ -7,7 +7,8 @@ kernels in the place of 5 x 5 ones, and names as in torchvision.
 from typing import ClassVar
 
 from transferjax.models.inception import Unit, branch, concatenate, to_half
-from transferjax.models.layers import Layers, Net, global_pool, max_pool
+from transferjax.models.layers import Layers, Net
+from transferjax.models.pooling import global_pool, max_pool
 from transferjax.typing import Array
 
 BLOCKS = (  # by resolution: the widths of each branch

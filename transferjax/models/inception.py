@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transferjax.models.layers import Layers, Net, Size, avg_pool, global_pool, max_pool
+from transferjax.models.layers import Layers, Net, Size
+from transferjax.models.pooling import avg_pool, global_pool, max_pool
 from transferjax.typing import Array
 
 Spec = tuple[Any, ...]

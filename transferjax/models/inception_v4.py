@@ -6,7 +6,8 @@ from typing import ClassVar
 import flax.linen as nn
 
 from transferjax.models.inception import TALL, WIDE, Spec, branch, concatenate
-from transferjax.models.layers import Branch, Layers, Net, avg_pool, global_pool, max_pool
+from transferjax.models.layers import Branch, Layers, Net
+from transferjax.models.pooling import avg_pool, global_pool, max_pool
 from transferjax.typing import Array
 
 

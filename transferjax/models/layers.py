@@ -121,43 +121,6 @@ MARKS = (Branch, Attended)
 """Modules that are no layers."""
 
 
-def max_pool(x: Array, size: int, stride: int | None = None, padding: int = 0, ceil: bool = False) -> Array:
-    """The maximum over `size` x `size` windows; padding never wins. `ceil`: the last window may stick out.
-
-    Raises:
-        ValueError: an image smaller than the window.
-    """
-    _check_window("max_pool", x, size, padding)
-    stride = stride or size
-    rest = [-(n + 2 * padding - size) % stride if ceil else 0 for n in x.shape[1:3]]
-    return nn.max_pool(x, pair(size), pair(stride), [(padding, padding + r) for r in rest])
-
-
-def avg_pool(
-    x: Array, size: int, stride: int | None = None, padding: int = 0, count_pad: bool = True
-) -> Array:
-    """The mean over `size` x `size` windows, padding counted or not.
-
-    Raises:
-        ValueError: an image smaller than the window.
-    """
-    _check_window("avg_pool", x, size, padding)
-    return nn.avg_pool(x, pair(size), pair(stride or size), [(padding, padding)] * 2, count_pad)
-
-
-def _check_window(what: str, x: Array, size: int, padding: int) -> None:
-    if min(x.shape[1:3]) + 2 * padding < size:
-        raise ValueError(
-            f"{what} of {size} x {size} reached features of {x.shape[1]} x {x.shape[2]}: "
-            "the images are too small for this net; give larger images or fewer stages"
-        )
-
-
-def global_pool(x: Array) -> Array:
-    """`[B, H, W, C]` -> the mean over space `[B, C]`."""
-    return x.mean((1, 2))
-
-
 class Net(nn.Module):
     """What all nets share: options, input and output; `net.apply(variables, images, train)` gives logits.
 

@@ -15,7 +15,8 @@ from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 
-from transferjax.models.layers import Branch, Layers, Net, global_pool
+from transferjax.models.layers import Branch, Layers, Net
+from transferjax.models.pooling import global_pool
 from transferjax.typing import Array
 
 Activation = Callable[[Array], Array]

@@ -8,7 +8,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transferjax.models.layers import Layers, Net, global_pool, max_pool
+from transferjax.models.layers import Layers, Net
+from transferjax.models.pooling import global_pool, max_pool
 from transferjax.typing import Array
 
 

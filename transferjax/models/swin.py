@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from transferjax.models.layers import Attended, Branch, Layers, Net, global_pool
+from transferjax.models.layers import Attended, Branch, Layers, Net
+from transferjax.models.pooling import global_pool
 from transferjax.models.vit import MLP
 from transferjax.typing import Array
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from transferjax.models.layers import Branch, Layers, Net, global_pool, max_pool
+from transferjax.models.layers import Branch, Layers, Net
+from transferjax.models.pooling import global_pool, max_pool
 from transferjax.typing import Array
 
 
