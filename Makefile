@@ -69,9 +69,12 @@ docs: .venv/.installed-docs
 	@echo "building the site: five minutes, most of them for the pictures of each attack ..."
 	JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build
 
-bench: .venv/.installed-bench
-	for file in $$(grep -l __main__ benchmarks/*.py | grep -v 'harness\|page'); do PYTHONPATH=. $(BIN)/python $$file || exit 1; done
-	$(BIN)/python benchmarks/page.py
+# In an environment of its own: torchattacks asks for a requests of 2021, and that for an urllib3 below 2.
+bench:
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	for file in $$(grep -l __main__ benchmarks/*.py | grep -v 'harness\|page'); do PYTHONPATH=. .venv-bench/bin/python $$file || exit 1; done
+	.venv-bench/bin/python benchmarks/page.py
 
 clean:
 	rm -rf .venv runs build *.egg-info
