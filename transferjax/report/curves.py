@@ -32,6 +32,7 @@ def metric_curves(
     label: str,
     *,
     magnitude: str = "tau",
+    xlabel: str = "",
     panel: str | None = None,
     error: str = "half_range",
     baseline: str | None = "ST",
@@ -49,6 +50,7 @@ def metric_curves(
         value: the column to show.
         label: of the y axis.
         magnitude: the column on the x axis; the baseline's may be empty.
+        xlabel: what it is, with its unit; its name if empty.
         panel: a column with one panel per value, say `"target"`.
         error: see `tables.spread`.
         baseline: a mechanism without magnitude, drawn as a level across.
@@ -59,6 +61,7 @@ def metric_curves(
     check(data, ["mechanism", "seed", magnitude, value, *([panel] if panel else [])])
     mechanisms = [name for name in ordered(data["mechanism"]) if name != baseline]
     names = ordered(data[panel]) if panel else [""]
+    xlabel = xlabel or ("magnitude τ" if magnitude == "tau" else magnitude)
     with style():
         figure, axes = _panels(names, 1.75, share="all")
         for axis, name in zip(axes, names, strict=True):
@@ -71,9 +74,7 @@ def metric_curves(
                 axis.set_xscale("log")
                 axis.xaxis.set_minor_locator(NullLocator())
             axis.set(title=str(name), ylabel=label, xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks])
-            axis.set(
-                xlabel="magnitude τ" if magnitude == "tau" else magnitude, yscale="log" if log else "linear"
-            )
+            axis.set(xlabel=xlabel, yscale="log" if log else "linear")
             axis.label_outer(remove_inner_ticks=False)
         legend_below(figure, axes[0], columns=6 if len(names) > 1 else 4)
     return figure
