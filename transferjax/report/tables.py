@@ -67,9 +67,17 @@ def of_surrogates(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["mechanism"] != NOISE]
 
 
-def apart(
-    results: pd.DataFrame, by: Sequence[str] = ("attack", "goal", "eps_255")
-) -> Iterator[tuple[str, pd.DataFrame]]:
+CELL = ("attack", "goal", "eps_255")
+"""What is never averaged over."""
+
+
+def several(results: pd.DataFrame, by: Sequence[str] = CELL) -> list[str]:
+    """Of these columns those of which the rows, but for noise, have more than one value."""
+    own = of_surrogates(results)
+    return [name for name in by if name in own and own[name].nunique() > 1]
+
+
+def apart(results: pd.DataFrame, by: Sequence[str] = CELL) -> Iterator[tuple[str, pd.DataFrame]]:
     """What is never one number: rows of each attack, goal and budget, by name: "MI, untargeted, ε = 8/255".
 
     Columns that the results lack tell nothing apart; noise stands beside every attack.
@@ -86,8 +94,10 @@ def apart(
 
 
 def said(name: str, value: Hashable) -> str:
-    """A value as pages write it: budgets in 1/255, no underscores."""
-    return f"ε = {value:g}/255" if name == "eps_255" else str(value).replace("_", " ")
+    """A value as pages write it: budgets in 1/255, no underscores; "seed 0", "epoch 7.5"."""
+    if name == "eps_255":
+        return f"ε = {value:g}/255"
+    return f"{name} {value:g}" if name in ("seed", "epoch") else str(value).replace("_", " ")
 
 
 def below_noise(results: pd.DataFrame) -> str:
