@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from transferjax.report.claims import AT_CHANCE, CLAIMS, FAILS, HOLDS, UNTOLD, check_claims, claims_section, verdict
+from transferjax.report.claims import (
+    AT_CHANCE,
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    UNTOLD,
+    check_claims,
+    claims_section,
+    verdict,
+)
 from transferjax.report.claims.sp2024 import sam_against_ir
 from transferjax.report.printed import to_markdown
 

@@ -64,14 +64,14 @@ def history():
 
 def test_training_curves(check_texts):
     data = history()
-    values = {"asr": "transfer success", "weight_top1": "λ₁ of the loss"}
+    values = {"asr": "transfer success (%)", "weight_top1": "λ₁ of the loss"}
     figure = training_curves(data, values, decays=(10, 15), log=("weight_top1",))
     check_texts(figure)
     left, right = figure.axes
     assert right.get_yscale() == "log"
     assert {10, 15} <= {line.get_xdata()[0] for line in left.lines}
     expected = data[data.mechanism == "SGD"].groupby("epoch").asr.mean()
-    np.testing.assert_allclose(left.lines[0].get_ydata(), expected)
+    np.testing.assert_allclose(left.lines[0].get_ydata(), 100 * expected)
 
 
 @pytest.mark.parametrize("size", [1, 4, 12])

@@ -32,7 +32,9 @@ def test_plane(make_results, shape, check_texts):
 
 
 def test_points_that_lie_together_are_named_apart(check_texts):
-    rows = pd.DataFrame({"x": 1 + np.arange(12) / 1000, "y": 50.0, "attack": [f"VMI-FGSM {i}" for i in range(12)]})
+    rows = pd.DataFrame(
+        {"x": 1 + np.arange(12) / 1000, "y": 50.0, "attack": [f"VMI-FGSM {i}" for i in range(12)]}
+    )
     figure = against(rows, "x", "y", "attack", "flatness", "transfer success (%)")
     check_texts(figure)
     names = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -107,7 +107,9 @@ def test_a_figure_wider_than_the_page_keeps_its_size_and_scrolls(tmp_path):
         "small": (similarity_heatmap(np.eye(2), names[:2], names[:2]), "Small."),
     }
     page = write_sections(tmp_path, [Section("Pairs", "", [], figures)], "t").html.read_text()
-    assert re.findall(r'<div class="scroll" tabindex="0" role="region" aria-label="(.*?)"><img(.*?) width', page) == [
+    assert re.findall(
+        r'<div class="scroll" tabindex="0" role="region" aria-label="(.*?)"><img(.*?) width', page
+    ) == [
         ("Wide.", ' class="wide"'),
         ("Small.", ""),
     ]

@@ -149,7 +149,9 @@ def test_a_sweep_averages_over_no_budget_and_no_option():
     frame = crossed(rows("test", SGD=(10,)), attack=("zeta=0.5", "zeta=3", "beta=2"), eps_255=(4.0, 8.0))
     sections = along.sweep(frame, study(), "b")
     budgets = ("ε = 4/255", "ε = 8/255")
-    assert [s.title for s in sections] == [f"Ablation: {n}: {eps}" for n in ("zeta", "beta") for eps in budgets]
+    assert [s.title for s in sections] == [
+        f"Ablation: {n}: {eps}" for n in ("zeta", "beta") for eps in budgets
+    ]
     assert centers(sections) == [15, 25, 30, 40]
     figures = [figure for section in sections for figure in section.figures]
     assert figures[0] == "sweep_b_zeta_untargeted_ε_4_255"
@@ -161,7 +163,9 @@ def test_flatness_is_told_for_each_goal_and_budget():
     frame = rows("test", ResNet18=(10,)).assign(**columns)
     frame = crossed(frame, attack=("MI", "PGN"), goal=("untargeted", "next"))
     sections = landscape.flatness(frame.assign(flatness=frame["asr"]), study(), "b")
-    assert [s.title for s in sections] == [f"Flatness and transfer: {goal}" for goal in ("untargeted", "next")]
+    assert [s.title for s in sections] == [
+        f"Flatness and transfer: {goal}" for goal in ("untargeted", "next")
+    ]
     assert centers(sections) == [0.15, 0.25]
     assert list(sections[1].figures) == ["flatness_b_next", "bound_b_next"]
 
@@ -179,7 +183,10 @@ def attacked(**columns):
         ({"attack": ("MI", "PGN")}, ["MI", "PGN"]),
         ({"goal": ("untargeted", "next")}, ["MI, untargeted", "MI, next"]),
         ({"eps_255": (4.0, 8.0)}, ["MI, ε = 4/255", "MI, ε = 8/255"]),
-        ({"mechanism": ("ST", "SAM"), "seed": (0, 1)}, [f"MI, {m}, seed {i}" for m in ("ST", "SAM") for i in "01"]),
+        (
+            {"mechanism": ("ST", "SAM"), "seed": (0, 1)},
+            [f"MI, {m}, seed {i}" for m in ("ST", "SAM") for i in "01"],
+        ),
     ],
 )
 def test_every_surface_and_map_is_shown_under_its_name(columns, names):

@@ -55,7 +55,11 @@ def test_more_is_not_better_where_it_says_nothing():
     )
     (section,) = paper_views.clean(frame, STUDY, "b", "t", table="")
     assert [table.best.any(axis=None) for table in section.tables] == [True, True, False]
-    measures = (("cos", "similarity"), ("frechet", "augmentation_shift"), ("off_subspace", "augmentation_shift"))
+    measures = (
+        ("cos", "similarity"),
+        ("frechet", "augmentation_shift"),
+        ("off_subspace", "augmentation_shift"),
+    )
     block = SimpleNamespace(measures=tuple((column, Call(name=name), None) for column, name in measures))
     pairs = frame.assign(target="VGG16", **{column: [1.0, 2.0] for column, _ in measures})
     (section,) = paper_views.pairs(pairs, SimpleNamespace(error="std", blocks={"b": block}), "b")
@@ -64,7 +68,9 @@ def test_more_is_not_better_where_it_says_nothing():
 
 def member(label, strength, **options):
     parts = (Call(name="part", options=options),)
-    return Member(label, {"mechanism": label, "seed": 0, "strength": strength}, (SimpleNamespace(parts=parts),))
+    return Member(
+        label, {"mechanism": label, "seed": 0, "strength": strength}, (SimpleNamespace(parts=parts),)
+    )
 
 
 def test_a_strength_is_called_by_its_hyper_parameter():

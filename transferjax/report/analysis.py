@@ -178,8 +178,6 @@ def _of_surrogates(
     chosen = curvatures | ({"surrogate_accuracy": "test accuracy (%)"} if "accuracy" in show else {})
     keys = list(dict.fromkeys(["mechanism", "tau", "seed", x]))
     seeds = tidy.groupby(keys, sort=False, dropna=False)[list(chosen)].mean().reset_index()
-    if "surrogate_accuracy" in chosen:
-        seeds["surrogate_accuracy"] *= 100
     figures = {
         name: (
             curves(seeds, name, title, log=name in curvatures),
@@ -197,16 +195,14 @@ def _of_surrogates(
     return figures, tables
 
 
-def _transfer_curves(
-    tidy: pd.DataFrame, curves: Callable[..., Figure]
-) -> dict[str, tuple[Figure, str]]:
+def _transfer_curves(tidy: pd.DataFrame, curves: Callable[..., Figure]) -> dict[str, tuple[Figure, str]]:
     """Transfer success by target, a figure for each attack, goal and budget."""
-    tidy, figures, label = tidy.assign(percent=100 * tidy["asr"]), {}, "transfer success (%)"
+    figures = {}
     for attack, own in apart(tidy, several(tidy, ("attack",))):
         suffix, of = (f"_{slug(attack)}", f" of {attack}") if attack else ("", "")
         for (goal, eps), rows in own.groupby(["goal", "eps_255"], sort=False):
             figures[f"{goal}_{eps:g}{suffix}"] = (
-                curves(rows, "percent", label, panel="target"),
+                curves(rows, "asr", "transfer success (%)", panel="target"),
                 f"{str(goal).capitalize()} transfer success{of} at {eps:g}/255.",
             )
     return figures

@@ -61,7 +61,7 @@ Examples = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def named(part: Section, name: str) -> Section:
-    """A section with what its rows are of in the names of its figures, and in its title where that lacks it."""
+    """A section with what its rows are of in its figures' names, and in its title where that lacks it."""
     if not name:
         return part
     new = {figure: f"{figure}_{slug(name)}" for figure in part.figures}
@@ -76,9 +76,7 @@ def split(
     results: pd.DataFrame, draw: Callable[[pd.DataFrame], list[Section]], by: Sequence[str] = CELL
 ) -> list[Section]:
     """What is drawn of each attack, goal and budget, under its name where there are several."""
-    return [
-        named(part, name) for name, rows in apart(results, several(results, by)) for part in draw(rows)
-    ]
+    return [named(part, name) for name, rows in apart(results, several(results, by)) for part in draw(rows)]
 
 
 class ReportPaths(NamedTuple):
@@ -196,7 +194,7 @@ def _markdown(title: str, parts: list[Section], config: Mapping, environment: Ma
 
 def _picture(figure: Figure, caption: str, data: bytes) -> str:
     width, text = round(_PIXELS_PER_INCH * figure.get_figwidth()), escape(caption)
-    wide = ' class="wide"' * (figure.get_figwidth() > PAGE)
+    wide = ' class="wide"' * bool(figure.get_figwidth() > PAGE)
     return (
         f'<figure class="picture"><div class="scroll" tabindex="0" role="region" aria-label="{text}">'
         f'<img{wide} width="{width}" alt="{text}" src="{png_source(data)}"></div>'

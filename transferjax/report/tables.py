@@ -20,6 +20,9 @@ COLUMNS = (
 )
 """The columns of tidy results. Rates and accuracies are fractions in [0, 1]; eps_255 is in units of 1/255."""
 
+RATES = ("asr", "asr_correct", "surrogate_accuracy", "target_accuracy")
+"""Those of them that are fractions, which tables and figures show in percent."""
+
 NOISE = "noise"
 """The mechanism of rows that no surrogate made: random signs of the budget, which every attack must beat."""
 
@@ -56,10 +59,15 @@ def check(results: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFra
         raise ValueError(f"results lack the columns {missing}; expected {list(columns)}")
     if results.empty:
         raise ValueError("results have no rows")
-    for name in set(columns) & {"asr", "asr_correct", "surrogate_accuracy", "target_accuracy"}:
+    for name in set(columns) & set(RATES):
         if results[name].max() > 1:
             raise ValueError(f"{name} must be a fraction in [0, 1]; got {results[name].max()}: divide by 100")
     return results
+
+
+def percent(results: pd.DataFrame) -> pd.DataFrame:
+    """The results with their rates in percent."""
+    return results.assign(**{name: 100 * results[name] for name in RATES if name in results})
 
 
 def of_surrogates(results: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from transferjax.report import training_curves, value_table
 from transferjax.report.claims.verdicts import value_of
 from transferjax.report.markup import slug
 from transferjax.report.page import Section, split
-from transferjax.report.tables import CELL, NOISE, of_surrogates, ordered, several
+from transferjax.report.tables import CELL, NOISE, of_surrogates, ordered, percent, several
 from transferjax.study.config import Study
 from transferjax.study.paper_views import known, scalars
 from transferjax.study.rows import Row, transfer_rows
@@ -27,7 +27,6 @@ LABELS = {
     "weight_eigenvalue": "λ₁ of the loss",
     "weight_trace": "trace of the loss",
 }
-RATES = ["asr", "surrogate_accuracy"]
 
 
 def epoch_rows(study: Study, block: str, decays: tuple[float, ...] = ()) -> Iterator[Row]:
@@ -44,15 +43,16 @@ def epoch_rows(study: Study, block: str, decays: tuple[float, ...] = ()) -> Iter
 def epochs(frame: pd.DataFrame, study: Study, block: str, decays: tuple[float, ...] = ()) -> list[Section]:
     """Transfer, accuracy and what the block measures against the epoch, with bands over seeds."""
     measured = [column for column, _, _ in known(study, block).measures if column in frame]
-    columns = {name: LABELS.get(name, name.replace("_", " ")) for name in (*RATES, *measured)}
+    columns = {
+        name: LABELS.get(name, name.replace("_", " ")) for name in ("asr", "surrogate_accuracy", *measured)
+    }
     curvatures = [name for name in measured if name.startswith("weight_")]
     text = "Means over targets; bands are the errors over seeds. Decays of the learning rate are dashed."
 
     def draw(rows: pd.DataFrame) -> list[Section]:
         history = rows.groupby(["mechanism", "epoch", "seed"], sort=False)[list(columns)].mean().reset_index()
-        history[RATES] *= 100
         figure = training_curves(history, columns, decays=decays, log=curvatures, error=study.error)
-        table = value_table(history, "asr", LABELS["asr"], columns=("epoch",), error=study.error)
+        table = value_table(percent(history), "asr", LABELS["asr"], columns=("epoch",), error=study.error)
         figures = {f"epochs_{block}": (figure, "Along training.")}
         return [Section(f"Along training: {block}", text, [table], figures)]
 
@@ -61,9 +61,9 @@ def epochs(frame: pd.DataFrame, study: Study, block: str, decays: tuple[float, .
 
 def stopped_rows(study: Study, block: str, validation: str) -> Iterator[Row]:
     """The rows of a block, and those of the same networks on validation images, each with its `split`."""
-    for split, name in (("test", block), ("validation", validation)):
+    for images, name in (("test", block), ("validation", validation)):
         for row in epoch_rows(study, name):
-            yield row._replace(tags={**row.tags, "split": split})
+            yield row._replace(tags={**row.tags, "split": images})
 
 
 def stopped(frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def stopping(frame: pd.DataFrame, study: Study, block: str, validation: str) -> 
         ]
         return [Section("Early stopping", text, tables, {})]
 
-    return split(rows.assign(asr=100 * rows["asr"]), draw)
+    return split(percent(rows), draw)
 
 
 def stopped_files(frame: pd.DataFrame, study: Study, **options: Any) -> dict[str, pd.DataFrame]:
@@ -130,7 +130,7 @@ def sweep_rows(study: Study, block: str) -> Iterator[Row]:
 def sweep(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Transfer against the value of an attack's option, a line for each target."""
     rows = frame[frame["attack"] != NOISE]
-    rows = rows.assign(option=rows["attack"].str.partition("=")[0], percent=100 * rows["asr"])
+    rows = rows.assign(option=rows["attack"].str.partition("=")[0])
     parts: list[Section] = []
     for option, own in rows.groupby("option", sort=False):
         name = str(option)
@@ -145,9 +145,10 @@ def _ablation(rows: pd.DataFrame, name: str, where: str, error: str) -> list[Sec
     figures, tables = {}, []
     for goal in ordered(rows["goal"]):
         own = rows[rows["goal"] == goal]
-        seeds = own.groupby(["target", name, "seed"], sort=False)["percent"].mean().reset_index()
+        seeds = own.groupby(["target", name, "seed"], sort=False)["asr"].mean().reset_index()
         label = f"{goal} success (%)"
-        figure = training_curves(seeds, {"percent": label}, by="target", x=name, error=error)
+        figure = training_curves(seeds, {"asr": label}, by="target", x=name, error=error)
         figures[f"sweep_{where}_{goal}"] = (figure, f"{str(goal).capitalize()} success against {name}.")
-        tables.append(value_table(own, "percent", label, rows=name, columns=("target",), error=error))
+        table = value_table(percent(own), "asr", label, rows=name, columns=("target",), error=error)
+        tables.append(table)
     return [Section(f"Ablation: {name}", "Means over surrogates.", tables, figures)]

@@ -150,10 +150,11 @@ def _margins(claim: Claim, frame: pd.DataFrame) -> tuple[pd.Series, str]:
 def claims_section(checked: pd.DataFrame) -> Section:
     """The verdicts as a table of margins, and in the page as a list."""
     text = (
-        "Each claim is a margin that should be positive, one for each training seed. Student's interval (95 %) "
-        "over seeds decides: above zero the claim holds, below it does not, else it cannot be told. A surrogate "
-        "is at chance where its accuracy is below the smaller of twice that of guessing and a tenth of the way "
-        "from guessing to 1; where the verdict is another without those, it cannot be told either."
+        "Each claim is a margin that should be positive, one for each training seed. Student's interval "
+        "(95 %) over seeds decides: above zero the claim holds, below it does not, else it cannot be told. "
+        "A surrogate is at chance where its accuracy is below the smaller of twice that of guessing and a "
+        "tenth of the way from guessing to 1; where the verdict is another without those, or nothing is left "
+        "to compare, it cannot be told either."
     )
     labels = [
         f"{row.number}. {row.claim}: {row.verdict} [{row.why or row.unit}]" for row in checked.itertuples()
