@@ -108,6 +108,14 @@ def test_loss_surfaces(count, check_texts):
     np.testing.assert_allclose(figure.axes[-1].get_ylim(), (-largest, largest))  # the centre is zero
 
 
+def test_long_names_of_surfaces_and_maps_do_not_overlap(check_texts):
+    bowl = np.add.outer(np.linspace(-1, 1, 5) ** 2, np.linspace(-1, 1, 5) ** 2)
+    names = [f"VMI-FGSM, untargeted, ε = {eps}/255, ResNet18, seed 1" for eps in range(4, 9)]
+    check_texts(loss_surfaces(dict.fromkeys(names, bowl), np.linspace(-1, 1, 5)))
+    maps = {f"PGN-DIM, next, ε = {eps}/255": np.zeros((6, 8, 8)) for eps in (4, 8)}
+    check_texts(attention_grid(np.zeros((6, 8, 8, 1)), maps))
+
+
 def test_attention_grid(check_texts):
     rng = np.random.default_rng(0)
     images, maps = rng.random((5, 8, 8, 3)), {name: rng.random((5, 8, 8)) for name in ("ST", "SAM&IR")}

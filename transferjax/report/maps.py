@@ -202,7 +202,7 @@ def loss_surfaces(
             filled = axis.contourf(grid, grid, change, levels, cmap=DIVERGING)
             axis.contour(grid, grid, change, levels[::3], colors="#444444", linewidths=0.4)
             axis.plot(0, 0, marker="+", color="black", markersize=6)
-            axis.set(title=fill(name, 24), aspect="equal")
+            axis.set(title=fill(name, 18), aspect="equal")
         for axis in flat[len(changes) :]:
             axis.set_visible(False)
         for axis in axes[-1]:
