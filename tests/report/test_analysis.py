@@ -93,15 +93,30 @@ def test_magnitudes_have_tables_and_figures(make_results, check_texts):
         check_texts(figure)
 
 
+def test_transfer_against_the_magnitude_is_of_one_attack(make_results):
+    results = make_results(mechanisms=("ST", "IR_1", "IR_2"), goals=("untargeted",), budgets=(8.0,))
+    both = pd.concat([results.assign(attack="MI", asr=0.2), results.assign(attack="PGN, 5", asr=0.6)])
+    figures = magnitude_section(both, show=("transfer",)).figures
+    assert list(figures) == ["magnitude_untargeted_8_MI", "magnitude_untargeted_8_PGN_5"]
+    for (figure, caption), (attack, percent) in zip(
+        figures.values(), (("MI", 20), ("PGN, 5", 60)), strict=True
+    ):
+        assert caption == f"Untargeted transfer success of {attack} at 8/255."
+        assert figure.axes[0].get_ylabel() == "transfer success (%)"
+        np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata(), percent)
+
+
 def test_one_mechanism_against_its_own_magnitude(make_results, check_texts):
     results = make_results(mechanisms=("ST", "AT_1", "AT_2", "IR_1"))
     results["strength"] = results["mechanism"].map({"AT_1": 0.01, "AT_2": 0.3, "IR_1": 0.1})
-    section = magnitude_section(results, show=("transfer",), mechanisms=("AT",), x="strength")
+    options = {"show": ("transfer",), "mechanisms": ("AT",), "x": "strength"}
+    section = magnitude_section(results, **options, xlabel="ε (L2 norm)")
     assert not section.tables
     assert len(section.figures) == 4
     figure, _ = section.figures["magnitude_AT_strength_targeted_8"]
     check_texts(figure)
     axis = figure.axes[0]
+    assert figure.axes[-1].get_xlabel() == "ε (L2 norm)"
     points = axis.containers[0].lines[0].get_xdata()
     np.testing.assert_allclose(points, [0.01, 0.3])
     assert len(axis.containers) == 1  # IR is not asked for

@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from transferjax.report.claims import CLAIMS, FAILS, HOLDS, UNTOLD, check_claims, claims_section, verdict
+from transferjax.report.claims import (
+    AT_CHANCE,
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    UNTOLD,
+    check_claims,
+    claims_section,
+    verdict,
+)
 from transferjax.report.claims.sp2024 import sam_against_ir
 from transferjax.report.printed import to_markdown
 
@@ -128,3 +137,49 @@ def test_only_what_is_missing_is_named():
     few = few[~few["mechanism"].str.startswith("SAM&JR")]
     found = check_claims(CLAIMS["sp2024"], {"lgv": few}).set_index("number")
     assert found.loc[11, "why"] == "missing: SAM&JR+LGV_SGD"
+
+
+def learnt(accuracy, chance=0.1, seeds=3, **rates):
+    """Rows of AT_1 (and others) that beat ST, of surrogates as accurate as told by mechanism or at all."""
+    rates = {"ST": 0.3, "AT_1": 0.5} | rates
+    of = accuracy if isinstance(accuracy, dict) else dict.fromkeys(rates, accuracy)
+    return pd.DataFrame(
+        [
+            {"mechanism": name, "seed": seed, "goal": "untargeted", "eps_255": 8.0, "target": "VGG16"}
+            | {"asr": rate + seed / 1000, "surrogate_accuracy": of[name], "chance": chance}
+            for name, rate in rates.items()
+            for seed in range(seeds)
+        ]
+    )
+
+
+def told(frame, number=1):
+    return check_claims(CLAIMS["sp2024"], {"all": frame}).set_index("number").loc[number, "verdict"]
+
+
+@pytest.mark.parametrize(
+    ("chance", "bound"), [(1 / 2, 0.55), (1 / 10, 0.19), (1 / 100, 0.02), (1 / 1000, 0.002)]
+)
+def test_surrogates_that_have_learnt_nothing_tell_nothing(chance, bound):
+    assert told(learnt(bound + 1e-6, chance)) == HOLDS
+    assert told(learnt(bound - 1e-6, chance)) == AT_CHANCE
+    assert told(learnt(bound - 1e-6).drop(columns="chance")) == HOLDS  # rows from before
+
+
+def test_surrogates_at_chance_matter_where_the_claim_compares_them():
+    assert told(learnt({"ST": 0.9, "AT_1": 0.1})) == AT_CHANCE
+    assert told(learnt({"ST": 0.9, "AT_1": 0.9, "MU_1": 0.1}, MU_1=0.2)) == HOLDS
+    one_seed = learnt(0.9)
+    one_seed.loc[one_seed["seed"] == 2, "surrogate_accuracy"] = 0.1
+    assert told(one_seed) == AT_CHANCE  # two seeds are left, whose margin has no spread
+    nothing = check_claims(CLAIMS["sp2024"], {"all": learnt(0.1)}).set_index("number")
+    assert nothing.loc[2, "verdict"] == UNTOLD  # AT_7 is missing anyway
+    assert nothing.loc[1, "margin"] == pytest.approx(20)
+    text = claims_section(nothing.reset_index()).text
+    assert "Student's interval" in text
+    assert "at chance" in text
+
+
+def test_counts_have_no_decimals():
+    section = claims_section(check_claims(CLAIMS["sp2024"], {"all": learnt(0.9)}))
+    assert to_markdown(section.tables[0]).splitlines()[2].endswith("| 3 |")

@@ -64,14 +64,14 @@ def history():
 
 def test_training_curves(check_texts):
     data = history()
-    values = {"asr": "transfer success", "weight_top1": "λ₁ of the loss"}
+    values = {"asr": "transfer success (%)", "weight_top1": "λ₁ of the loss"}
     figure = training_curves(data, values, decays=(10, 15), log=("weight_top1",))
     check_texts(figure)
     left, right = figure.axes
     assert right.get_yscale() == "log"
     assert {10, 15} <= {line.get_xdata()[0] for line in left.lines}
     expected = data[data.mechanism == "SGD"].groupby("epoch").asr.mean()
-    np.testing.assert_allclose(left.lines[0].get_ydata(), expected)
+    np.testing.assert_allclose(left.lines[0].get_ydata(), 100 * expected)
 
 
 @pytest.mark.parametrize("size", [1, 4, 12])
@@ -106,6 +106,14 @@ def test_loss_surfaces(count, check_texts):
     check_texts(figure)
     largest = 2 * count
     np.testing.assert_allclose(figure.axes[-1].get_ylim(), (-largest, largest))  # the centre is zero
+
+
+def test_long_names_of_surfaces_and_maps_do_not_overlap(check_texts):
+    bowl = np.add.outer(np.linspace(-1, 1, 5) ** 2, np.linspace(-1, 1, 5) ** 2)
+    names = [f"VMI-FGSM, untargeted, ε = {eps}/255, ResNet18, seed 1" for eps in range(4, 9)]
+    check_texts(loss_surfaces(dict.fromkeys(names, bowl), np.linspace(-1, 1, 5)))
+    maps = {f"PGN-DIM, next, ε = {eps}/255": np.zeros((6, 8, 8)) for eps in (4, 8)}
+    check_texts(attention_grid(np.zeros((6, 8, 8, 1)), maps))
 
 
 def test_attention_grid(check_texts):

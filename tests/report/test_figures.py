@@ -1,6 +1,7 @@
 """Figures are drawn, and their texts neither overlap nor leave the page."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from transferjax.report import (
@@ -9,6 +10,7 @@ from transferjax.report import (
     metric_by_mechanism,
     smoothness_similarity_plane,
 )
+from transferjax.report.figures import against
 
 MANY = ("ST", "MU τ=1", "MU τ=5", "CM τ=1", "CM τ=5", "CO τ=5", "AT", "IR", "JR", "ER", "SAM", "SAM&IR")
 SHAPES = {
@@ -27,6 +29,16 @@ def test_asr_by_mechanism(make_results, shape, goal, check_texts):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_plane(make_results, shape, check_texts):
     check_texts(smoothness_similarity_plane(make_results(**SHAPES[shape])))
+
+
+def test_points_that_lie_together_are_named_apart(check_texts):
+    rows = pd.DataFrame(
+        {"x": 1 + np.arange(12) / 1000, "y": 50.0, "attack": [f"VMI-FGSM {i}" for i in range(12)]}
+    )
+    figure = against(rows, "x", "y", "attack", "flatness", "transfer success (%)")
+    check_texts(figure)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == rows["attack"].tolist()
 
 
 def test_plane_shows_the_data_it_was_given(make_results):

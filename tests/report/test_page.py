@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transferjax.report import asr_table, write_report
+from transferjax.report import asr_table, similarity_heatmap, write_report, write_sections
+from transferjax.report.page import Section, success_sections, surrogates_section
 from transferjax.report.plane import interactive_plane
 from transferjax.report.viewer import viewer
 
@@ -73,6 +74,45 @@ def test_a_report_with_noise_says_where_an_attack_is_weaker(tmp_path, make_resul
         assert "is what random signs of the same size reach" in text
     assert {path.stem for path in paths.figures} >= {"plane", "smoothness", "asr_untargeted"}
     assert paths.markdown.read_text().count("| noise |") == 4
+
+
+def test_what_is_below_noise_is_told_once_on_a_page(make_results):
+    results = make_results().assign(fooling_rate=0.5, noise_fooling_rate=0.75)
+    results = pd.concat([results.assign(attack=name) for name in ("MI", "PGN")])
+    parts = success_sections(results, "std")
+    assert [part.title for part in parts] == [
+        f"{goal} transfer: {attack}" for attack in ("MI", "PGN") for goal in ("Untargeted", "Targeted")
+    ]
+    assert ["Warning" in part.text for part in parts] == [True, False, False, False]
+    assert all(f"{attack} on IR (seed 2), targeted" in parts[0].text for attack in ("MI", "PGN"))
+
+
+def test_the_plane_says_which_attack_goal_and_budget_it_shows(make_results):
+    results = pd.concat([make_results().assign(attack=name) for name in ("MI", "PGN")])
+    part = surrogates_section(results, "std")
+    assert list(part.figures) == ["plane_MI", "plane_PGN", "smoothness"]
+    for name in ("MI", "PGN"):
+        figure, caption = part.figures[f"plane_{name}"]
+        assert f"({name}, untargeted, ε = 8/255)" in caption
+        assert figure.axes[-1].get_ylabel() == f"success (%)\n{name}, untargeted, ε = 8/255"
+        assert f"success: {name}, untargeted, ε = 8/255" in part.live[f"plane_{name}"]
+    with pytest.raises(ValueError, match=r"results of the attacks \['MI', 'PGN'\]: expected one"):
+        interactive_plane(results)
+
+
+def test_a_figure_wider_than_the_page_keeps_its_size_and_scrolls(tmp_path):
+    names = [f"SAM&IR {i}" for i in range(30)]
+    figures = {
+        "wide": (similarity_heatmap(np.eye(30), names, names), "Wide."),
+        "small": (similarity_heatmap(np.eye(2), names[:2], names[:2]), "Small."),
+    }
+    page = write_sections(tmp_path, [Section("Pairs", "", [], figures)], "t").html.read_text()
+    assert re.findall(
+        r'<div class="scroll" tabindex="0" role="region" aria-label="(.*?)"><img(.*?) width', page
+    ) == [
+        ("Wide.", ' class="wide"'),
+        ("Small.", ""),
+    ]
 
 
 @pytest.mark.parametrize(("run", "noise"), [("cifar10_cpu", True), ("cifar10_magnitudes", False)])

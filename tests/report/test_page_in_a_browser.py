@@ -205,6 +205,8 @@ def test_the_theme_turns_and_is_remembered(page):
         assert all_of(page, ".theme")[0].text == expected
         seen.append(color())
     assert seen == ["rgb(253, 253, 251)", "rgb(23, 25, 28)"]
+    card = "return getComputedStyle(document.querySelector('.picture .scroll')).backgroundColor"
+    assert page.execute_script(card) == "rgb(201, 204, 201)"  # figures are white paper, dimmed in the dark
     page.refresh()
     assert color() == seen[1]
     all_of(page, ".theme")[0].click()  # as it was, for the next test

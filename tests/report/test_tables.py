@@ -12,7 +12,7 @@ from transferjax.report import (
     to_markdown,
     to_text,
 )
-from transferjax.report.tables import apart, best_of, tenths
+from transferjax.report.tables import Table, apart, best_of, several, significant, tenths
 
 
 def test_spread():
@@ -167,3 +167,15 @@ def test_attacks_goals_and_budgets_are_kept_apart_and_noise_stands_beside_every_
     assert list(found) == ["MI, untargeted, ε = 8/255", "PGN, untargeted, ε = 8/255"]
     assert set(found["MI, untargeted, ε = 8/255"]["attack"]) == {"MI", NOISE}
     assert [name for name, _ in apart(plain, ("attack",))] == [""]
+    assert several(results) == ["attack"]
+    assert several(noise) == []
+
+
+def test_columns_of_whole_numbers_are_printed_whole():
+    center = pd.DataFrame({"seeds": [3.0, 12.0], "%": [40.0, 33.3], "half": [2.0, 3.0]}, index=["a", "b"])
+    error = pd.DataFrame({"seeds": [np.nan, np.nan], "%": [1.0, 2.0], "half": [0.5, 0.5]}, index=["a", "b"])
+    table = Table("t", center, error, center.isna(), significant)
+    assert to_markdown(table).splitlines()[2:] == [
+        "| a | 3 | 40.0 ± 1.0 | 2.00 ± 0.50 |",
+        "| b | 12 | 33.3 ± 2.0 | 3.00 ± 0.50 |",
+    ]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from transferjax.report import to_markdown
 from transferjax.report.tables import spread
 from transferjax.study import along, landscape
 from transferjax.study.content import load
@@ -93,6 +94,119 @@ def test_flatness_is_laid_beside_transfer():
     assert "flatness -1.00" in section.text
     assert set(section.figures) == {"flatness_flatness", "bound_flatness"}
     assert len(section.tables) == len(columns)
+
+
+def crossed(frame, **columns):
+    """The rows with every one of these columns' values, each 10 points more transferable than the last."""
+    for name, values in columns.items():
+        frame = pd.concat(
+            [frame.assign(**{name: value, "asr": frame["asr"] + i / 10}) for i, value in enumerate(values)]
+        )
+    return frame
+
+
+def centers(sections, place=0):
+    return [round(float(section.tables[place].center.to_numpy().mean()), 6) for section in sections]
+
+
+def test_views_along_training_average_over_no_attack_goal_or_budget():
+    block = SimpleNamespace(measures=())
+    plain = rows("test", SGD=(10, 10))
+    frame = crossed(plain, attack=("BIM", "PGN"), goal=("untargeted", "next"))
+    sections = along.epochs(frame, study(training=block), "training")
+    names = ["BIM, untargeted", "PGN, untargeted", "BIM, next", "PGN, next"]
+    assert [section.title for section in sections] == [f"Along training: training: {name}" for name in names]
+    assert [figure for section in sections for figure in section.figures] == [
+        "epochs_training_BIM_untargeted",
+        "epochs_training_PGN_untargeted",
+        "epochs_training_BIM_next",
+        "epochs_training_PGN_next",
+    ]
+    assert centers(sections) == [10, 20, 20, 30]
+    figure, _ = sections[0].figures["epochs_training_BIM_untargeted"]
+    assert figure.axes[0].get_ylabel() == "transfer success (%)"
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 10)
+
+
+def test_an_epoch_is_chosen_for_each_attack_and_budget():
+    """BIM's best epoch on validation images is the first, PGN's the second."""
+    frame = pd.concat(
+        [
+            rows(split, SGD=rates).assign(attack=attack)
+            for attack, rates in (("BIM", (60, 40, 20)), ("PGN", (30, 50, 10)))
+            for split in ("test", "validation")
+        ]
+    )
+    sections = along.stopping(frame, study(), "minimizers", "validation")
+    assert [section.title for section in sections] == ["Early stopping: BIM", "Early stopping: PGN"]
+    assert [s.tables[0].center.loc["SGD, stopped"].tolist() for s in sections] == [[60, 60], [50, 50]]
+    assert [s.tables[1].center.loc["SGD, stopped"].item() for s in sections] == [1, 2]
+    assert not any(s.tables[1].best.any(axis=None) for s in sections)  # a late epoch is no better one
+    assert "| SGD, stopped | 1 ± 0 |" in to_markdown(sections[0].tables[1])
+
+
+def test_a_sweep_averages_over_no_budget_and_no_option():
+    frame = crossed(rows("test", SGD=(10,)), attack=("zeta=0.5", "zeta=3", "beta=2"), eps_255=(4.0, 8.0))
+    sections = along.sweep(frame, study(), "b")
+    budgets = ("ε = 4/255", "ε = 8/255")
+    assert [s.title for s in sections] == [
+        f"Ablation: {n}: {eps}" for n in ("zeta", "beta") for eps in budgets
+    ]
+    assert centers(sections) == [15, 25, 30, 40]
+    figures = [figure for section in sections for figure in section.figures]
+    assert figures[0] == "sweep_b_zeta_untargeted_ε_4_255"
+    assert len(set(figures)) == 4
+
+
+def test_flatness_is_told_for_each_goal_and_budget():
+    columns = dict.fromkeys(("flatness", *landscape.COMPONENTS, "transfer_loss"), 1.0)
+    frame = rows("test", ResNet18=(10,)).assign(**columns)
+    frame = crossed(frame, attack=("MI", "PGN"), goal=("untargeted", "next"))
+    sections = landscape.flatness(frame.assign(flatness=frame["asr"]), study(), "b")
+    assert [s.title for s in sections] == [
+        f"Flatness and transfer: {goal}" for goal in ("untargeted", "next")
+    ]
+    assert centers(sections) == [0.15, 0.25]
+    assert list(sections[1].figures) == ["flatness_b_next", "bound_b_next"]
+
+
+def attacked(**columns):
+    """A row for each value of these columns."""
+    one = {"attack": "MI", "goal": "untargeted", "eps_255": 8.0, "mechanism": "ST", "seed": 0}
+    index = pd.MultiIndex.from_product(columns.values(), names=list(columns))
+    return index.to_frame(index=False).assign(**{n: v for n, v in one.items() if n not in columns})
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        ({"attack": ("MI", "PGN")}, ["MI", "PGN"]),
+        ({"goal": ("untargeted", "next")}, ["MI, untargeted", "MI, next"]),
+        ({"eps_255": (4.0, 8.0)}, ["MI, ε = 4/255", "MI, ε = 8/255"]),
+        (
+            {"mechanism": ("ST", "SAM"), "seed": (0, 1)},
+            [f"MI, {m}, seed {i}" for m in ("ST", "SAM") for i in "01"],
+        ),
+    ],
+)
+def test_every_surface_and_map_is_shown_under_its_name(columns, names):
+    frame = attacked(**columns)
+    bowl = np.add.outer(np.linspace(-1, 1, 5) ** 2, np.linspace(-1, 1, 5) ** 2)
+    surfaces = frame.assign(surface=[(i + 1) * bowl for i in range(len(frame))])
+    (section,) = landscape.surfaces(surfaces, study(), "b", points=5)
+    ((figure, _),) = section.figures.values()
+    titles = [axis.get_title().replace("\n", " ") for axis in figure.axes]
+    assert [title for title in titles if title] == names
+
+    data = Data(name="digits", count=3)
+    level = [np.full((3, 8, 8), (i + 1) / 10) for i in range(len(frame))]
+    clean = pd.DataFrame([{"attack": "clean", "mechanism": "ST", "seed": 0, "maps": np.zeros((3, 8, 8))}])
+    maps = pd.concat([clean, frame.assign(maps=level)], ignore_index=True).assign(target="VGG16")
+    (section,) = landscape.attention(maps, study(b=SimpleNamespace(data=data)), "b")
+    (table,) = section.tables
+    assert table.center.index.tolist() == ["clean", *names]
+    np.testing.assert_allclose(table.center.iloc[:, 0], [0, *((i + 1) / 10 for i in range(len(names)))])
+    assert not table.best.any(axis=None)
 
 
 def test_two_standard_deviations():

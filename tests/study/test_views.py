@@ -1,8 +1,17 @@
-"""What views are called on a page."""
+"""What views are called on a page, and what some of them say of made-up rows."""
 
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
+from small import TEST, network
 
-from transferjax.study import views
+from transferjax.report import to_markdown
+from transferjax.study import paper_views, views
+from transferjax.study.blocks import Block, Member
+from transferjax.study.rows import transfer_rows
+from transferjax.study.specs import Call
 
 
 @pytest.mark.parametrize(
@@ -11,3 +20,86 @@ from transferjax.study import views
 )
 def test_sections_of_a_paper_begin_with_its_table_or_figure(name, place):
     assert views.in_paper(name) == place
+
+
+STUDY = SimpleNamespace(error="std", blocks={})
+
+
+def test_the_terms_of_theorem_1_have_a_table_for_each_attack_and_budget():
+    cells = [(attack, eps, seed) for attack in ("MI", "PGN") for eps in (4.0, 8.0) for seed in (0, 1)]
+    frame = pd.DataFrame(
+        [
+            {"mechanism": "ST", "seed": seed, "attack": attack, "eps_255": eps, "target": target}
+            | dict.fromkeys(paper_views.TERMS, seed + eps)
+            | {"value": -np.inf, "eps": 2.0}
+            for attack, eps, seed in cells
+            for target in ("VGG16", "ResNet50")
+        ]
+    )
+    sections = paper_views.bound(frame, STUDY, "b")
+    assert [section.title for section in sections] == [
+        f"Theorem 1: {attack}, ε = {eps}/255" for attack in ("MI", "PGN") for eps in (4, 8)
+    ]
+    (table,) = sections[1].tables
+    assert table.center.index.tolist() == ["ST → VGG16", "ST → ResNet50"]
+    shown = [term for _, term in table.center]
+    assert set(shown) == {term.replace("_", " ") for term in paper_views.TERMS} - {"value"}
+    assert table.center[table.center.columns[shown.index("risk f")]].tolist() == [8.5, 8.5]
+    assert not table.best.any(axis=None)
+    assert "| 2 ± 0 |" in to_markdown(table)  # ε
+
+
+def test_more_is_not_better_where_it_says_nothing():
+    frame = pd.DataFrame(
+        [{"mechanism": m, "seed": 0, "train": t, "test": 0.5} for m, t in (("ST", 0.9), ("IR", 0.7))]
+    )
+    (section,) = paper_views.clean(frame, STUDY, "b", "t", table="")
+    assert [table.best.any(axis=None) for table in section.tables] == [True, True, False]
+    measures = (
+        ("cos", "similarity"),
+        ("frechet", "augmentation_shift"),
+        ("off_subspace", "augmentation_shift"),
+    )
+    block = SimpleNamespace(measures=tuple((column, Call(name=name), None) for column, name in measures))
+    pairs = frame.assign(target="VGG16", **{column: [1.0, 2.0] for column, _ in measures})
+    (section,) = paper_views.pairs(pairs, SimpleNamespace(error="std", blocks={"b": block}), "b")
+    assert [table.best.any(axis=None) for table in section.tables] == [True, False, False]
+
+
+def member(label, strength, **options):
+    parts = (Call(name="part", options=options),)
+    return Member(
+        label, {"mechanism": label, "seed": 0, "strength": strength}, (SimpleNamespace(parts=parts),)
+    )
+
+
+def test_a_strength_is_called_by_its_hyper_parameter():
+    members = (
+        member("AT_1", 0.1, eps=0.1, steps=5),
+        member("AT_2", 5.0, eps=5.0, steps=5),
+        member("IR_1", 0.5, weight=0.5),
+        Member("ST", {"mechanism": "ST", "seed": 0}, (SimpleNamespace(parts=()),)),
+    )
+    study = SimpleNamespace(blocks={"b": SimpleNamespace(surrogates=members)})
+    assert paper_views.magnitude_of(study, "b", ("AT",), "strength") == "ε (L2 norm, pixels in [0, 1])"
+    assert paper_views.magnitude_of(study, "b", ("IR",), "strength") == "weight λ"
+    assert paper_views.magnitude_of(study, "b", (), "strength") == ""
+    assert paper_views.magnitude_of(study, "b", (), "tau") == ""
+
+
+def test_rows_know_the_accuracy_of_guessing():
+    surrogate, target = (Member(name, {"mechanism": name, "seed": 0}, (network(),)) for name in ("ST", "T"))
+    block = Block(
+        "b",
+        (surrogate,),
+        (("BIM", Call(name="bim")),),
+        budgets=(("8/255", 8.0, 8 / 255),),
+        targets=(target,),
+        data=TEST,
+        accuracy=TEST,
+    )
+    row = next(transfer_rows(SimpleNamespace(blocks={"b": block}), "b"))
+    said = {"classes": np.zeros(4, int), "labels": np.arange(4)}
+    found = row.reduce(dict.fromkeys(row.needs, said))
+    assert found["chance"] == 0.1
+    assert found["surrogate_accuracy"] == 0.25

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from transferjax.report.page import Section
 from transferjax.report.published import SHAPES, called, names_of, published
-from transferjax.report.tables import Table, ordered
+from transferjax.report.tables import Table, ordered, said
 
 RESAMPLES = 1000
 MEAN = "mean over targets"
@@ -125,24 +125,20 @@ def _cell_tables(table: str, found: pd.DataFrame) -> list[Table]:
             for who in ("ours", "paper", "difference"):
                 center[head, who] = cell[who]
                 err[head, who] = cell.get(f"{who}_err", pd.Series(np.nan, cell.index))
-        title = ", ".join(_said(name, value) for name, value in zip(apart, where, strict=True))
+        title = ", ".join(map(said, apart, where))
         tables.append(_table(title, pd.DataFrame(center), pd.DataFrame(err), lambda x: f"{x:.2f}", "row"))
     return tables
-
-
-def _said(name: str, value: Hashable) -> str:
-    return f"ε = {value:g}/255" if name == "eps_255" else str(value).replace("_", " ")
 
 
 def _ranks_table(ranked: pd.DataFrame) -> Table:
     groups = [name for name in ranked if name not in ("rows", "spearman", "low", "high", "same_side")]
     labels = [
-        ", ".join(_said(n, value) for n, value in zip(groups, row, strict=True) if n != "quantity")
+        ", ".join(said(n, value) for n, value in zip(groups, row, strict=True) if n != "quantity")
         for row in ranked[groups].itertuples(index=False)
     ]
     if ranked["quantity"].nunique() > 1:
         labels = [
-            f"{_said('', q)} {label}".strip() for q, label in zip(ranked["quantity"], labels, strict=True)
+            f"{said('', q)} {label}".strip() for q, label in zip(ranked["quantity"], labels, strict=True)
         ]
     heads = {"rows": "rows", "spearman": "ρ", "low": "low", "high": "high", "same_side": "same side"}
     center = ranked[list(heads)].astype(float).set_axis(labels, axis=0)

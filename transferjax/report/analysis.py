@@ -3,7 +3,8 @@
 Not imported with the rest of the report: the regression needs statsmodels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,17 +14,19 @@ from matplotlib.figure import Figure
 from transferjax.metrics.bootstrap import bootstrap_interval
 from transferjax.metrics.regression import FACTORS, explain
 from transferjax.report.curves import correlation_intervals, metric_curves
-from transferjax.report.figures import metric_by_mechanism, smoothness_similarity_plane
 from transferjax.report.maps import similarity_heatmap
-from transferjax.report.page import Section
+from transferjax.report.markup import slug
+from transferjax.report.page import Section, split, surrogates_section
 from transferjax.report.tables import (
     Table,
     apart,
+    best_of,
     check,
     explained_table,
     of_surrogates,
     ordered,
     pivot,
+    several,
     significant,
 )
 
@@ -68,7 +71,7 @@ def smoothness_table(eigenvalues: Mapping[str, np.ndarray], level: float = 0.95)
         half[name] = {("top eigenvalue λ₁", head): float(i.high - i.low) / 2 for head, i in found.items()}
     means, errors = (pd.DataFrame.from_dict(cells, orient="index") for cells in (center, half))
     title = "Model smoothness over images (lower is smoother)"
-    return Table(title, means, errors, means.eq(means.min()), significant, "model")
+    return Table(title, means, errors, best_of(means, False, significant), significant, "model")
 
 
 def regression_section(results: pd.DataFrame, goal: str) -> Section:
@@ -129,6 +132,7 @@ def magnitude_section(
     show: Sequence[str] = SHOWN,
     mechanisms: Sequence[str] = (),
     x: str = "tau",
+    xlabel: str = "",
 ) -> Section:
     """Every quantity against the magnitude of the mechanism: the S&P paper's Figures 2, 3 and 7-10.
 
@@ -138,6 +142,7 @@ def magnitude_section(
         show: of `SHOWN`.
         mechanisms: whose curves; all by default.
         x: `"tau"`, or a column that holds the magnitude itself, such as ε of adversarial training.
+        xlabel: what x is, with its unit; the column's name if empty.
 
     Raises:
         ValueError: something unknown to show, or a column that is not there.
@@ -151,17 +156,14 @@ def magnitude_section(
         raise ValueError(f"x={x!r} is no column of the results, which have {', '.join(tidy)}")
     if mechanisms:
         tidy = tidy[tidy["mechanism"].isin((*mechanisms, "ST"))]
-    figures, tables = _of_surrogates(tidy, error, show, x)
+    curves = partial(metric_curves, magnitude=x, xlabel=xlabel, error=error)
+    figures, tables = _of_surrogates(tidy, error, show, x, curves)
     if "similarity" in show:
         pairs = tidy.drop_duplicates(["mechanism", "tau", "seed", "target"])
-        figures["similarity"] = (
-            metric_curves(
-                pairs, "similarity", "gradient similarity", magnitude=x, panel="target", error=error
-            ),
-            "Gradient similarity to each target.",
-        )
+        figure = curves(pairs, "similarity", "gradient similarity", panel="target")
+        figures["similarity"] = (figure, "Gradient similarity to each target.")
     if "transfer" in show:
-        figures |= _transfer_curves(tidy, error, x)
+        figures |= _transfer_curves(tidy, curves)
     prefix = "magnitude_" + "".join(f"{part}_" for part in (*mechanisms, *(() if x == "tau" else (x,))))
     text = "What each mechanism's magnitude τ does to the surrogate and to its transfer; the level is ST."
     named = {f"{prefix}{name}": figure for name, figure in figures.items()}
@@ -169,16 +171,16 @@ def magnitude_section(
 
 
 def _of_surrogates(
-    tidy: pd.DataFrame, error: str, show: Sequence[str], x: str
+    tidy: pd.DataFrame, error: str, show: Sequence[str], x: str, curves: Callable[..., Figure]
 ) -> tuple[dict[str, tuple[Figure, str]], list[Table]]:
     """Curves of what a surrogate has, and tables of its curvatures."""
     curvatures = {n: t for n, t in CURVATURES.items() if n in tidy and "smoothness" in show}
-    chosen = curvatures | ({"surrogate_accuracy": "test accuracy"} if "accuracy" in show else {})
+    chosen = curvatures | ({"surrogate_accuracy": "test accuracy (%)"} if "accuracy" in show else {})
     keys = list(dict.fromkeys(["mechanism", "tau", "seed", x]))
     seeds = tidy.groupby(keys, sort=False, dropna=False)[list(chosen)].mean().reset_index()
     figures = {
         name: (
-            metric_curves(seeds, name, title, magnitude=x, error=error, log=name in curvatures),
+            curves(seeds, name, title, log=name in curvatures),
             f"{title[0].upper() + title[1:]} against the mechanism's magnitude.",
         )
         for name, title in chosen.items()
@@ -193,14 +195,16 @@ def _of_surrogates(
     return figures, tables
 
 
-def _transfer_curves(tidy: pd.DataFrame, error: str, x: str) -> dict[str, tuple[Figure, str]]:
-    """Transfer success by target, a figure for each goal and budget."""
+def _transfer_curves(tidy: pd.DataFrame, curves: Callable[..., Figure]) -> dict[str, tuple[Figure, str]]:
+    """Transfer success by target, a figure for each attack, goal and budget."""
     figures = {}
-    for (goal, eps), rows in tidy.groupby(["goal", "eps_255"], sort=False):
-        figures[f"{goal}_{eps:g}"] = (
-            metric_curves(rows, "asr", "transfer success", magnitude=x, panel="target", error=error),
-            f"{str(goal).capitalize()} transfer success at {eps:g}/255.",
-        )
+    for attack, own in apart(tidy, several(tidy, ("attack",))):
+        suffix, of = (f"_{slug(attack)}", f" of {attack}") if attack else ("", "")
+        for (goal, eps), rows in own.groupby(["goal", "eps_255"], sort=False):
+            figures[f"{goal}_{eps:g}{suffix}"] = (
+                curves(rows, "asr", "transfer success (%)", panel="target"),
+                f"{str(goal).capitalize()} transfer success{of} at {eps:g}/255.",
+            )
     return figures
 
 
@@ -226,22 +230,11 @@ def analysis_sections(
         "Top eigenvalue of the input Hessian of the cross-entropy, image by image. ± is half the bootstrap"
         " interval (95 %) over images; that of a supremum only says how much one image decides.",
         [smoothness_table(eigenvalues)],
-        {
-            "smoothness": (
-                metric_by_mechanism(results, "smoothness", "top input-Hessian eigenvalue", error),
-                "Smoothness by mechanism over seeds.",
-            ),
-            "plane": (
-                smoothness_similarity_plane(results, goals[0]),
-                "Smoothness, similarity and transfer success: one point per surrogate.",
-            ),
-        },
+        surrogates_section(results, error).figures,
     )
-    regressions = [
-        regression_section(rows, goal)
-        for _, rows in apart(of_surrogates(results), ("attack",))
-        for goal in goals
-    ]
+    regressions = split(
+        of_surrogates(results), lambda rows: [regression_section(rows, goal) for goal in goals], ("attack",)
+    )
     several = (by_magnitude(results).groupby("mechanism")["tau"].nunique() > 1).any()
     magnitudes = [magnitude_section(results, error)] if several else []
     return [*regressions, *magnitudes, similarity_section(similarities, rows, columns), smoothness]

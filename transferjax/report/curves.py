@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from transferjax.report.style import COLORS, COLUMN, LINES, PAGE, legend_below, look, style, subplots
-from transferjax.report.tables import check, ordered, spread
+from transferjax.report.tables import check, ordered, percent, spread
 
 
 def _panels(names: Sequence[object], height: float, share: str) -> tuple[Figure, list[Axes]]:
@@ -32,6 +32,7 @@ def metric_curves(
     label: str,
     *,
     magnitude: str = "tau",
+    xlabel: str = "",
     panel: str | None = None,
     error: str = "half_range",
     baseline: str | None = "ST",
@@ -46,9 +47,10 @@ def metric_curves(
     Args:
         data: one row per mechanism, magnitude, seed (and panel): `mechanism`, `seed`, the magnitude's column,
             `value`.
-        value: the column to show.
+        value: the column to show, a rate in percent.
         label: of the y axis.
         magnitude: the column on the x axis; the baseline's may be empty.
+        xlabel: what it is, with its unit; its name if empty.
         panel: a column with one panel per value, say `"target"`.
         error: see `tables.spread`.
         baseline: a mechanism without magnitude, drawn as a level across.
@@ -56,9 +58,10 @@ def metric_curves(
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Figures 2-10.
     """
-    check(data, ["mechanism", "seed", magnitude, value, *([panel] if panel else [])])
+    data = percent(check(data, ["mechanism", "seed", magnitude, value, *([panel] if panel else [])]))
     mechanisms = [name for name in ordered(data["mechanism"]) if name != baseline]
     names = ordered(data[panel]) if panel else [""]
+    xlabel = xlabel or ("magnitude τ" if magnitude == "tau" else magnitude)
     with style():
         figure, axes = _panels(names, 1.75, share="all")
         for axis, name in zip(axes, names, strict=True):
@@ -71,9 +74,7 @@ def metric_curves(
                 axis.set_xscale("log")
                 axis.xaxis.set_minor_locator(NullLocator())
             axis.set(title=str(name), ylabel=label, xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks])
-            axis.set(
-                xlabel="magnitude τ" if magnitude == "tau" else magnitude, yscale="log" if log else "linear"
-            )
+            axis.set(xlabel=xlabel, yscale="log" if log else "linear")
             axis.label_outer(remove_inner_ticks=False)
         legend_below(figure, axes[0], columns=6 if len(names) > 1 else 4)
     return figure
@@ -117,7 +118,8 @@ def training_curves(
 
     Args:
         history: one row per `by`, `x` (and `seed`): a line through the centres, a band of the errors.
-        values: column -> y label, say `{"asr": "transfer success", "weight_top1": "λ₁ of the loss"}`.
+        values: column -> y label, a rate in percent, say `{"asr": "transfer success (%)",
+            "weight_top1": "λ₁ of the loss"}`.
         by: the column that tells lines apart.
         x: the column along which they run.
         decays: epochs where the learning rate drops.
@@ -126,7 +128,7 @@ def training_curves(
 
     Reference: Gubri et al., "Going Further: Flatness at the Rescue of Early Stopping", 2023, Figures 1 and 5.
     """
-    check(history, [by, x, *values])
+    history = percent(check(history, [by, x, *values]))
     with style():
         figure, axes = _panels(list(values), 1.75, share="none")
         for axis, (column, label) in zip(axes, values.items(), strict=True):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transferjax.report.style import COLUMN, MARKERS, PAGE, SEQUENTIAL, legend_below, look, style, subplots
-from transferjax.report.tables import check, of_surrogates, ordered, pivot, spread
+from transferjax.report.tables import apart, check, of_surrogates, ordered, pivot, several, spread
 
 
 def asr_by_mechanism(results: pd.DataFrame, goal: str = "untargeted", error: str = "half_range") -> Figure:
@@ -46,13 +46,20 @@ def log_scale(values: pd.Series) -> bool:
     return bool(len(values) and values.min() > 0 and values.max() > 5 * values.min())
 
 
-def of_plane(results: pd.DataFrame, goal: str, eps_255: float | None) -> tuple[pd.DataFrame, float]:
-    """The rows that a plane shows, and their budget: the median one if None."""
+def of_plane(results: pd.DataFrame, goal: str, eps_255: float | None) -> tuple[str, pd.DataFrame]:
+    """The rows that give a plane its colour, by name: "MI, untargeted, ε = 8/255"; the median budget if None.
+
+    Raises:
+        ValueError: rows of several attacks, whose points would lie on each other.
+    """
     chosen = of_surrogates(check(results)[results["goal"] == goal])
+    if several(chosen, ("attack",)):
+        attacks = ordered(chosen["attack"])
+        raise ValueError(f"results of the attacks {attacks}: expected one; pass the rows of each by itself")
     if eps_255 is None:
         budgets = np.unique(chosen["eps_255"])
         eps_255 = float(budgets[len(budgets) // 2])
-    return chosen[chosen["eps_255"] == eps_255], eps_255
+    return next(apart(chosen[chosen["eps_255"] == eps_255]))
 
 
 def smoothness_similarity_plane(
@@ -67,7 +74,7 @@ def smoothness_similarity_plane(
         results: tidy, see `tables.COLUMNS`.
         goal, eps_255: which rows give the colour; the median budget if None.
     """
-    chosen, eps_255 = of_plane(results, goal, eps_255)
+    name, chosen = of_plane(results, goal, eps_255)
     mechanisms, targets = ordered(chosen["mechanism"]), ordered(chosen["target"])
     percent = 100 * chosen["asr"]
     scale = mpl.colors.Normalize(percent.min(), max(percent.max(), percent.min() + 1e-9))
@@ -88,7 +95,7 @@ def smoothness_similarity_plane(
         for line in axes:
             line[0].set_ylabel("gradient similarity")
         colors = mpl.cm.ScalarMappable(scale, SEQUENTIAL)
-        figure.colorbar(colors, ax=flat[: len(targets)], label=f"{goal} success (%), ε = {eps_255:g}/255")
+        figure.colorbar(colors, ax=flat[: len(targets)], label=f"success (%)\n{name}")
         marks = [mpl.lines.Line2D([], [], linestyle="none", color="#bbbbbb", **m) for m in _marks(mechanisms)]
         figure.legend(marks, list(map(str, mechanisms)), loc="outside lower center", ncols=min(6, len(marks)))
     return figure
@@ -127,7 +134,7 @@ def _scatter(
 
 
 def against(rows: pd.DataFrame, x: str, y: str, name: str, xlabel: str, ylabel: str) -> Figure:
-    """One column against another, a named point for each row.
+    """One column against another, a point for each row, which the legend names.
 
     Args:
         rows: with the columns x, y and `name`.
@@ -136,12 +143,12 @@ def against(rows: pd.DataFrame, x: str, y: str, name: str, xlabel: str, ylabel: 
     """
     check(rows, (x, y, name))
     with style():
-        figure, [[axis]] = subplots(1, 1, COLUMN, 2.6)
+        figure, [[axis]] = subplots(1, 1, COLUMN, 2.3 + 0.16 * -(-len(rows) // 3))
         for index, row in enumerate(rows.to_dict("records")):
-            axis.plot(row[x], row[y], linestyle="none", **look(index))
-            axis.annotate(str(row[name]), (row[x], row[y]), (4, 3), textcoords="offset points", fontsize=7)
+            axis.plot(row[x], row[y], linestyle="none", label=str(row[name]), **look(index))
         axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log_scale(rows[x]) else "linear")
         axis.margins(0.15)
+        legend_below(figure, axis, columns=3)
     return figure
 
 

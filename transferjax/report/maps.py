@@ -1,6 +1,7 @@
 """Figures made of maps: similarity matrices, loss surfaces, image and attention grids."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -102,7 +103,7 @@ def attention_grid(
         size = (cell * len(pictures) + 0.5, (cell + 0.05) * len(rows) + 0.25)
         figure, axes = subplots(len(rows), len(pictures), max(size[0], 2.0), size[1])
         for line, (name, row) in zip(axes, rows.items(), strict=True):
-            line[0].set_ylabel(name)
+            line[0].set_ylabel(fill(name, 14))
             for i, axis in enumerate(line):
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
@@ -201,7 +202,7 @@ def loss_surfaces(
             filled = axis.contourf(grid, grid, change, levels, cmap=DIVERGING)
             axis.contour(grid, grid, change, levels[::3], colors="#444444", linewidths=0.4)
             axis.plot(0, 0, marker="+", color="black", markersize=6)
-            axis.set(title=name, aspect="equal")
+            axis.set(title=fill(name, 18), aspect="equal")
         for axis in flat[len(changes) :]:
             axis.set_visible(False)
         for axis in axes[-1]:

@@ -25,6 +25,11 @@ def png_source(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
+def slug(name: str) -> str:
+    """A name as a part of a file's: "MI_ε_8_255" of "MI, ε = 8/255"."""
+    return re.sub(r"[^\w.&+-]+", "_", name).strip("_")
+
+
 def anchors(titles: Iterable[str]) -> list[str]:
     """An id for each heading, none twice."""
     found: list[str] = []

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,22 +12,30 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from transferjax.files import write_bytes, write_text
-from transferjax.report.figures import asr_by_mechanism, metric_by_mechanism, smoothness_similarity_plane
+from transferjax.report.figures import (
+    asr_by_mechanism,
+    metric_by_mechanism,
+    of_plane,
+    smoothness_similarity_plane,
+)
 from transferjax.report.maps import image_grid, said_of
-from transferjax.report.markup import document, escape, png_source
+from transferjax.report.markup import document, escape, png_source, slug
 from transferjax.report.plane import interactive_plane
 from transferjax.report.printed import to_html, to_markdown
-from transferjax.report.style import style
+from transferjax.report.style import PAGE, style
 from transferjax.report.tables import (
+    CELL,
     ERRORS,
     NOISE,
     Table,
+    apart,
     asr_table,
     below_noise,
     check,
     model_table,
     of_surrogates,
     ordered,
+    several,
 )
 from transferjax.report.viewer import viewer
 
@@ -50,6 +58,25 @@ class Section(NamedTuple):
 
 Examples = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """Images of one attack, or of each of several."""
+
+
+def named(part: Section, name: str) -> Section:
+    """A section with what its rows are of in its figures' names, and in its title where that lacks it."""
+    if not name:
+        return part
+    new = {figure: f"{figure}_{slug(name)}" for figure in part.figures}
+    return part._replace(
+        title=part.title if part.title.endswith(f": {name}") else f"{part.title}: {name}",
+        figures={new[key]: figure for key, figure in part.figures.items()},
+        live={new.get(key, key): html for key, html in part.live.items()},
+    )
+
+
+def split(
+    results: pd.DataFrame, draw: Callable[[pd.DataFrame], list[Section]], by: Sequence[str] = CELL
+) -> list[Section]:
+    """What is drawn of each attack, goal and budget, under its name where there are several."""
+    return [named(part, name) for name, rows in apart(results, several(results, by)) for part in draw(rows)]
 
 
 class ReportPaths(NamedTuple):
@@ -85,23 +112,36 @@ def success_section(results: pd.DataFrame, goal: str, error: str) -> Section:
     text = "Adversarial examples crafted on each surrogate, tried on each target. " + _errors(results, error)
     if (rows["mechanism"] == NOISE).any():
         text += f" The row {NOISE!r} is what random signs of the same size reach."
-    return Section(
-        f"{goal.capitalize()} transfer",
-        " ".join(part for part in (text, below_noise(rows)) if part),
-        tables,
-        {f"asr_{goal}": (figure, caption)},
+    return Section(f"{goal.capitalize()} transfer", text, tables, {f"asr_{goal}": (figure, caption)})
+
+
+def success_sections(results: pd.DataFrame, error: str) -> list[Section]:
+    """Transfer success, a section for each attack and goal; the first warns of what is below noise."""
+    first, *others = split(
+        results,
+        lambda rows: [success_section(rows, str(goal), error) for goal in ordered(rows["goal"])],
+        ("attack",),
     )
+    return [warned(first, results), *others]
+
+
+def warned(part: Section, results: pd.DataFrame) -> Section:
+    """A section that says which attacks of these rows do less than noise, if any."""
+    return part._replace(text=" ".join(filter(None, (part.text, below_noise(results)))))
 
 
 def surrogates_section(results: pd.DataFrame, error: str) -> Section:
     goal = str(ordered(results["goal"])[0])
     figures, live = {}, {}
     if of_surrogates(results)[["smoothness", "similarity"]].notna().all(axis=None):
-        figures["plane"] = (
-            smoothness_similarity_plane(results, goal),
-            "Smoothness, similarity and transfer success: one point per surrogate.",
-        )
-        live["plane"] = interactive_plane(results, goal)
+        for attack, rows in apart(results, several(results, ("attack",))):
+            plane = f"plane_{slug(attack)}" if attack else "plane"
+            name, _ = of_plane(rows, goal, None)
+            figures[plane] = (
+                smoothness_similarity_plane(rows, goal),
+                f"Smoothness, similarity and transfer success ({name}): one point per surrogate.",
+            )
+            live[plane] = interactive_plane(rows, goal)
         figures["smoothness"] = (
             metric_by_mechanism(results, "smoothness", "top input-Hessian eigenvalue", error),
             "Model smoothness by mechanism: the mean top eigenvalue of the input Hessian, lower is smoother.",
@@ -127,8 +167,7 @@ def sections(
     results: pd.DataFrame, examples: Examples | None = None, error: str = "half_range"
 ) -> list[Section]:
     """What the report holds, before it is written."""
-    parts = [success_section(results, str(goal), error) for goal in ordered(results["goal"])]
-    parts.append(surrogates_section(results, error))
+    parts = [*success_sections(results, error), surrogates_section(results, error)]
     if examples is not None:
         parts.append(images_section(examples))
     return parts
@@ -155,8 +194,10 @@ def _markdown(title: str, parts: list[Section], config: Mapping, environment: Ma
 
 def _picture(figure: Figure, caption: str, data: bytes) -> str:
     width, text = round(_PIXELS_PER_INCH * figure.get_figwidth()), escape(caption)
+    wide = ' class="wide"' * bool(figure.get_figwidth() > PAGE)
     return (
-        f'<figure class="picture"><div><img width="{width}" alt="{text}" src="{png_source(data)}"></div>'
+        f'<figure class="picture"><div class="scroll" tabindex="0" role="region" aria-label="{text}">'
+        f'<img{wide} width="{width}" alt="{text}" src="{png_source(data)}"></div>'
         f"<figcaption>{text}</figcaption></figure>"
     )
 

@@ -62,7 +62,7 @@ def interactive_plane(results: pd.DataFrame, goal: str = "untargeted", eps_255: 
         results: tidy, see `tables.COLUMNS`.
         goal, eps_255: which rows give the colour; the median budget if None.
     """
-    chosen, eps_255 = of_plane(results, goal, eps_255)
+    name, chosen = of_plane(results, goal, eps_255)
     mechanisms = ordered(chosen["mechanism"])
     log = log_scale(chosen["smoothness"])
     across = _axis(chosen["smoothness"], _LEFT, _WIDTH - _RIGHT, log)
@@ -85,7 +85,7 @@ def interactive_plane(results: pd.DataFrame, goal: str = "untargeted", eps_255: 
         f'aria-label="Pick a mechanism out">{legend}</div><div class="panels">{panels}</div></div>'
         f'<div class="bar">{percent.min():.0f} %'
         f'<span style="background: linear-gradient(90deg, {colors})"></span>{percent.max():.0f} % '
-        f"{escape(goal)} success, ε = {eps_255:g}/255</div><figcaption>Smoothness, similarity and transfer "
+        f"success: {escape(name)}</div><figcaption>Smoothness, similarity and transfer "
         "success: one point per surrogate. Smooth is to the left, similar is up; a point tells its numbers "
         "under the pointer, and to the arrow keys.</figcaption></figure>"
     )

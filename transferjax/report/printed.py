@@ -1,6 +1,6 @@
 """Tables as Markdown, as HTML, and as text for a terminal."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -13,16 +13,24 @@ def _to_precision_of(text: str, number: float) -> str:
     return f"{number:.1e}" if "e" in text else f"{number:.{len(text.partition('.')[2])}f}"
 
 
+def _printer(table: Table, column: Hashable) -> Callable[[float], str]:
+    """What prints a column: counts, and whatever else is whole throughout, have no decimals."""
+    numbers = np.concatenate([table.center[column], table.error[column]]).astype(float)
+    whole = (numbers[np.isfinite(numbers)] % 1 == 0).all()
+    return (lambda number: f"{number:.0f}") if whole else table.number
+
+
 def _cell(table: Table, row: Hashable, column: Hashable, bold: tuple[str, str], sign: tuple[str, str]) -> str:
     number, err = table.center.at[row, column], table.error.at[row, column]
     if np.isnan(number):
         return "–"
-    text = table.number(number)
+    printer = _printer(table, column)
+    text = printer(number)
     if table.best.at[row, column]:
         text = bold[0] + text + bold[1]
     if table.after is not None:
         return text + sign[1].format(table.after.at[row, column])
-    return text if np.isnan(err) else text + sign[0].format(_to_precision_of(table.number(number), err))
+    return text if np.isnan(err) else text + sign[0].format(_to_precision_of(printer(number), err))
 
 
 def _lines(table: Table, bold: tuple[str, str]) -> list[list[str]]:

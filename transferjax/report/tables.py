@@ -20,6 +20,9 @@ COLUMNS = (
 )
 """The columns of tidy results. Rates and accuracies are fractions in [0, 1]; eps_255 is in units of 1/255."""
 
+RATES = ("asr", "asr_correct", "surrogate_accuracy", "target_accuracy")
+"""Those of them that are fractions, which tables and figures show in percent."""
+
 NOISE = "noise"
 """The mechanism of rows that no surrogate made: random signs of the budget, which every attack must beat."""
 
@@ -56,10 +59,15 @@ def check(results: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFra
         raise ValueError(f"results lack the columns {missing}; expected {list(columns)}")
     if results.empty:
         raise ValueError("results have no rows")
-    for name in set(columns) & {"asr", "asr_correct", "surrogate_accuracy", "target_accuracy"}:
+    for name in set(columns) & set(RATES):
         if results[name].max() > 1:
             raise ValueError(f"{name} must be a fraction in [0, 1]; got {results[name].max()}: divide by 100")
     return results
+
+
+def percent(results: pd.DataFrame) -> pd.DataFrame:
+    """The results with their rates in percent."""
+    return results.assign(**{name: 100 * results[name] for name in RATES if name in results})
 
 
 def of_surrogates(results: pd.DataFrame) -> pd.DataFrame:
@@ -67,9 +75,17 @@ def of_surrogates(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["mechanism"] != NOISE]
 
 
-def apart(
-    results: pd.DataFrame, by: Sequence[str] = ("attack", "goal", "eps_255")
-) -> Iterator[tuple[str, pd.DataFrame]]:
+CELL = ("attack", "goal", "eps_255")
+"""What is never averaged over."""
+
+
+def several(results: pd.DataFrame, by: Sequence[str] = CELL) -> list[str]:
+    """Of these columns those of which the rows, but for noise, have more than one value."""
+    own = of_surrogates(results)
+    return [name for name in by if name in own and own[name].nunique() > 1]
+
+
+def apart(results: pd.DataFrame, by: Sequence[str] = CELL) -> Iterator[tuple[str, pd.DataFrame]]:
     """What is never one number: rows of each attack, goal and budget, by name: "MI, untargeted, ε = 8/255".
 
     Columns that the results lack tell nothing apart; noise stands beside every attack.
@@ -86,8 +102,10 @@ def apart(
 
 
 def said(name: str, value: Hashable) -> str:
-    """A value as pages write it: budgets in 1/255, no underscores."""
-    return f"ε = {value:g}/255" if name == "eps_255" else str(value).replace("_", " ")
+    """A value as pages write it: budgets in 1/255, no underscores; "seed 0", "epoch 7.5"."""
+    if name == "eps_255":
+        return f"ε = {value:g}/255"
+    return f"{name} {value:g}" if name in ("seed", "epoch") else str(value).replace("_", " ")
 
 
 def below_noise(results: pd.DataFrame) -> str:

@@ -5,14 +5,16 @@ attacks labelled "zeta=3".
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from transferjax.report import training_curves, value_table
 from transferjax.report.claims.verdicts import value_of
-from transferjax.report.page import Section
-from transferjax.report.tables import NOISE, of_surrogates, ordered
+from transferjax.report.markup import slug
+from transferjax.report.page import Section, split
+from transferjax.report.tables import CELL, NOISE, of_surrogates, ordered, percent, several
 from transferjax.study.config import Study
 from transferjax.study.paper_views import known, scalars
 from transferjax.study.rows import Row, transfer_rows
@@ -20,10 +22,10 @@ from transferjax.study.rows import Row, transfer_rows
 STOPPED = "{}, stopped"
 """What a mechanism is called where its epoch was chosen on validation images."""
 LABELS = {
-    "asr": "transfer success",
+    "asr": "transfer success (%)",
+    "surrogate_accuracy": "test accuracy (%)",
     "weight_eigenvalue": "λ₁ of the loss",
     "weight_trace": "trace of the loss",
-    "surrogate_accuracy": "test accuracy",
 }
 
 
@@ -40,38 +42,38 @@ def epoch_rows(study: Study, block: str, decays: tuple[float, ...] = ()) -> Iter
 
 def epochs(frame: pd.DataFrame, study: Study, block: str, decays: tuple[float, ...] = ()) -> list[Section]:
     """Transfer, accuracy and what the block measures against the epoch, with bands over seeds."""
-    rows = of_surrogates(frame)
-    measured = [column for column, _, _ in known(study, block).measures if column in rows]
+    measured = [column for column, _, _ in known(study, block).measures if column in frame]
     columns = {
         name: LABELS.get(name, name.replace("_", " ")) for name in ("asr", "surrogate_accuracy", *measured)
     }
-    history = rows.groupby(["mechanism", "epoch", "seed"], sort=False)[list(columns)].mean().reset_index()
     curvatures = [name for name in measured if name.startswith("weight_")]
-    figure = training_curves(history, columns, decays=decays, log=curvatures, error=study.error)
-    table = value_table(
-        history.assign(asr=100 * history["asr"]),
-        "asr",
-        "transfer success (%)",
-        columns=("epoch",),
-        error=study.error,
-    )
     text = "Means over targets; bands are the errors over seeds. Decays of the learning rate are dashed."
-    return [
-        Section(f"Along training: {block}", text, [table], {f"epochs_{block}": (figure, "Along training.")})
-    ]
+
+    def draw(rows: pd.DataFrame) -> list[Section]:
+        history = rows.groupby(["mechanism", "epoch", "seed"], sort=False)[list(columns)].mean().reset_index()
+        figure = training_curves(history, columns, decays=decays, log=curvatures, error=study.error)
+        table = value_table(percent(history), "asr", LABELS["asr"], columns=("epoch",), error=study.error)
+        figures = {f"epochs_{block}": (figure, "Along training.")}
+        return [Section(f"Along training: {block}", text, [table], figures)]
+
+    return split(of_surrogates(frame), draw)
 
 
 def stopped_rows(study: Study, block: str, validation: str) -> Iterator[Row]:
     """The rows of a block, and those of the same networks on validation images, each with its `split`."""
-    for split, name in (("test", block), ("validation", validation)):
+    for images, name in (("test", block), ("validation", validation)):
         for row in epoch_rows(study, name):
-            yield row._replace(tags={**row.tags, "split": split})
+            yield row._replace(tags={**row.tags, "split": images})
 
 
 def stopped(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows on test images, of each training's last epoch and of the one that is best on validation images."""
-    found = []
-    for (mechanism, _), own in of_surrogates(frame).groupby(["mechanism", "seed"], sort=False):
+    """Rows on test images, of each training's last epoch and of the one that is best on validation images.
+
+    Best for each attack, goal and budget: what is chosen for one is no choice for another.
+    """
+    found, rows = [], of_surrogates(frame)
+    apart = ["mechanism", "seed", *(name for name in CELL if name in rows)]
+    for (mechanism, *_), own in rows.groupby(apart, sort=False):
         parts = dict(list(own.groupby("split")))
         if len(parts) < 2:
             continue
@@ -91,16 +93,19 @@ def stopping(frame: pd.DataFrame, study: Study, block: str, validation: str) -> 
         return [
             Section("Early stopping", "No network is there on test and on validation images yet.", [], {})
         ]
-    percent = rows.assign(asr=100 * rows["asr"])
-    tables = [
-        value_table(percent, "asr", "transfer success (%)", columns=("target",), error=study.error),
-        value_table(percent, "epoch", "epoch of the weights", error=study.error),
-    ]
     text = (
         "Each mechanism at its last epoch, and (stopped) at the one whose transfer is best on images apart, "
         "mean over targets; both on the test images."
     )
-    return [Section("Early stopping", text, tables, {})]
+
+    def draw(own: pd.DataFrame) -> list[Section]:
+        tables = [
+            value_table(own, "asr", LABELS["asr"], columns=("target",), error=study.error),
+            value_table(own, "epoch", "epoch of the weights", error=study.error, largest=None),
+        ]
+        return [Section("Early stopping", text, tables, {})]
+
+    return split(percent(rows), draw)
 
 
 def stopped_files(frame: pd.DataFrame, study: Study, **options: Any) -> dict[str, pd.DataFrame]:
@@ -125,14 +130,25 @@ def sweep_rows(study: Study, block: str) -> Iterator[Row]:
 def sweep(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Transfer against the value of an attack's option, a line for each target."""
     rows = frame[frame["attack"] != NOISE]
-    name = str(rows["attack"].iloc[0]).partition("=")[0]
-    rows = rows.assign(**{name: rows["attack"].map(value_of), "percent": 100 * rows["asr"]})
+    rows = rows.assign(option=rows["attack"].str.partition("=")[0])
+    parts: list[Section] = []
+    for option, own in rows.groupby("option", sort=False):
+        name = str(option)
+        where = slug(f"{block}_{name}") if several(rows, ("option",)) else block
+        own = own.assign(**{name: own["attack"].map(value_of)})
+        parts += split(own, partial(_ablation, name=name, where=where, error=study.error), ("eps_255",))
+    return parts
+
+
+def _ablation(rows: pd.DataFrame, name: str, where: str, error: str) -> list[Section]:
+    """One option at one budget, a figure and a table for each goal."""
     figures, tables = {}, []
     for goal in ordered(rows["goal"]):
         own = rows[rows["goal"] == goal]
-        seeds = own.groupby(["target", name, "seed"], sort=False)["percent"].mean().reset_index()
+        seeds = own.groupby(["target", name, "seed"], sort=False)["asr"].mean().reset_index()
         label = f"{goal} success (%)"
-        figure = training_curves(seeds, {"percent": label}, by="target", x=name, error=study.error)
-        figures[f"sweep_{block}_{goal}"] = (figure, f"{str(goal).capitalize()} success against {name}.")
-        tables.append(value_table(own, "percent", label, rows=name, columns=("target",), error=study.error))
-    return [Section(f"Ablation: {name}", "Means over surrogates and budgets.", tables, figures)]
+        figure = training_curves(seeds, {"asr": label}, by="target", x=name, error=error)
+        figures[f"sweep_{where}_{goal}"] = (figure, f"{str(goal).capitalize()} success against {name}.")
+        table = value_table(percent(own), "asr", label, rows=name, columns=("target",), error=error)
+        tables.append(table)
+    return [Section(f"Ablation: {name}", "Means over surrogates.", tables, figures)]

@@ -6,7 +6,7 @@ import pandas as pd
 
 from transferjax.report.frontier import costs, success_by_cost
 from transferjax.report.page import Section
-from transferjax.report.tables import of_surrogates, value_table
+from transferjax.report.tables import of_surrogates, percent, several, value_table
 from transferjax.study.config import Study
 from transferjax.study.content import facts
 from transferjax.study.estimate import cost_of
@@ -28,14 +28,16 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
         both = bool(of_surrogates(rows)["asr_correct"].notna().any())
         value, of = ("asr_correct", "that both get right") if both else ("asr", "of any kind")
-        found = costs(rows, value).assign(seed=0)
+        found = percent(costs(rows, value).assign(seed=0))
         name = f"{goal}, ε = {eps_255:g}/255"
         text = (
             f"Success on images {of}, the mean over targets and defences, against the gradients that an "
             "attack takes for each image. In the table: what none equals at the same price or below."
         )
         across = ("mechanism",)
-        table = value_table(found[found["front"]], value, "success", rows="attack", columns=across)
+        front = found[found["front"]]
+        table = value_table(front, value, "success (%)", rows="attack", columns=across)
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
-        sections.append(Section(f"At equal cost: {name}", text, [table], {f"frontier_{goal}": figure}))
+        figures = {f"frontier_{goal}{f'_{eps_255:g}' * bool(several(frame, ('eps_255',)))}": figure}
+        sections.append(Section(f"At equal cost: {name}", text, [table], figures))
     return sections

@@ -1,6 +1,7 @@
 """Views of where adversarial images lie: flatness, TPA's components, loss surfaces, attention."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -10,8 +11,8 @@ import pandas as pd
 from transferjax.report.agreement import spearman_interval
 from transferjax.report.figures import against
 from transferjax.report.maps import attention_grid, loss_surfaces
-from transferjax.report.page import Section
-from transferjax.report.tables import value_table
+from transferjax.report.page import Section, split
+from transferjax.report.tables import CELL, apart, several, value_table
 from transferjax.study import registry
 from transferjax.study.binding import call_of
 from transferjax.study.blocks import Block
@@ -20,8 +21,10 @@ from transferjax.study.content import load
 from transferjax.study.rows import Arrays, Row, adversarial, block_of, transfer_rows
 from transferjax.study.specs import Measure
 
+SURROGATE = ("mechanism", "seed", "epoch")
 COMPONENTS = ("model_difference", "first_order", "second_order")
 SHOWN = 6  # images in a grid of attention maps
+CLEAN = "clean"  # the row of images that nothing attacked
 
 
 def flatness_rows(study: Study, block: str, radius_255: float = 16.0, samples: int = 16) -> Iterator[Row]:
@@ -52,7 +55,11 @@ def flatness_rows(study: Study, block: str, radius_255: float = 16.0, samples: i
 def flatness(
     frame: pd.DataFrame, study: Study, block: str, radius_255: float = 16.0, samples: int = 16
 ) -> list[Section]:
-    """Flatness and components against transfer: is the flattest attack the best?"""
+    """Flatness and components against transfer, at each goal and budget: is the flattest attack the best?"""
+    return split(frame, partial(_flatness, block=block, radius_255=radius_255, error=study.error), CELL[1:])
+
+
+def _flatness(frame: pd.DataFrame, block: str, radius_255: float, error: str) -> list[Section]:
     columns = ("flatness", *COMPONENTS, "transfer_loss")
     parts = [
         value_table(
@@ -61,7 +68,7 @@ def flatness(
             name.replace("_", " "),
             rows="attack",
             columns=("target",),
-            error=study.error,
+            error=error,
             largest=False,
         )
         for name in columns
@@ -115,6 +122,13 @@ def _largest(b: Block) -> Iterator[tuple[dict[str, Any], Any]]:
         yield tags, adversarial(b, surrogate, call, goal, eps)
 
 
+def _named(frame: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    """Every row by its attack, and by what else tells rows apart: goal, budget, surrogate."""
+    for name, rows in apart(frame, ("attack", *several(frame, (*CELL[1:], *SURROGATE)))):
+        for row in rows.itertuples():
+            yield name, row
+
+
 def surfaces(
     frame: pd.DataFrame,
     study: Study,
@@ -124,7 +138,7 @@ def surfaces(
     points: int = 41,
 ) -> list[Section]:
     """Loss surfaces of every attack side by side."""
-    drawn = {str(row.attack): row.surface for row in frame.itertuples()}
+    drawn = {name: row.surface for name, row in _named(frame)}
     figure = loss_surfaces(drawn, np.linspace(-extent, extent, points), unit=f"{kind} direction")
     text = (
         f"The surrogate's loss on the plane of two {kind} random directions through each adversarial image, "
@@ -137,19 +151,24 @@ def attention_rows(study: Study, block: str) -> Iterator[Row]:
     """A row for the clean images and one for each attack: where the first target looks."""
     b = block_of(study, block, "attacks", "targets")
     look, target = call_of(registry.MEASURES, "attention", {}), b.targets[0].specs[0]
-    for name, images in (("clean", b.data), *((tags["attack"], images) for tags, images in _largest(b))):
+    clean = {**b.surrogates[0].tags, "attack": CLEAN}
+    for tags, images in ((clean, b.data), *_largest(b)):
         spec = Measure(call=look, of=target, data=images)
-        tags = {**b.surrogates[0].tags, "attack": name, "target": b.targets[0].label}
+        tags = {**tags, "target": b.targets[0].label}
         yield Row(tags, {"it": spec}, lambda found: {"maps": found["it"]["values"]})
 
 
 def attention(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Grad-CAM of the label, clean and attacked, and how far it moved."""
-    b, maps = study.blocks[block], dict(zip(frame["attack"], frame["maps"], strict=True))
-    images = load(b.data).images[:SHOWN]  # type: ignore[attr-defined]
-    clean = next(iter(maps.values()))
-    moved = frame.assign(moved=[float(np.abs(found - clean).mean()) for found in frame["maps"]])
-    table = value_table(moved, "moved", "mean change of the map", rows="attack", error=study.error)
+    images = load(study.blocks[block].data).images[:SHOWN]  # type: ignore[attr-defined]
+    untouched = frame["attack"] == CLEAN
+    if not untouched.any():
+        return [Section("Attention", "The maps of the clean images are not there yet.", [], {})]
+    clean = frame.loc[untouched, "maps"].iloc[0]
+    maps = {CLEAN: clean} | {name: row.maps for name, row in _named(frame[~untouched])}
+    moved = [{"attack": n, "seed": 0, "moved": float(np.abs(m - clean).mean())} for n, m in maps.items()]
+    title = "mean change of the map"
+    table = value_table(pd.DataFrame(moved), "moved", title, rows="attack", error=study.error, largest=None)
     figure = attention_grid(images, {name: found[:SHOWN] for name, found in maps.items()})
     text = f"Grad-CAM maps of {frame['target'].iloc[0]} for the label, on clean images and on attacked ones."
     return [Section("Attention", text, [table], {f"attention_{block}": (figure, "Grad-CAM of the label.")})]

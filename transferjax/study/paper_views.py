@@ -6,6 +6,7 @@ paper's own columns and names, our rows behind them, and how far both agree.
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,10 +15,11 @@ import pandas as pd
 
 from transferjax.report.agreement import agreement_section, cells, ranks
 from transferjax.report.analysis import regression_section, similarity_section
-from transferjax.report.page import Section, success_section
+from transferjax.report.markup import slug
+from transferjax.report.page import Section, split, success_section, warned
 from transferjax.report.published import OF_ATTACKS, SHAPES, called, in_its_columns
-from transferjax.report.tables import NOISE, apart, of_surrogates, ordered, value_table
-from transferjax.study.blocks import Block
+from transferjax.report.tables import NOISE, apart, of_surrogates, ordered, said, value_table
+from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study
 from transferjax.study.rows import PAIRS, Arrays, Row, adversarial, block_of, is_right, transfer_rows
 from transferjax.study.specs import Call, Measure, Spec, Verdicts
@@ -42,22 +44,13 @@ def scalars(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
 
 
-def of_attack(part: Section, attack: str) -> Section:
-    """A section with its attack in the names of its figures, and in its title where that lacks it."""
-    figures = {f"{name}_{attack}": figure for name, figure in part.figures.items()}
-    title = part.title if part.title.endswith(f": {attack}") else f"{part.title}: {attack}"
-    return part._replace(title=title, figures=figures)
-
-
 def explained(frame: pd.DataFrame, goals: tuple[str, ...] = ()) -> list[Section]:
     """A regression for each attack and goal: a surrogate's rows of several attacks are no new surrogates."""
-    rows = of_surrogates(frame)
-    parts = []
-    for attack, own in apart(rows, ("attack",)):
-        for goal in goals or ordered(own["goal"]):
-            part = regression_section(own, str(goal))
-            parts.append(part if rows["attack"].nunique() == 1 else of_attack(part, attack))
-    return parts
+    return split(
+        of_surrogates(frame),
+        lambda own: [regression_section(own, str(goal)) for goal in goals or ordered(own["goal"])],
+        ("attack",),
+    )
 
 
 StandsFor = tuple[tuple[Any, Any], ...]
@@ -98,8 +91,8 @@ def _agreement(
     section = agreement_section(table, found, ranked)
     if not stands_for:
         return [section]
-    said = lambda it: it if isinstance(it, str) else f"{it:g}/255"  # noqa: E731
-    places = ", ".join(f"{said(ours)} for {said(theirs)}" for ours, theirs in stands_for)
+    place = lambda it: it if isinstance(it, str) else f"{it:g}/255"  # noqa: E731
+    places = ", ".join(f"{place(ours)} for {place(theirs)}" for ours, theirs in stands_for)
     return [section._replace(text=f"{section.text} What stands in for the table's: {places}.")]
 
 
@@ -128,13 +121,13 @@ def paper(
     if table == "table6":
         sections += explained(frame, ("untargeted",))
     else:
-        attacks = ordered(of_surrogates(frame)["attack"])
-        for attack, goal in product(attacks, ordered(frame["goal"])):
-            rows = frame[frame["attack"].isin((attack, NOISE)) & (frame["goal"] == goal)]
-            part = success_section(rows, str(goal), study.error)
-            figures = {f"{table}_{name}_{attack}": figure for name, figure in part.figures.items()}
-            title = f"Table {table.removeprefix('table')}, {goal}: {attack}"
-            sections.append(part._replace(title=title, figures=figures))
+        for attack, own in apart(frame, ("attack",)):
+            for goal in ordered(own["goal"]):
+                part = success_section(own, str(goal), study.error)
+                figures = {slug(f"{table}_{name}_{attack}"): figure for name, figure in part.figures.items()}
+                title = f"Table {table.removeprefix('table')}, {goal}: {attack}"
+                sections.append(part._replace(title=title, figures=figures))
+        sections[:1] = [warned(part, frame) for part in sections[:1]]
     return [*sections, *_agreement(table, frame, study, dataset)]
 
 
@@ -191,10 +184,18 @@ def pairs(
     frame: pd.DataFrame, study: Study, block: str, table: str = "", dataset: str = "cifar10"
 ) -> list[Section]:
     """Every measure of pairs: surrogates down, targets across; with `table`, beside the paper's."""
-    columns = [column for column, call, _ in known(study, block).measures if call.name in PAIRS]
+    large_is_good = {"similarity": True}
     tables = [
-        value_table(frame, column, column.replace("_", " "), columns=("target",), error=study.error)
-        for column in columns
+        value_table(
+            frame,
+            column,
+            column.replace("_", " "),
+            columns=("target",),
+            error=study.error,
+            largest=large_is_good.get(call.name),
+        )
+        for column, call, _ in known(study, block).measures
+        if call.name in PAIRS
     ]
     text = "Means over images of what is measured of a surrogate and a target."
     if "augmentation_shift" in {call.name for _, call, _ in known(study, block).measures}:
@@ -204,6 +205,33 @@ def pairs(
             " Hypothesis 1 expects the similarity to fall where these rise."
         )
     return [Section("Pairs of networks", text, tables, {}), *_agreement(table, frame, study, dataset)]
+
+
+MAGNITUDES = {
+    "eps": "ε (L2 norm, pixels in [0, 1])",
+    "prob": "probability p",
+    "size": "side of the hole (pixels)",
+    "weight": "weight λ",
+    "rho": "ρ (L2 norm of the step in weights)",
+}
+"""What the hyper-parameters of Table 11 are, with their units."""
+
+
+def _parameters(m: Member, tag: str = "strength") -> list[str]:
+    """The hyper-parameters of a network's parts that have the value of its tag."""
+    options = [option for part in getattr(m.specs[0], "parts", ()) for option in part.options]
+    return [name for name, value in options if value == m.tags.get(tag)]
+
+
+def magnitude_of(study: Study, block: str, mechanisms: tuple[str, ...], tag: str) -> str:
+    """What a tag of these mechanisms' networks is, with its unit; nothing where it is several things."""
+    found = [
+        set(_parameters(m, tag))
+        for m in known(study, block).surrogates
+        if tag in m.tags and (not mechanisms or m.label.rpartition("_")[0] in mechanisms)
+    ]
+    shared = set.intersection(*found) if found else set()
+    return next(MAGNITUDES.get(name, name) for name in shared) if len(shared) == 1 else ""
 
 
 def magnitude_rows(
@@ -220,10 +248,7 @@ def magnitude_rows(
     trained = {m.label: getattr(m.specs[0], "parts", None) for m in known(study, shown).surrogates}
     for m in known(study, block).surrogates:
         if re.fullmatch(r"[A-Z]+_\d+", m.label):
-            parts = getattr(m.specs[0], "parts", ())
-            found = [
-                name for part in parts for name, value in part.options if value == m.tags.get("strength")
-            ]
+            parts, found = getattr(m.specs[0], "parts", ()), _parameters(m)
             if len(parts) != 1 or len(found) != 1:
                 raise ValueError(f"network {m.label!r}: expected one part, its magnitude the tag `strength`")
             (parameter,), used = found, int(parts in trained.values())
@@ -275,11 +300,10 @@ def clean(
     """Table 12: accuracy on training and test images, and the gap."""
     percent = frame.assign(**{name: 100 * frame[name] for name in ("train", "test")})
     percent["gap"] = percent["train"] - percent["test"]
+    titles = {"train": "train accuracy (%)", "test": "test accuracy (%)", "gap": "gap (points)"}
     tables = [
-        value_table(
-            percent, name, f"{name} accuracy (%)" if name != "gap" else "gap (points)", error=study.error
-        )
-        for name in ("train", "test", "gap")
+        value_table(percent, name, title, error=study.error, largest=None if name == "gap" else True)
+        for name, title in titles.items()
     ]
     text = "Accuracy without any attack, on training images as they are tested, and on test images."
     return [Section("Table 12: clean accuracy", text, tables, {}), *_agreement(table, frame, study, dataset)]
@@ -347,18 +371,29 @@ TERMS = (
 
 
 def bound(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
-    """Theorem 1: each term by surrogate and target; how many bounds say anything."""
+    """Theorem 1, for each attack and budget: every term by surrogate and target."""
+    return split(frame, partial(_bound, error=study.error))
+
+
+def _bound(frame: pd.DataFrame, error: str) -> list[Section]:
+    """A table of the terms, and how many bounds say anything."""
     vacuous = (frame["value"] <= 0).mean()
     text = (
         "value is the lower bound of transfer, the share of images that both models know and that fool both; "
         f"{100 * vacuous:.0f} % of these bounds are vacuous (0 or less). c_f and c_g are gains along the "
         "gradients, σ the largest |λ| of these images, which bounds the true constant from below; "
-        "proposition_1 is the largest ‖∇ℓ‖ / (√2 ‖J‖), at most 1."
+        "alpha, risk f and risk g are shares of images, ε the largest L2 norm of a perturbation; "
+        "proposition 1 is the largest ‖∇ℓ‖ / (√2 ‖J‖), at most 1."
     )
-    finite = frame.replace([-np.inf, np.inf], np.nan)
-    tables = [
-        value_table(finite, term, term.replace("_", " "), columns=("target",), error=study.error)
-        for term in TERMS
-        if finite[term].notna().any()
-    ]
-    return [Section("Theorem 1", text, tables, {})]
+    pair = frame["mechanism"].astype(str) + " → " + frame["target"]
+    terms = frame.assign(**{"surrogate → target": pair}).melt(
+        ["surrogate → target", "seed"], list(TERMS), "term", "number"
+    )
+    terms = terms.assign(
+        term=terms["term"].map(lambda term: said("", term)),
+        number=terms["number"].replace([-np.inf, np.inf], np.nan),
+    )
+    table = value_table(
+        terms, "number", "terms", rows="surrogate → target", columns=("term",), error=error, largest=None
+    )
+    return [Section("Theorem 1", text, [table._replace(title="Terms of Theorem 1")], {})]

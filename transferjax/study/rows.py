@@ -9,6 +9,7 @@ import numpy as np
 from transferjax.report.tables import NOISE
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study
+from transferjax.study.content import facts
 from transferjax.study.specs import Adversarial, Call, Measure, Spec, Verdicts
 
 Arrays = Mapping[str, np.ndarray]
@@ -55,7 +56,7 @@ def transfer_rows(study: Study, block: str) -> Iterator[Row]:
     `asr` counts every image, `asr_correct` those that surrogate and target both get right beforehand, and
     `transferred` is the paper's T_r: of all images, those that both get right beforehand and that fool both
     (see `metrics.transferability`). `fooling_rate` is the success on the surrogate itself,
-    `noise_fooling_rate` that of noise.
+    `noise_fooling_rate` that of noise; `chance` is the accuracy of guessing.
     """
     b = block_of(study, block, "attacks", "targets")
     seeds = dict.fromkeys(member.tags["seed"] for member in b.surrogates)
@@ -96,6 +97,7 @@ def _transfer_row(
             "fooling_rate": _mean(_hits(found[f"own {i}"], images).mean() for i in members),
             "surrogate_accuracy": _mean(is_right(found[f"own {i} accuracy"]).mean() for i in members),
             "target_accuracy": is_right(found["target accuracy"]).mean(),
+            "chance": 1 / facts(block.accuracy).num_classes,
             "smoothness": np.nan,
             "similarity": np.nan,
         }

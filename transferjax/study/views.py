@@ -19,8 +19,8 @@ from transferjax.report.analysis import (
     similarity_section,
     smoothness_table,
 )
-from transferjax.report.page import Section, success_section, surrogates_section
-from transferjax.report.tables import apart, of_surrogates
+from transferjax.report.page import Section, success_sections, surrogates_section
+from transferjax.report.tables import of_surrogates
 from transferjax.study import along, claim_views, image_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
@@ -41,13 +41,8 @@ class Kind:
 
 
 def table(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
-    """Transfer success: a section per goal, with its figure."""
-    parts, several = [], of_surrogates(frame)["attack"].nunique() > 1
-    for attack, rows in apart(frame, ("attack",)):
-        for goal in dict.fromkeys(rows["goal"]):
-            part = success_section(rows, str(goal), study.error)
-            parts.append(paper_views.of_attack(part, attack) if several else part)
-    return parts
+    """Transfer success: a section per attack and goal, with its figure."""
+    return success_sections(frame, study.error)
 
 
 def curve_rows(study: Study, block: str, **options: Any) -> Iterator[Row]:
@@ -69,7 +64,8 @@ def curve(
     x: str = "tau",
 ) -> list[Section]:
     """Everything, or what `show` names, against the mechanisms' magnitudes ("IR_3") or the tag `x`."""
-    return [magnitude_section(of_surrogates(frame), study.error, show, mechanisms, x)]
+    xlabel = paper_views.magnitude_of(study, block, mechanisms, x)
+    return [magnitude_section(of_surrogates(frame), study.error, show, mechanisms, x, xlabel)]
 
 
 def regression(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:

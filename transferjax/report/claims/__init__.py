@@ -2,6 +2,7 @@
 
 from transferjax.report.claims import gubri, pgn, sp2024, tpa
 from transferjax.report.claims.verdicts import (
+    AT_CHANCE,
     FAILS,
     HOLDS,
     UNTOLD,
@@ -21,6 +22,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 """By paper."""
 
 __all__ = [
+    "AT_CHANCE",
     "CLAIMS",
     "FAILS",
     "HOLDS",

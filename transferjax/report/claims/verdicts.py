@@ -2,7 +2,8 @@
 
 A claim is a margin that should be positive, computed once for each training seed; Student's interval over
 the seeds decides: all of it above zero, the claim holds; all below, it does not; else, and with one seed, it
-cannot be told at this scale.
+cannot be told at this scale. Nor can it where the verdict is another, or nothing is left to compare, without
+the surrogates that have learnt nothing (see `at_chance`).
 """
 
 import re
@@ -17,6 +18,7 @@ from transferjax.report.page import Section
 from transferjax.report.tables import Table, of_surrogates, significant
 
 HOLDS, FAILS, UNTOLD = "holds", "does not", "cannot be told at this scale"
+AT_CHANCE = "cannot be told (surrogates at chance)"
 Margin = Callable[[pd.DataFrame], float]
 """Rows of one seed -> how much the claim is fulfilled; raises KeyError where what it compares is missing."""
 
@@ -92,6 +94,17 @@ def verdict(margins: pd.Series, level: float = 0.95) -> Verdict:
     return Verdict(said, mean, mean - half, mean + half, len(margins))
 
 
+def at_chance(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of surrogates that have learnt nothing, by `surrogate_accuracy` and `chance` (c).
+
+    Their accuracy is below `min(2c, c + (1 - c)/10)`: 0.19 of ten classes. Rows that say neither are of none.
+    """
+    if not {"surrogate_accuracy", "chance"} <= set(rows):
+        return pd.Series(False, rows.index)
+    chance = rows["chance"]
+    return rows["surrogate_accuracy"] < np.minimum(2 * chance, chance + (1 - chance) / 10)
+
+
 def check_claims(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Every claim with its verdict.
 
@@ -105,12 +118,15 @@ def check_claims(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) ->
     """
     rows = []
     for number, claim in enumerate(claims, start=1):
-        margins, why = _margins(claim, frames)
-        found = verdict(margins)
+        frame = frames.get(claim.role, pd.DataFrame())
+        margins, why = _margins(claim, frame)
+        found, learnt = verdict(margins), verdict(_margins(claim, frame[~at_chance(frame)])[0])
+        same = (found.verdict, found.seeds) == (learnt.verdict, learnt.seeds)
         rows.append(
             {
                 "number": number,
-                **{"claim": claim.text, "place": claim.place, "verdict": found.verdict},
+                **{"claim": claim.text, "place": claim.place},
+                **{"verdict": found.verdict if same else AT_CHANCE},
                 **{"margin": found.mean, "low": found.low, "high": found.high},
                 **{"unit": claim.unit, "seeds": found.seeds, "why": why},
             }
@@ -118,10 +134,9 @@ def check_claims(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) ->
     return pd.DataFrame(rows)
 
 
-def _margins(claim: Claim, frames: Mapping[str, pd.DataFrame]) -> tuple[pd.Series, str]:
+def _margins(claim: Claim, frame: pd.DataFrame) -> tuple[pd.Series, str]:
     """One margin for each seed that has what the claim compares; else what is missing."""
-    frame = frames.get(claim.role)
-    if frame is None or frame.empty:
+    if frame.empty:
         return pd.Series(dtype=float), f"no rows of {claim.role!r}"
     found, why = {}, ""
     for seed, rows in of_surrogates(frame).groupby("seed"):
@@ -135,8 +150,11 @@ def _margins(claim: Claim, frames: Mapping[str, pd.DataFrame]) -> tuple[pd.Serie
 def claims_section(checked: pd.DataFrame) -> Section:
     """The verdicts as a table of margins, and in the page as a list."""
     text = (
-        "Each claim is a margin that should be positive, one for each training seed; the interval is "
-        "Student's (95 %) over seeds."
+        "Each claim is a margin that should be positive, one for each training seed. Student's interval "
+        "(95 %) over seeds decides: above zero the claim holds, below it does not, else it cannot be told. "
+        "A surrogate is at chance where its accuracy is below the smaller of twice that of guessing and a "
+        "tenth of the way from guessing to 1; where the verdict is another without those, or nothing is left "
+        "to compare, it cannot be told either."
     )
     labels = [
         f"{row.number}. {row.claim}: {row.verdict} [{row.why or row.unit}]" for row in checked.itertuples()
