@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from transferjax.report import asr_table, similarity_heatmap, write_report, write_sections
-from transferjax.report.page import Section, success_sections, surrogates_section
+from transferjax.report.page import Section, success_sections, surrogates_section, told_apart
 from transferjax.report.plane import interactive_plane
 from transferjax.report.viewer import viewer
 
@@ -85,6 +85,15 @@ def test_what_is_below_noise_is_told_once_on_a_page(make_results):
     ]
     assert ["Warning" in part.text for part in parts] == [True, False, False, False]
     assert all(f"{attack} on IR (seed 2), targeted" in parts[0].text for attack in ("MI", "PGN"))
+
+
+def test_figures_of_two_views_have_names_of_their_own(make_results):
+    """Two tables of transfer in one report: neither picture takes the other's file."""
+    taken = set()
+    first, second = (told_apart(success_sections(make_results(), "std"), view, taken) for view in ("a", "b"))
+    names = [[name for part in parts for name in part.figures] for parts in (first, second)]
+    assert names[0] == ["asr_untargeted", "asr_targeted"]
+    assert names[1] == ["b_asr_untargeted", "b_asr_targeted"]
 
 
 def test_the_plane_says_which_attack_goal_and_budget_it_shows(make_results):

@@ -64,10 +64,24 @@ def named(part: Section, name: str) -> Section:
     """A section with what its rows are of in its figures' names, and in its title where that lacks it."""
     if not name:
         return part
-    new = {figure: f"{figure}_{slug(name)}" for figure in part.figures}
+    part = _renamed(part, {figure: f"{figure}_{slug(name)}" for figure in part.figures})
+    return part if part.title.endswith(f": {name}") else part._replace(title=f"{part.title}: {name}")
+
+
+def told_apart(parts: Sequence[Section], view: str, taken: set[str]) -> list[Section]:
+    """A view's sections, its name before those of their figures that are `taken`; takes the rest."""
+    found = []
+    for part in parts:
+        part = _renamed(part, {figure: f"{view}_{figure}" for figure in part.figures.keys() & taken})
+        taken |= part.figures.keys()
+        found.append(part)
+    return found
+
+
+def _renamed(part: Section, new: Mapping[str, str]) -> Section:
+    """A section with other names of figures."""
     return part._replace(
-        title=part.title if part.title.endswith(f": {name}") else f"{part.title}: {name}",
-        figures={new[key]: figure for key, figure in part.figures.items()},
+        figures={new.get(key, key): figure for key, figure in part.figures.items()},
         live={new.get(key, key): html for key, html in part.live.items()},
     )
 

@@ -24,7 +24,7 @@ from absl import app, flags, logging
 
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
-from transferjax.report.page import Section, write_page
+from transferjax.report.page import Section, told_apart, write_page
 from transferjax.stopping import SAID, Stopping, never
 from transferjax.study import config as configs
 from transferjax.study import flags as given
@@ -277,6 +277,7 @@ def _report(
     """The report of all views that were asked for; of each a page and its rows."""
     directory = store.root / "studies" / study.name
     sections: list[Section] = []
+    taken: set[str] = set()
     for view in study.views:
         frame = frames.get(view.name)
         if frame is None:
@@ -284,7 +285,7 @@ def _report(
         if frame.empty:
             print(f"view {view.name}: nothing to draw, its results are missing")
             continue
-        drawn = views.draw(study, view, frame)
+        drawn = told_apart(views.draw(study, view, frame), view.name, taken)
         cost = Section("Cost", spent(_demand({view.name: asked[view.name]}), store), [], {})
         write_page(directory, view.name, [*drawn, cost], f"{study.title}: {view.name}")
         sections += drawn
