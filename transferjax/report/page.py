@@ -73,7 +73,7 @@ def told_apart(parts: Sequence[Section], view: str, taken: set[str]) -> list[Sec
     found = []
     for part in parts:
         part = _renamed(part, {figure: f"{view}_{figure}" for figure in part.figures.keys() & taken})
-        taken |= part.figures.keys()
+        taken.update(part.figures)
         found.append(part)
     return found
 
