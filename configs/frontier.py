@@ -70,6 +70,7 @@ ATTACKS = {
             {"neighbors": 9, "samples": 11},
         ),
     ),
+    "MuMoDIG": ("mumodig", _by_cost({"steps": 5, "samples": 1}, {"samples": 9}, {"samples": 99})),
     "EMI": ("emi_fgsm", _by_cost({"steps": 5, "samples": 2}, {"samples": 10}, {"samples": 100})),
     "VMI": ("vmi_fgsm", _neighbors),
     "GRA": ("gra", _neighbors),

@@ -63,6 +63,7 @@ TABLE = {
     "sia": linf(attacks.sia, samples=3, **FEW),
     "anda": linf(attacks.anda, side=3, **FEW),
     "decowa": linf(attacks.decowa, samples=4, chunk=2, **FEW),
+    "mumodig": linf(attacks.mumodig, samples=2, **FEW),
     "ops": linf(attacks.ops, neighbors=2, samples=2, **FEW),
     "mef": linf(attacks.mef, neighbors=4, chunk=2, **FEW),
     "fgsra": linf(attacks.fgsra, neighbors=2, **FEW),

@@ -171,6 +171,14 @@ def test_variance_tuning_remembers(at):
     assert float(jnp.abs(memory["variance_tuning"]).max()) > 0.01
 
 
+def test_integrated_gradients_add_up_to_the_difference(at):
+    """Of a quadratic half of the way's gradient times the way is `L(x) - L(b)`: completeness, exactly."""
+    x = at[0]
+    (grads,), _, _ = run(rules.integrated(lambda keys, x, _: 0.25 * x, position=0.5), at)
+    difference = 0.5 * (SCALE * x**2 * (1 - 0.25**2)).sum((1, 2, 3))
+    np.testing.assert_allclose(grads.sum((1, 2, 3)), difference, rtol=1e-5)
+
+
 def test_lookahead_is_nesterov(at):
     (first, second), _, memory = run(rules.lookahead(0.9, 0.1), at, steps=2)
     x = at[0]

@@ -89,6 +89,23 @@ def test_admix_adds_one_of_the_pool(x, keys):
     assert set(distance.argmin(1)) == {0, 1, 2}
 
 
+def test_values_go_down_to_the_ends_of_their_regions(x, keys):
+    """One region ends at the channel's least value; of two the other one's end is anywhere in its range."""
+    least = np.asarray(x).min((1, 2), keepdims=True)
+    np.testing.assert_array_equal(inputs.lower_ends(1)(keys, x, 0), np.broadcast_to(least, x.shape))
+    ends = np.asarray(inputs.lower_ends(3)(keys, x, 0))
+    assert np.all(ends <= x)
+    for image, low, values in zip(np.asarray(x), ends, least, strict=True):
+        for channel in range(3):
+            found = np.unique(low[..., channel])
+            assert found[0] == values[0, 0, channel]
+            assert 2 <= len(found) <= 3
+            above = found[np.searchsorted(found, image[..., channel], side="right") - 1]
+            np.testing.assert_array_equal(low[..., channel], above)  # the nearest end below
+    with pytest.raises(ValueError, match="regions=0"):
+        inputs.lower_ends(0)
+
+
 def test_shuffling_without_rotation_is_a_permutation(x, keys):
     """Every pixel is there once, elsewhere; and neighbours mostly stay neighbours."""
     y = np.asarray(jax.jit(inputs.block_shuffle(3, max_angle=0.0))(keys, x, 0))

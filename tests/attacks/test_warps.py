@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from transferjax import attacks
-from transferjax.attacks.warps import OPERATIONS, Operation, compositions, operate, shifts, thin_plate, warp
+from transferjax.attacks.warps import (
+    OPERATIONS,
+    Operation,
+    compositions,
+    either,
+    operate,
+    shifts,
+    thin_plate,
+    warp,
+)
 from transferjax.random import fold_in
 
 SHAPE = (3, 9, 9, 2)
@@ -101,6 +110,17 @@ def test_compositions_draw_depths_and_operations(x):
     still = np.mean([np.allclose(a, x[0], atol=1e-5) for a in once])
     assert 0 < still < 0.15  # one of 31
     assert len(OPERATIONS) == 31
+
+
+def test_either_draws_by_odds_and_turns_both_ways(x):
+    """A flip three times as often as a turn by anything up to the angle, never the same for all images."""
+    keys = fold_in(jax.random.key(1), jnp.arange(80))
+    image = jnp.broadcast_to(x[:1], (80, *SHAPE[1:]))
+    odds = ((3.0, Operation(rows=-1.0)), (1.0, Operation(angle=45.0)))
+    y = np.asarray(jax.jit(either(odds))(keys, image, 0))
+    flipped = np.array([np.allclose(a, x[0][::-1], atol=1e-5) for a in y])
+    assert 0.6 < flipped.mean() < 0.9
+    assert len({a.tobytes() for a in y[~flipped]}) == (~flipped).sum()
 
 
 def test_a_grid_of_shifts(x):

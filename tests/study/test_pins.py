@@ -53,7 +53,7 @@ ATTACKS = {
     **dict.fromkeys(
         ["bim", "pgd", "mi_fgsm", "ni_fgsm", "pi_fgsm", "gnp", "logit", "po_trip", "logit_margin"], FEW
     ),
-    **dict.fromkeys(["emi_fgsm", "ssa", "bsr", "sia", "decowa", "s4st"], FEW | {"samples": 2}),
+    **dict.fromkeys(["emi_fgsm", "ssa", "bsr", "sia", "decowa", "s4st", "mumodig"], FEW | {"samples": 2}),
     **dict.fromkeys(["vmi_fgsm", "vni_fgsm", "gra", "pgn", "tpa", "mef", "fgsra"], FEW | {"neighbors": 2}),
     **dict.fromkeys(["sim", "si_ni_fgsm"], FEW | {"scales": 2}),
     **dict.fromkeys(["svre", "cwa", "lgv"], FEW),

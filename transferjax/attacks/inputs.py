@@ -161,6 +161,26 @@ def admix(pool: Array, ratio: float = 0.2) -> InputTransform:
     return transform
 
 
+def lower_ends(regions: int = 2) -> InputTransform:
+    """Every value lowered to the end of its region; a channel's range is cut at `regions - 1` random values.
+
+    Reference: Ren et al. (MuMoDIG), AAAI 2025.
+    """
+    if regions < 1:
+        raise ValueError(f"regions={regions}: expected at least 1")
+
+    def transform(keys: Key, x: Array, _: Array | int) -> Array:
+        least, most = x.min((1, 2), keepdims=True), x.max((1, 2), keepdims=True)
+        shares = sample(jax.random.uniform, keys, (regions - 1, 1, 1, x.shape[-1]), x.dtype)
+        end = jnp.broadcast_to(least, x.shape)
+        for number in range(regions - 1):
+            value = least + shares[:, number] * (most - least)
+            end = jnp.where(x >= value, jnp.maximum(end, value), end)
+        return end
+
+    return transform
+
+
 def dct_matrix(size: int) -> np.ndarray:
     """The orthonormal DCT-II `[size, size]`: `D @ x` are the coefficients, `D.T @ c` the signal."""
     k, n = np.mgrid[:size, :size]

@@ -195,6 +195,31 @@ def mix(here: float, there: float, other: Rule) -> Rule:
     return rule
 
 
+def integrated(baseline: InputTransform, position: float = 0.65) -> Rule:
+    """`(x - b) ⊙ g(b + position · (x - b))`: the gradient on the way from a baseline b, times the way.
+
+    Integrated gradients with one point instead of the integral.
+
+    Args:
+        baseline: b, a transformation of x, such as `inputs.lower_ends`; no gradient goes through it.
+        position: of the point, as a share of the way.
+
+    Reference: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017; Ren et al. (MuMoDIG,
+    AAAI 2025).
+    """
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def along_way(x: Array, memory: Memory, keys: Key, labels: Array):
+            start = jax.lax.stop_gradient(baseline(fold_in(keys, 0), x, 0))
+            way = x - start
+            aux, grads = grad_fn(start + position * way, memory, fold_in(keys, 1), labels)
+            return aux, way * grads
+
+        return along_way
+
+    return rule
+
+
 def lookahead(decay: float, step_size: float, direction: str = "mean_abs") -> Rule:
     """`g(x + decay · step_size · m)`, m the momentum of the ĝ it returned (as in `probe`): Nesterov's method.
 

@@ -148,3 +148,17 @@ def compositions(depths: Sequence[int] = (2, 3, 4)) -> InputTransform:
         return jax.lax.scan(step, x, (jax.random.split(draws, max(depths)), rows))[0]
 
     return lambda keys, x, _: jax.vmap(one)(keys, x)
+
+
+def either(operations: Sequence[tuple[float, Operation]]) -> InputTransform:
+    """One of several operations with its odds; an angle is the largest, in either direction."""
+    odds, table = (np.array(part, np.float32) for part in zip(*operations, strict=True))
+
+    def one(key: Key, x: Array) -> Array:
+        which, turn, draw = jax.random.split(key, 3)
+        chosen = jnp.asarray(table, _exact(x))[jax.random.choice(which, len(odds), p=odds / odds.sum())]
+        operation = Operation(*chosen)
+        angle = operation.angle * jax.random.uniform(turn, (), _exact(x), -1, 1)
+        return operate(draw, x, operation._replace(angle=angle))
+
+    return lambda keys, x, _: jax.vmap(one)(keys, x)

@@ -9,7 +9,7 @@ from transferjax.attacks.builders import given, in_ball, nesterov, with_momentum
 from transferjax.attacks.recipe import Momentum, Options, recipe
 from transferjax.attacks.rules import average
 from transferjax.attacks.samplers import constrained_warps
-from transferjax.attacks.warps import compositions
+from transferjax.attacks.warps import Operation, compositions, either
 from transferjax.chain import chain
 from transferjax.typing import Array, Attack
 
@@ -241,3 +241,44 @@ def ops(
     many, count = chain(around, average(compositions(), samples, chunk=chunk)), neighbors * samples
     both = rules.mix(1 / (count + 1), count / (count + 1), many)
     return with_momentum(both, eps=eps, steps=steps, **options)
+
+
+@recipe
+def mumodig(
+    eps: float,
+    steps: int = 10,
+    *,
+    samples: int = 6,
+    regions: int = 2,
+    position: float = 0.65,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Multiple monotonic diversified integrated gradients: at x and at N transformed images.
+
+    `1/(N + 1) (d(x) + Σ_n J_nᵀ d(T_n(x)))` with `d(x) = (x - b) ⊙ g(b + position · (x - b))`, b below x
+    (`rules.integrated`, `inputs.lower_ends`). T shrinks an image by up to 224/245 or, half of the time, rolls
+    or flips it in one direction or turns it by up to 45 degrees.
+
+    Args:
+        samples: N; N + 1 gradients a step.
+        regions: of the values of a channel, each lowered to its region's end in b.
+        position: of the point on the way from b.
+        chunk: samples at once; divides N.
+
+    Reference: Ren et al., "Improving Integrated Gradient-based Transferable Adversarial Examples by Refining
+    the Integration Path", AAAI 2025: steps of `eps / steps`, ten, N = 6, 2 regions, 0.65. Its official code
+    multiplies with `T_n(x) - b` after J_nᵀ instead of before: pixels of x with those of T_n(x).
+    """
+    moved = (
+        Operation(rows=-1.0),
+        Operation(columns=-1.0),
+        Operation(roll_rows=1.0),
+        Operation(roll_columns=1.0),
+    )
+    moved += (Operation(angle=45.0),)
+    odds = [(0.1, one) for one in moved] + [(0.5, Operation(rate=245 / 224))]
+    several = average(either(odds), samples, chunk=chunk)
+    both = rules.mix(1 / (samples + 1), samples / (samples + 1), several)
+    way = rules.integrated(inputs.lower_ends(regions), position)
+    return with_momentum(both, way, eps=eps, steps=steps, **options)
