@@ -1,6 +1,7 @@
-"""The fusions are chosen on import, in time, visibly, and never against what a user set."""
+"""What is chosen on import is so in time, visibly, and never against what a user set."""
 
 import os
+import platform
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,7 +18,7 @@ SHOW = "import os; print(os.environ.get('XLA_FLAGS'))"
 
 def python(code: str, **environ: str) -> tuple[str, str]:
     """What a new process prints and says, with no flags but those given."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", xla.SWITCH)}
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", xla.SWITCH, xla.MALLOC)}
     env = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environ
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     return ran.stdout.strip(), ran.stderr.strip()
@@ -69,3 +70,27 @@ def test_versions_that_were_not_tried_get_no_flag(monkeypatch):
 def test_a_misspelt_switch_is_named():
     with pytest.raises(ValueError, match="TRANSFERJAX_FUSIONS to be one of fast, default; got 'of'"):
         xla.choose({xla.SWITCH: "of"})
+
+
+FAULTS = """
+import resource, numpy, transferjax
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    numpy.ones(2**22)
+before = faults()
+for _ in range(10):
+    numpy.ones(2**22)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than GNU's")
+def test_memory_stays_unless_a_user_says_otherwise():
+    """What is freed and asked for again comes without the system's page faults; 32 MiB have up to 8192."""
+    pages = 10 * 2**25 // os.sysconf("SC_PAGE_SIZE")
+    kept, _ = python(FAULTS)
+    assert int(kept) < pages / 20
+    given_back = [{xla.MALLOC: "default"}, {"MALLOC_MMAP_THRESHOLD_": "65536"}]
+    for environ in given_back:
+        assert int(python(FAULTS, **environ)[0]) > int(kept) + 10

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 moved.install()
 xla.choose()
+xla.keep_memory()
 
 
 def __getattr__(name: str) -> Any:

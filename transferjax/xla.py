@@ -1,17 +1,27 @@
-"""Which of XLA's fusions serve convolutions on CPU: chosen when `transferjax` is imported.
+"""What makes XLA's programs fast on CPU, chosen when `transferjax` is imported: fusions, memory that stays.
 
-jaxlib hands convolutions on CPU to YNNPACK, whose kernels are slower than its own: up to two times forward,
-up to five times in gradients w.r.t. weights. YNNPACK's fusions of products and reductions are fast, and stay.
-So importing `transferjax` before JAX's back end starts adds to the environment variable `XLA_FLAGS`
+**Fusions.** jaxlib hands convolutions on CPU to YNNPACK, whose kernels are slower than its own: up to two
+times forward, up to five times in gradients w.r.t. weights. YNNPACK's fusions of products and reductions are
+fast, and stay. So importing `transferjax` before JAX's back end starts adds to the environment variable
+`XLA_FLAGS`
 
     --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE
 
 unless the flag is there already. `TRANSFERJAX_FUSIONS=default` leaves everything as it is. The flag concerns
 code for CPU alone. XLA ends a process whose flags it does not know: only versions are told that were tried.
+
+**Memory.** XLA asks for the memory of a program's intermediates each time that it runs, and frees it at the
+end. The GNU C library gives large pieces back to the system at once, which has to clear every page anew: a
+fifth to a third of a training step of a small net, a few percent of a large one's. So it is told, by
+`mallopt`, to keep pieces of up to 2 GiB: the system has them when the process ends.
+`TRANSFERJAX_MALLOC=default` leaves everything as it is, and so does whoever set a variable of the library's
+own (`MALLOC_…_`, `GLIBC_TUNABLES`).
 """
 
+import ctypes
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +31,10 @@ FUSIONS = f"{FLAG}=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 SWITCH = "TRANSFERJAX_FUSIONS"
 TRIED = ("0.10.", "0.11.", "0.12.")
 """Versions of jaxlib that know the flag."""
+
+MALLOC = "TRANSFERJAX_MALLOC"
+KEPT = 2**31 - 1  # bytes, the most that mallopt takes
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 _log = logging.getLogger("transferjax")
 
@@ -43,6 +57,22 @@ def choose(environ: MutableMapping[str, str] = os.environ) -> bool:
         return False
     environ["XLA_FLAGS"] = f"{flags} {FUSIONS}".lstrip()
     return True
+
+
+def keep_memory(environ: Mapping[str, str] = os.environ) -> bool:
+    """Lets the C library keep what programs free; whether it does.
+
+    Raises:
+        ValueError: `TRANSFERJAX_MALLOC` is neither "default" nor "keep".
+    """
+    switch = setting(MALLOC, ("keep", "default"), environ)
+    chosen = "GLIBC_TUNABLES" in environ or any(re.fullmatch("MALLOC_.*_", name) for name in environ)
+    if switch == "default" or chosen or sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return all(library.mallopt(option, KEPT) for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
 
 
 def setting(name: str, values: tuple[str, ...], environ: Mapping[str, str] = os.environ) -> str:
