@@ -101,4 +101,4 @@ def _maximum_jvp(
     for place, found in reversed(places):
         first = jnp.where(found == value, place, first)
     moved = enumerate(_places(*tangents, size, stride, pads, 0))
-    return value, sum(jnp.where(first == place, tangent, 0) for place, tangent in moved)
+    return value, functools.reduce(jnp.add, (jnp.where(first == place, part, 0) for place, part in moved))

@@ -270,13 +270,8 @@ def mumodig(
     the Integration Path", AAAI 2025: steps of `eps / steps`, ten, N = 6, 2 regions, 0.65. Its official code
     multiplies with `T_n(x) - b` after J_nᵀ instead of before: pixels of x with those of T_n(x).
     """
-    moved = (
-        Operation(rows=-1.0),
-        Operation(columns=-1.0),
-        Operation(roll_rows=1.0),
-        Operation(roll_columns=1.0),
-    )
-    moved += (Operation(angle=45.0),)
+    flips, rolls = {"rows": -1.0, "columns": -1.0}, {"roll_rows": 1.0, "roll_columns": 1.0}
+    moved = [Operation(**{name: value}) for name, value in (flips | rolls | {"angle": 45.0}).items()]
     odds = [(0.1, one) for one in moved] + [(0.5, Operation(rate=245 / 224))]
     several = average(either(odds), samples, chunk=chunk)
     both = rules.mix(1 / (samples + 1), samples / (samples + 1), several)
