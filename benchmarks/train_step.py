@@ -31,13 +31,13 @@ def inputs(batch: int):
     return rng.random((batch, 32, 32, 3), np.float32), rng.integers(10, size=batch)
 
 
-def ours(mechanism: str, width: int, batch: int):
+def ours(mechanism: str, batch: int, model: str = "cifar_resnet18", **net):
     """One jitted step of a mechanism, with its state."""
     images, labels = inputs(batch)
     examples = Batch(jnp.asarray(images), jax.nn.one_hot(labels, 10))
     source, training = common.data("cifar10", "train"), common.training(padding=0, flip=False)
     options = {"parts": method(mechanism), "data": source, "training": training, **common.CIFAR10}
-    fields = common.network("cifar_resnet18", {"width": width}, **options)
+    fields = common.network(model, net, **options)
     spec = specs.build(specs.Network, fields, mechanism)
     step = networks.train_step(spec, 10, 100)
     init = jax.jit(networks.module_of(spec, 10).init)

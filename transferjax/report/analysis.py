@@ -235,6 +235,6 @@ def analysis_sections(
     regressions = split(
         of_surrogates(results), lambda rows: [regression_section(rows, goal) for goal in goals], ("attack",)
     )
-    several = (by_magnitude(results).groupby("mechanism")["tau"].nunique() > 1).any()
-    magnitudes = [magnitude_section(results, error)] if several else []
+    swept = (by_magnitude(results).groupby("mechanism")["tau"].nunique() > 1).any()
+    magnitudes = [magnitude_section(results, error)] if swept else []
     return [*regressions, *magnitudes, similarity_section(similarities, rows, columns), smoothness]
