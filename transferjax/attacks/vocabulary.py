@@ -34,7 +34,7 @@ RANGES = {
         (
             COUNT,
             "steps samples neighbors scales chunk blocks side mesh inner_steps restarts queries "
-            "target_classes eot",
+            "target_classes eot regions",
         ),
         (
             FROM_ZERO,
@@ -43,7 +43,7 @@ RANGES = {
         ),
         (FROM_ZERO._replace(whole=True), "late_start seed"),
         (POSITIVE, "rate eta tau"),
-        (SHARE, "prob rho delta alpha_max p low high"),
+        (SHARE, "prob rho delta alpha_max p low high position"),
         (KERNEL, "kernel_size"),
     )
     for name in names.split()

@@ -81,8 +81,8 @@ APPLY = _named(
 DERIVED = _named((COUNT, "steps"), (POSITIVE, "step_size eps"))
 PURIFIERS = _named((COUNT, "features blocks"), (FROM_ZERO, "code_penalty"), (SHARE, "eps"))
 PIECES = _named(
-    (COUNT, "samples neighbors chunk steps blocks rows columns mesh patch"),
-    (SHARE, "prob rho share"),
+    (COUNT, "samples neighbors chunk steps blocks rows columns mesh patch regions"),
+    (SHARE, "prob rho share position"),
     (POSITIVE, "rate sigma"),
     (FROM_ZERO, "radius inner_radius step_size decay inner_decay max_angle beta"),
     (ANY, "probe.radius here there"),  # it may look back, and take away

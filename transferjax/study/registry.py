@@ -229,10 +229,10 @@ PIECES = _table(
         **_rows(
             "transferjax.attacks.rules",
             "through average probe mix lookahead variance_tuning relevance enhanced_momentum "
-            "reverse_perturbation uniform_noise",
+            "reverse_perturbation uniform_noise integrated",
             free=("chunk",),
         ),
-        **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle"),
+        **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle lower_ends"),
         **_rows("transferjax.attacks.blockwise", "structures scaled_blocks kept_blocks"),
         **_rows("transferjax.attacks.warps", "compositions"),
         **_rows(
