@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -70,11 +71,12 @@ class Stopping:
                 if heard[0] in SIGNALS and self.signal:
                     self._leave()
                 elif heard[0] in SIGNALS:
-                    self.signal = heard[0]
                     timer = threading.Timer(self.grace, self._leave)
                     timer.daemon = True
                     timer.start()
-                    print(f"stops at the next step, within {self.grace:g} s", file=sys.stderr, flush=True)
+                    with suppress(OSError):  # said before `asked` tells who works, and may leave at once
+                        print(f"stops at the next step, within {self.grace:g} s", file=sys.stderr, flush=True)
+                    self.signal = heard[0]
 
     def _leave(self) -> None:
         sys.stdout.flush()
