@@ -11,9 +11,10 @@ unless the flag is there already. `TRANSFERJAX_FUSIONS=default` leaves everythin
 code for CPU alone. XLA ends a process whose flags it does not know: only versions are told that were tried.
 
 **Memory.** XLA asks for the memory of a program's intermediates each time that it runs, and frees it at the
-end. The GNU C library gives large pieces back to the system at once, which has to clear every page anew: a
-fifth to a third of a training step of a small net, a few percent of a large one's. So it is told, by
-`mallopt`, to keep pieces of up to 2 GiB: the system has them when the process ends.
+end. The GNU C library gives pieces above 32 MiB back to the system at once, which has to clear every page
+anew: a fifth to a third of a training step of a narrow net with such intermediates (batch 64), next to
+nothing of a wide one's. So it is told, by `mallopt`, to keep pieces of up to 2 GiB: the system has them when
+the process ends.
 `TRANSFERJAX_MALLOC=default` leaves everything as it is, and so does whoever set a variable of the library's
 own (`MALLOC_…_`, `GLIBC_TUNABLES`).
 """
