@@ -70,6 +70,8 @@ def test_versions_that_were_not_tried_get_no_flag(monkeypatch):
 def test_a_misspelt_switch_is_named():
     with pytest.raises(ValueError, match="TRANSFERJAX_FUSIONS to be one of fast, default; got 'of'"):
         xla.choose({xla.SWITCH: "of"})
+    with pytest.raises(ValueError, match="TRANSFERJAX_MALLOC to be one of keep, default; got 'of'"):
+        xla.keep_memory({xla.MALLOC: "of"})
 
 
 FAULTS = """
