@@ -1,30 +1,30 @@
-"""All attacks at equal cost: success on real CIFAR-10 at 10, 100 and 1000 gradients per image.
+"""All attacks at equal cost: success at 10, 100 and 1000 gradients per image.
 
-    TFDS_DATA_DIR=<where CIFAR-10 is> transferjax study --config=configs/frontier.py \
+    TFDS_DATA_DIR=<where the data are> transferjax study --config=configs/frontier.py:<scale> \
         --store=runs/store [--dry_run]
+
+| scale | surrogates | targets | images |
+|---|---|---|---|
+| `full` | ResNet-50s from files, plain and SAM&IR | nine, one trained adversarially | 1000, NIPS 2017 |
+| `cifar10`, `imagenette` | the S&P study's ST and SAM&IR | its four, and two more | all, 500 |
+| `cpu` | the S&P study's ST and SAM&IR | its four, a ResNet-18 and a ViT | 200 of CIFAR-10 |
+| `smoke` | tiny | tiny | digits; for tests |
 
 Every attack spends exactly what its label says, "PGN 100" a hundred gradients for each image: its samples
 (or neighbours, or inner steps) first, and steps where it has none (`attacks.spent` counts, a test compares).
-Two surrogates, ST and SAM&IR, of one architecture; six targets of other families and two defences; the noise
-row. What needs a layer is told the second stage's last block.
+Besides the targets there are defences, the first target behind each, and the noise row. What needs a layer
+is told the second stage's end.
 
-Variants, behind a colon and commas: `count=200` images, `gradients=100` one of the costs alone, `epochs=3`,
-`attacks=PGD+PGN`; `smoke`, on digits and for tests.
+Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=100,attacks=PGD+PGN`; `seed=2` is that seed
+alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which nobody offers: train it. In TransferAttack's
+panel stand a PiT and a Visformer for our ConvNeXt and DenseNet.
 """
 
-from configs import common
-from configs.digits import INK
+from configs import attacked, common, scales
+from configs.attacked import HALF
 
 COSTS = (10, 100, 1000)
 MECHANISMS = ("ST", "SAM&IR")
-TARGETS = {
-    "VGG": ("cifar_vgg11", {"width": 32, "blocks": (1, 1, 1)}),
-    "DenseNet": ("cifar_densenet121", {"blocks": (2, 2, 2), "growth": 8}),
-    "Inception": ("cifar_inceptionv3", {"width": 0.25}),
-    "ResNet": ("cifar_resnet18", {"width": 16, "blocks": (1, 1, 1)}),
-    "Bottleneck": ("cifar_resnet50", {"width": 8, "blocks": (1, 1, 1)}),
-    "ViT": ("cifar_vit_small", {"depth": 3, "width": 96, "heads": 3, "hidden": 192}),
-}
 DEFENCES = {"JPEG": ("jpeg", {"quality": 75}), "Bit depth": ("bit_depth", {})}
 
 
@@ -102,7 +102,7 @@ ATTACKS = {
 LAYERED = ("FIA", "BFA", "ILPD")
 
 
-def attacks(names=tuple(ATTACKS), costs=COSTS, layer="layer2.0"):
+def attacks(layer, names=tuple(ATTACKS), costs=COSTS):
     """`(label, row, options)` of every attack at every cost."""
     return tuple(
         (f"{name} {cost}", row, options(cost) | ({"layer": layer} if name in LAYERED else {}))
@@ -111,60 +111,97 @@ def attacks(names=tuple(ATTACKS), costs=COSTS, layer="layer2.0"):
     )
 
 
-def get_config(variant=""):
-    """Two surrogates, all attacks at all costs, six targets and two defences."""
-    chosen = common.variant(variant, count=500, gradients=0, epochs=3, attacks="", smoke=False)
-    smoke, names = (
-        chosen["smoke"],
-        tuple(chosen["attacks"].split("+")) if chosen["attacks"] else tuple(ATTACKS),
-    )
-    costs = (chosen["gradients"],) if chosen["gradients"] else COSTS
-    unknown = [name for name in names if name not in ATTACKS] + [c for c in costs if c not in COSTS]
-    if unknown:
-        raise ValueError(f"unknown {unknown}: expected attacks of {', '.join(ATTACKS)}, gradients of {COSTS}")
-    targets, width, blocks = TARGETS, 24, (1, 1, 1, 1)
-    source = {
-        "data": common.data("cifar10", "train"),
-        "training": common.training(
-            chosen["epochs"], batch_size=64, warmup_epochs=0.5, nesterov=True, padding=2
-        ),
-        **common.CIFAR10,
+def _trained(s, more, layer, **fields):
+    """A scale of the S&P study, with more targets."""
+    usual = {"nets": {}, "seeds": 1, "eps_255": 8, "attacks": tuple(ATTACKS), "costs": COSTS}
+    usual |= {"defences": DEFENCES, "targets": {**s.targets, **more}, "layer": layer}
+    return s.but(**usual | fields)
+
+
+def _full():
+    surrogates = {"ST": ("resnet50",), "SAM&IR": ("resnet50", ".sam_ir")}
+    targets = {
+        "VGG16": ("vgg16_bn",),
+        "MobileNetV2": ("mobilenetv2_100",),
+        "InceptionV3": ("inception_v3", "", 299, HALF),
+        "DenseNet121": ("densenet121",),
+        "ViT": ("vit_base_patch16_224", "", 224, HALF),
+        "Swin": ("swin_tiny_patch4_window7_224",),
+        "ConvNeXt": ("convnext_tiny",),
+        "ResNet152": ("resnet152",),
+        "AT": ("resnet50", ".l2_eps3"),
     }
-    images = common.data("cifar10", count=chosen["count"])
-    if smoke:
-        names, costs = ("PGD", "SIA", "FIA"), (10,)
-        targets, width, blocks = {"VGG": ("cifar_vgg11", {"width": 4, "blocks": (1, 1)})}, 4, (1, 1)
-        tiny = common.training(1, batch_size=32, warmup_epochs=0.5, padding=1, flip=False)
-        source = {"data": common.data("digits", "train", 256, order_seed=0), "training": tiny, **INK}
-        images = common.data("digits", count=32)
-    found = common.targets(targets, **source)
-    ((_, _, first), *_) = found
+    others = {name: (attacked.DEFENCES[name], {}) for name in ("R&P", "NIPS-R3", "FD", "RS")}
+    shared = {"eps_255": 16, "attacks": tuple(ATTACKS), "costs": COSTS, "defences": {**DEFENCES, **others}}
+    return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **shared)
+
+
+def _cifar10():
+    more = {"WideResNet28": ("cifar_wideresnet28_10", {}), "ViT": ("cifar_vit_small", {})}
+    return _trained(scales.cifar10(), more, "layer2.1")
+
+
+def _imagenette():
+    more = {"ViT": ("vit_base_patch16_224", {}), "Swin": ("swin_tiny_patch4_window7_224", {})}
+    return _trained(scales.imagenette(), more, "layer2.3", eps_255=16)
+
+
+def _cpu():
+    more = {
+        "ResNet18": ("cifar_resnet18", {"width": 16, "blocks": (1, 1, 1)}),
+        "ViT": ("cifar_vit_small", {"depth": 3, "width": 96, "heads": 3, "hidden": 192}),
+    }
+    return _trained(scales.cpu(), more, "features.5", count=200)
+
+
+def _smoke():
+    few = {"attacks": ("PGD", "SIA", "FIA"), "costs": (10,), "count": 32}
+    grey = {"Bit depth": DEFENCES["Bit depth"]}  # of digits there is no JPEG
+    return _trained(scales.smoke(), {}, "layer1.0", defences=grey, **few)
+
+
+SCALES = {
+    "full": _full,
+    "cifar10": _cifar10,
+    "imagenette": _imagenette,
+    "cpu": _cpu,
+    "smoke": _smoke,
+}
+
+
+def _networks(s, seeds):
+    """Surrogates, targets, and the first target behind each defence."""
+    if s.nets:
+        found = tuple((label, {}, attacked.pretrained(*how)) for label, how in s.nets.items())
+        surrogates, targets = found[: len(MECHANISMS)], found[len(MECHANISMS) :]
+    else:
+        model, options = s.surrogate
+        surrogates = common.surrogates(MECHANISMS, seeds, model, options, **s.shared(model))
+        targets = tuple((label, {}, s.target(label)) for label in s.targets)
+    ((_, _, first), *_) = targets
     guarded = tuple(
         (label, {}, {"kind": "Apply", "call": common.call(name, **options), "of": (first,)})
-        for label, (name, options) in DEFENCES.items()
-        if not (smoke and name == "jpeg")  # of grey images there are none
+        for label, (name, options) in s.defences.items()
     )
-    named = attacks(names, costs)
-    block = {
-        "surrogates": MECHANISMS,
-        "targets": tuple(label for label, *_ in (*found, *guarded)),
-        "attacks": tuple(label for label, *_ in named),
-        "goals": ("untargeted",),
-        "eps_255": (8,),
-        "data": images,
-        "noise": True,
-    }
+    return surrogates, (*targets, *guarded)
+
+
+def get_config(variant="cpu"):
+    """Two surrogates, all attacks at all costs, targets and defences."""
+    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients=0)
+    names = scales.several(said["attacks"], ATTACKS, "attacks", "the table") or s.attacks
+    if said["gradients"] not in (0, *COSTS):
+        raise ValueError(f"gradients={said['gradients']}: expected one of {', '.join(map(str, COSTS))}")
+    named = attacks(s.layer, names, (said["gradients"],) if said["gradients"] else s.costs)
+    surrogates, targets = _networks(s, seeds)
+    labels = [tuple(label for label, *_ in rows) for rows in (named, targets)]
+    block = attacked.block(s, MECHANISMS, *labels)
     return common.study(
-        "Attacks at equal cost",
-        networks=(
-            *common.surrogates(
-                MECHANISMS, (0,), "cifar_resnet18", {"width": width, "blocks": blocks}, **source
-            ),
-            *found,
-            *guarded,
-        ),
+        f"Attacks at equal cost on {s.where}",
+        networks=(*surrogates, *targets),
         attacks=named,
         blocks=(("main", block),),
         views=(("frontier", "frontier", {"block": "main"}), ("transfer", "table", {"block": "main"})),
-        checkpoint_epochs=1,
+        batch_size=s.batch_size,
+        checkpoint_epochs=s.checkpoint_epochs,
     )

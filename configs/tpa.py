@@ -6,7 +6,7 @@
 | scale | surrogates | targets | images |
 |---|---|---|---|
 | `full` | ResNet-50/152, DenseNet-121/201 | the fourteen of Table 1, from torchvision's files | 1000 |
-| `cpu` | the S&P study's narrow ResNet-18, three seeds | its four; its adversarially trained ones | 1000 |
+| `cpu` | the S&P study's narrow VGG-11, three seeds | its four; its adversarially trained ones | 1000 |
 | `smoke` | tiny | tiny | digits; for tests |
 
 Behind a scale, `,key=value` changes it: `cpu,seeds=1,count=200,tables=table1+claims`; `seed=2` is that one
@@ -89,7 +89,7 @@ def _full():
 def _cpu():
     return attacked.trained(
         scales.cpu(),
-        "ResNet18",
+        "VGG11",
         eps_255=8,
         ablated=8,
         attacks=Attacks(8 / 255, steps=20, step=1 / 10, neighbors=20, samples=10, kernel_size=5, long=100),
@@ -102,7 +102,7 @@ def _cpu():
             "ComDefend": {"features": 16},
         },
         purifying=attacked.purifying(4.0, 64),
-        layer="layer3.0",
+        layer="features.9",
         baselines=tuple(BASELINES.values()),
         budgets=(2, 4, 8, 16),
         weights_of=(0.1, 0.4, 0.6, 0.8, 0.9),
@@ -110,7 +110,7 @@ def _cpu():
         radii=(0.01, 0.05, 0.09),
         counts=(5, 10, 20),
         looked=200,
-        stands_for=(("ResNet18", "ResNet50"), ("ResNet50", "WideResNet50"), ("VGG16", "VGG19"), (8, 16)),
+        stands_for=(("VGG11", "ResNet50"), ("ResNet50", "WideResNet50"), ("VGG16", "VGG19"), (8, 16)),
     )
 
 

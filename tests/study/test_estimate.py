@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from small import RESNET, TEST, VGG, attacked, network, training, verdicts
 
-from transferjax.study import binding, estimate
+from configs.methods import MECHANISMS, method
+from transferjax import programs
+from transferjax.study import binding, estimate, shapes
 from transferjax.study.content import size
 from transferjax.study.plan import make_plan, work
 from transferjax.study.specs import Call, Goal, Measure
@@ -105,3 +107,28 @@ def test_pairs_take_each_networks_gradients_once(cost):
 
 def similarity(a, b):
     return binding.bound(Measure(call=Call(name="similarity"), of=(a, b), data=TEST))
+
+
+STAGED = {"MU": "MU_5", "CM": "CM_5", "CO": "CO_5", "LS": "LS_5"}  # those that want a τ
+DEEP = Call(name=VGG.name, options={"width": 8, "blocks": (1, 1, 1)})
+
+
+def counted(mechanism):
+    """Operations of a training step on an image."""
+    spec = binding.bound(network(DEEP, parts=tuple(Call(**part) for part in method(mechanism))))
+    return programs.operations(shapes.traced(spec).jaxpr)
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [name for name in MECHANISMS if name not in (*STAGED, "LookSAM")] + [*STAGED.values(), "SAM&IR"],
+)
+def test_training_costs_what_its_program_does(mechanism):
+    assert estimate.training_cost(Call(**part) for part in method(mechanism)) == pytest.approx(
+        counted(mechanism) / counted("ST"), rel=0.1
+    )
+
+
+def test_the_dearest_step_of_look_sam_is_one_of_five():
+    assert counted("LookSAM") / counted("ST") == pytest.approx(2, rel=0.1)
+    assert estimate.training_cost([Call(name="look_sam", options={"rho": 0.1, "every": 4})]) == 1.25

@@ -1,12 +1,9 @@
 """What an attack spends on an image, counted in the program that it is traced to; nothing is computed.
 
 A surrogate is looked at through marks: at its images, at its logits, and at what flows back through either.
-The program is then walked, loops as often as they run. Of a loop that ends early the limit in its condition
-counts.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -14,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import Literal
 
 from transferjax.predicts.snapshots import Snapshots
+from transferjax.programs import count
 from transferjax.typing import Array, Attack, Predict
 
 
@@ -58,10 +55,12 @@ class _Marks:
         )
         return mark(value)
 
-    def images(self, equation: Any) -> tuple[str, int]:
-        """The name of a mark, and how many images pass it: several where samples run at once."""
+    def images(self, equation: Any) -> dict[str, int]:
+        """Of a mark its name, and how many images pass it: several where samples run at once."""
+        if equation.primitive.name != "name":
+            return {}
         number, end, _ = (name := equation.params["name"]).split()
-        return name, equation.outvars[0].aval.size // self.sizes[int(number)][end]
+        return {name: equation.outvars[0].aval.size // self.sizes[int(number)][end]}
 
 
 def spent(attack: Attack, predict: Predict | Sequence[Predict] | Snapshots, shape: Sequence[int]) -> Spent:
@@ -83,54 +82,9 @@ def spent(attack: Attack, predict: Predict | Sequence[Predict] | Snapshots, shap
         predict = tuple(map(marked, predict)) if isinstance(predict, Sequence) else marked(predict)
     key = jax.eval_shape(lambda: jax.random.key(0))
     images, labels = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    counts = _walk(jax.make_jaxpr(attack)(key, predict, images, labels).jaxpr, marks)
+    counts = count(jax.make_jaxpr(attack)(key, predict, images, labels).jaxpr, marks.images)
     evaluations = gradients = 0
     for number in range(len(marks.sizes)):
         evaluations += counts[f"{number} {IMAGE} forth"]
         gradients += max(counts[f"{number} {end} back"] for end in (IMAGE, LOGITS))
     return Spent(evaluations, gradients)
-
-
-def _walk(program: Any, marks: _Marks) -> Counter[str]:
-    """How many images pass each mark."""
-    counts: Counter[str] = Counter()
-    for equation in program.eqns:
-        if equation.primitive.name == "name":
-            name, images = marks.images(equation)
-            counts[name] += images
-            continue
-        inner = [_walk(part, marks) for part in _parts(equation.params)]
-        if equation.primitive.name == "cond":  # the branch that asks most
-            inner = [max(inner, key=Counter.total)]
-        times = _times(equation) if any(inner) else 1
-        for part in inner:
-            counts.update({name: times * images for name, images in part.items()})
-    return counts
-
-
-def _parts(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs inside of an operation."""
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            program = getattr(part, "jaxpr", part)
-            if hasattr(program, "eqns"):
-                yield program
-
-
-def _times(equation: Any) -> int:
-    """How often an operation runs what is inside of it."""
-    if equation.primitive.name == "scan":
-        return equation.params["length"]
-    if equation.primitive.name != "while":
-        return 1
-    condition = equation.params["cond_jaxpr"].jaxpr.eqns
-    limits = [
-        int(e.invars[1].val)
-        for e in condition
-        if e.primitive.name == "lt" and isinstance(e.invars[1], Literal)
-    ]
-    if not limits:
-        raise ValueError(
-            "a loop around the surrogate has no limit: write its condition as `number < limit & …`"
-        )
-    return min(limits)

@@ -3,14 +3,13 @@
     seconds = first + work · forward · passes / speed
 
 `first` is what a program costs once, most of it compilation; `forward` the operations of one image through
-its networks, as XLA counts them before it compiles; `speed` comes from a convolution that is timed here.
+its networks, counted in what they are traced to; `speed` comes from a convolution that is timed here.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from math import prod
 from statistics import median
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from transferjax import models
 from transferjax.attacks.cost import Spent, spent
+from transferjax.programs import operations
 from transferjax.study.content import facts, size
 from transferjax.study.make import attack_of
 from transferjax.study.plan import Plan, work
@@ -50,17 +50,14 @@ PASSES = {
 FIRST = {"Network": 8.0, "Adversarial": 3.0, "Verdicts": 1.0, "Measure": 3.0, "Derived": 5.0, "Purifier": 8.0}
 """Seconds that a program of small networks costs once, where nobody knows: as measured on two cores."""
 
-GRADIENTS = {
-    "sam": 2,
-    "asam": 2,
-    "gsam": 2,
-    "agsam": 2,
-    "gnp": 2,
-    "er": 2,
-    "input_gradient": 3,
-    "jacobian": 3,
+GRADIENTS: Mapping[str, float | Callable[..., float]] = {
+    **dict.fromkeys(("sam", "asam", "gsam", "agsam", "gnp"), 2.0),
+    "er": 3.0,
+    **dict.fromkeys(("input_gradient", "jacobian"), 2.0),
+    "adversarial": lambda steps=10, **_: 1 + steps * 2 / 3,
+    "look_sam": lambda every=5, **_: 1 + 1 / every,
 }
-"""How many times as much a training step costs with a mechanism's part."""
+"""How many times as much a training step costs with a mechanism's part, or that of its options."""
 
 
 class Rate(NamedTuple):
@@ -162,7 +159,8 @@ def _for_each(spec: Spec) -> float:
         cost = cost_of(spec.attack, spec.goal, spec.norm, len(forward), shape)
         passes = cost.evaluations + 2.0 * cost.gradients  # a backward pass is about two forward ones
         return passes * sum(forward) / max(len(forward), 1) / work(spec, lambda _: 1)
-    return sum(forward) * PASSES[type(spec).__name__] * _repeats(spec)
+    repeats = training_cost(spec.parts) if isinstance(spec, Network) else 1.0
+    return sum(forward) * PASSES[type(spec).__name__] * repeats
 
 
 @cache
@@ -206,12 +204,13 @@ def gpu_hours(plan: Plan) -> float:
     return total / GPU_SPEED / 3600
 
 
-def _repeats(spec: Spec) -> float:
-    """Gradients for each one that `PASSES` counts, of a training."""
-    if isinstance(spec, Network):
-        steps = [part.arguments.get("steps", 10) + 1 for part in spec.parts if part.name == "adversarial"]
-        return prod([GRADIENTS.get(part.name, 1) for part in spec.parts] + steps)
-    return 1.0
+def training_cost(parts: Iterable[Call]) -> float:
+    """What a training step with a mechanism's parts costs, in steps of standard training."""
+    cost = 1.0
+    for part in parts:
+        each = GRADIENTS.get(part.name, 1.0)
+        cost *= each(**part.arguments) if callable(each) else each
+    return cost
 
 
 def _forward(net: Spec) -> float:
@@ -231,8 +230,7 @@ def _operations(model: Call, num_classes: int, shape: tuple[int, int, int]) -> f
     net = models.build(model.name, num_classes, **model.arguments)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), image)
-    lowered = jax.jit(lambda variables, x: net.apply(variables, x)).lower(variables, image)
-    return float((lowered.cost_analysis() or {}).get("flops", 1e7))
+    return float(operations(jax.make_jaxpr(net.apply)(variables, image).jaxpr))
 
 
 @cache

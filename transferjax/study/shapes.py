@@ -6,8 +6,7 @@ Nothing is compiled and no array is made. Copies are weights, gradient, momentum
 keeps; 3 stands for an output before and after its normalization and its ReLU.
 """
 
-from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from transferjax import models
 from transferjax.data import Examples, steps_per_epoch, to_float
 from transferjax.losses import one_hot
 from transferjax.predicts.snapshots import Snapshots
+from transferjax.programs import outputs
 from transferjax.study import registry
 from transferjax.study.content import facts
 from transferjax.study.estimate import program
@@ -31,7 +31,6 @@ from transferjax.study.specs import Adversarial, Apply, Network, Purifier, Spec,
 from transferjax.typing import Array, Batch, PyTree
 
 IMAGES = 2  # a trace's batch
-PRODUCTS = ("conv_general_dilated", "conv_nhwc", "dot_general")  # on CPU, and elsewhere
 COPIES = {
     "sam": 1,
     "asam": 1,
@@ -83,13 +82,18 @@ def _nets(spec: Spec) -> tuple[Spec, ...]:
 
 def _trace(spec: Spec) -> None:
     if isinstance(spec, Network):
-        jax.eval_shape(lambda *given: _trained(spec, *given), abstract(spec), _key(), _batch(spec))
+        traced(spec)
     elif isinstance(spec, Adversarial) and spec.surrogates:
         variables = [abstract(net) for net in spec.surrogates if isinstance(net, Network)]
         jax.eval_shape(lambda v, key, e: _attacked(spec, v, key, e), variables, _key(), _examples(spec.data))
     elif isinstance(spec, Verdicts) and isinstance(spec.target, Network):
         images = clean_of(spec.images)
         jax.eval_shape(lambda v, e: _says(spec.target, v, e), abstract(spec.target), _examples(images))
+
+
+def traced(net: Network) -> Any:
+    """The program of one training step."""
+    return jax.make_jaxpr(partial(_trained, net))(abstract(net), _key(), _examples(net.data))
 
 
 def _key() -> Any:
@@ -102,10 +106,6 @@ def _examples(images: Any) -> Examples:
     integer = jax.ShapeDtypeStruct((IMAGES,), jnp.int32)
     weights = jax.ShapeDtypeStruct((IMAGES,), jnp.float32)
     return Examples(jax.ShapeDtypeStruct((IMAGES, *shape), jnp.uint8), integer, integer, weights)  # type: ignore[arg-type]
-
-
-def _batch(net: Network) -> Examples:
-    return _examples(net.data)
 
 
 def abstract(net: Any) -> PyTree:
@@ -195,28 +195,5 @@ def _outputs(net: Network) -> int:
     if key not in _OUTPUTS:
         image = jax.ShapeDtypeStruct((1, *facts(net.data).image_shape), jnp.float32)
         traced = jax.make_jaxpr(lambda v, x: predict_of(net, v)(x))(abstract(net), image)
-        _OUTPUTS[key] = sum(
-            var.aval.size
-            for equation in _equations(traced.jaxpr)
-            if equation.primitive.name in PRODUCTS
-            for var in equation.outvars
-        )
+        _OUTPUTS[key] = outputs(traced.jaxpr)
     return _OUTPUTS[key]
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """All of them, those of inner programs too."""
-    for equation in jaxpr.eqns:
-        inner = [
-            p
-            for p in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns"))
-            if _is_program(p)
-        ]
-        for part in inner:
-            yield from _equations(getattr(part, "jaxpr", part))
-        if not inner:
-            yield equation
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")
