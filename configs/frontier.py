@@ -15,9 +15,12 @@ Every attack spends exactly what its label says, "PGN 100" a hundred gradients f
 Besides the targets there are defences, the first target behind each, and the noise row. What needs a layer
 is told the second stage's end.
 
-Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=100,attacks=PGD+PGN`; `seed=2` is that seed
-alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which nobody offers: train it. In TransferAttack's
-panel stand a PiT and a Visformer for our ConvNeXt and DenseNet.
+`choices` is the protocol of S4ST (Liu et al., 2024): an option of an attack is chosen by its success on the
+surrogate behind transformations, without any victim, and the table says what the choice is worth on targets.
+
+Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=100,attacks=PGD+PGN,tables=attacks`;
+`seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
+In TransferAttack's panel stand a PiT and a Visformer for our ConvNeXt and DenseNet.
 """
 
 from configs import attacked, common, scales
@@ -100,6 +103,22 @@ ATTACKS = {
 }
 """Name -> the row, and its options at a cost."""
 LAYERED = ("FIA", "BFA", "ILPD")
+SWEPT = {
+    "DI": ("prob", (0.1, 0.3, 0.5, 0.7, 0.9)),
+    "TI": ("kernel_size", (1, 3, 5, 7)),
+    "Admix": ("ratio", (0.1, 0.2, 0.4, 0.6)),
+    "SSA": ("rho", (0.1, 0.3, 0.5, 0.7, 0.9)),
+    "BSR": ("max_angle", (0.0, 12.0, 24.0, 48.0)),
+    "PGN": ("zeta", (0.5, 1.0, 2.0, 3.0, 4.0)),
+}
+"""Name -> an option, and the values of which one is chosen without a victim, at 100 gradients."""
+OWN = {
+    "ST, resized": ("resize_and_pad", {"rate": 1.125, "resize_back": True}),
+    "ST, moved": ("random_affine", {"samples": 1}),
+    "ST, 3 bits": ("bit_depth", {}),
+}
+"""The views of the surrogate by which it is chosen."""
+TABLES = ("attacks", "choices")
 
 
 def attacks(layer, names=tuple(ATTACKS), costs=COSTS):
@@ -113,7 +132,7 @@ def attacks(layer, names=tuple(ATTACKS), costs=COSTS):
 
 def _trained(s, more, layer, **fields):
     """A scale of the S&P study, with more targets."""
-    usual = {"nets": {}, "seeds": 1, "eps_255": 8, "attacks": tuple(ATTACKS), "costs": COSTS}
+    usual = {"nets": {}, "seeds": 1, "eps_255": 8, "swept": SWEPT, "attacks": tuple(ATTACKS), "costs": COSTS}
     usual |= {"defences": DEFENCES, "targets": {**s.targets, **more}, "layer": layer}
     return s.but(**usual | fields)
 
@@ -132,7 +151,13 @@ def _full():
         "AT": ("resnet50", ".l2_eps3"),
     }
     others = {name: (attacked.DEFENCES[name], {}) for name in ("R&P", "NIPS-R3", "FD", "RS")}
-    shared = {"eps_255": 16, "attacks": tuple(ATTACKS), "costs": COSTS, "defences": {**DEFENCES, **others}}
+    shared = {
+        "eps_255": 16,
+        "swept": SWEPT,
+        "attacks": tuple(ATTACKS),
+        "costs": COSTS,
+        "defences": {**DEFENCES, **others},
+    }
     return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **shared)
 
 
@@ -156,6 +181,7 @@ def _cpu():
 
 def _smoke():
     few = {"attacks": ("PGD", "SIA", "FIA"), "costs": (10,), "count": 32}
+    few["swept"] = {"DI": ("prob", (0.1, 0.9))}
     grey = {"Bit depth": DEFENCES["Bit depth"]}  # of digits there is no JPEG
     return _trained(scales.smoke(), {}, "layer1.0", defences=grey, **few)
 
@@ -169,8 +195,14 @@ SCALES = {
 }
 
 
+def _around(call, label, spec):
+    """A network behind a transformation."""
+    name, options = call
+    return label, {}, {"kind": "Apply", "call": common.call(name, **options), "of": (spec,)}
+
+
 def _networks(s, seeds):
-    """Surrogates, targets, and the first target behind each defence."""
+    """Surrogates, targets with the first of them behind each defence, and the first surrogate's own views."""
     if s.nets:
         found = tuple((label, {}, attacked.pretrained(*how)) for label, how in s.nets.items())
         surrogates, targets = found[: len(MECHANISMS)], found[len(MECHANISMS) :]
@@ -178,30 +210,53 @@ def _networks(s, seeds):
         model, options = s.surrogate
         surrogates = common.surrogates(MECHANISMS, seeds, model, options, **s.shared(model))
         targets = tuple((label, {}, s.target(label)) for label in s.targets)
-    ((_, _, first), *_) = targets
-    guarded = tuple(
-        (label, {}, {"kind": "Apply", "call": common.call(name, **options), "of": (first,)})
-        for label, (name, options) in s.defences.items()
-    )
-    return surrogates, (*targets, *guarded)
+    guarded = tuple(_around(call, label, targets[0][2]) for label, call in s.defences.items())
+    own = tuple(_around(call, label, surrogates[0][2]) for label, call in OWN.items())
+    return surrogates, (*targets, *guarded), own
+
+
+def swept(s):
+    """The attacks of which an option is chosen, at each of its values."""
+    found = {}
+    for name, (option, values) in s.swept.items():
+        row, options = ATTACKS[name]
+        found |= attacked.swept(f"{name} {option}", row, option, values, options(s.costs[len(s.costs) // 2]))
+    return tuple((label, row, options) for label, (row, options) in found.items())
 
 
 def get_config(variant="cpu"):
-    """Two surrogates, all attacks at all costs, targets and defences."""
-    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients=0)
+    """Two surrogates, all attacks at all costs, targets and defences; options chosen without a victim."""
+    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients=0, tables="")
     names = scales.several(said["attacks"], ATTACKS, "attacks", "the table") or s.attacks
+    tables = scales.several(said["tables"], TABLES, "tables", "this config") or TABLES
     if said["gradients"] not in (0, *COSTS):
         raise ValueError(f"gradients={said['gradients']}: expected one of {', '.join(map(str, COSTS))}")
     named = attacks(s.layer, names, (said["gradients"],) if said["gradients"] else s.costs)
-    surrogates, targets = _networks(s, seeds)
-    labels = [tuple(label for label, *_ in rows) for rows in (named, targets)]
-    block = attacked.block(s, MECHANISMS, *labels)
+    sweeps = swept(s) if "choices" in tables else ()
+    surrogates, targets, own = _networks(s, seeds)
+    labels = [tuple(label for label, *_ in rows) for rows in (named, targets, sweeps, own)]
+    blocks = {
+        "main": attacked.block(s, MECHANISMS, labels[0], labels[1]),
+        "swept": attacked.block(s, MECHANISMS[:1], labels[2], labels[1], noise=False),
+        "own": attacked.block(s, MECHANISMS[:1], labels[2], labels[3], noise=False),
+    }
+    views = {
+        "attacks": (
+            ("frontier", "frontier", {"block": "main"}),
+            ("transfer", "table", {"block": "main"}),
+        ),
+        "choices": (
+            ("choices", "choices", {"block": "swept", "validation": "own"}),
+            ("swept", "sweep", {"block": "swept"}),
+        ),
+    }
+    asked = tuple(view for table in tables for view in views[table])
     return common.study(
         f"Attacks at equal cost on {s.where}",
-        networks=(*surrogates, *targets),
-        attacks=named,
-        blocks=(("main", block),),
-        views=(("frontier", "frontier", {"block": "main"}), ("transfer", "table", {"block": "main"})),
+        networks=(*surrogates, *targets, *own),
+        attacks=(*named, *sweeps),
+        blocks=common.needed(blocks, asked),
+        views=asked,
         batch_size=s.batch_size,
         checkpoint_epochs=s.checkpoint_epochs,
     )

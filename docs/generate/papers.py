@@ -19,7 +19,7 @@ SCALES = {
     "sp2024": {"cpu": HERE, "cifar10": ON_GPU, "imagenette_cpu": HERE},
     **{paper: {"cpu": HERE} for paper in ("pgn", "tpa")},
     "gubri": {"cpu": HERE, "full": ON_GPU},
-    "frontier": {"cpu": HERE, "cifar10": ON_GPU},
+    **{name: {"cpu": HERE, "cifar10": ON_GPU} for name in ("frontier", "trainings")},
     **{name: {"": HERE} for name in ("cifar10_cpu", "cifar10_magnitudes", "digits")},
 }
 """Scales whose costs are known without files of weights, and where they are meant to run."""

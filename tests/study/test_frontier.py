@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs import frontier, sp2024
+from configs import frontier, sp2024, trainings
 from transferjax import models
 from transferjax.attacks import spent
 from transferjax.report.tables import NOISE
-from transferjax.study import config, registry, views
+from transferjax.study import along, config, registry, views
 from transferjax.study.binding import call_of
 from transferjax.study.make import attack_of
 from transferjax.study.specs import Call, Goal
@@ -60,11 +60,12 @@ def test_the_view_draws_a_section_for_each_goal(known):
 def test_the_config_is_read_and_its_variants_choose():
     study = config.read(frontier.get_config("smoke"), views.VIEWS)
     assert [name for name, _ in study.blocks["main"].attacks] == ["PGD 10", "SIA 10", "FIA 10"]
-    one = frontier.get_config("cpu,gradients=100,attacks=PGN+SIA,count=50")
+    one = frontier.get_config("cpu,gradients=100,attacks=PGN+SIA,count=50,tables=attacks")
     assert [label for label, *_ in one.attacks] == ["PGN 100", "SIA 100"]
     assert dict(one.blocks)["main"]["data"]["count"] == 50
     whole = frontier.get_config()
-    assert len(whole.attacks) == 3 * len(frontier.ATTACKS)
+    sweeps = sum(len(values) for _, values in frontier.SWEPT.values())
+    assert len(whole.attacks) == 3 * len(frontier.ATTACKS) + sweeps
     assert len(dict(whole.blocks)["main"]["targets"]) == 6 + 2
     for wrong, said in (
         ("attacks=PDG", "attacks=PDG: the table has PGD, MI"),
@@ -77,9 +78,11 @@ def test_the_config_is_read_and_its_variants_choose():
 @pytest.mark.parametrize("scale", frontier.SCALES)
 def test_every_scale_names_what_there_is(scale):
     c = frontier.get_config(scale)
-    known, ((_, block),) = {label for label, *_ in c.networks}, c.blocks
-    assert {*block["surrogates"], *block["targets"]} <= known
-    assert set(block["attacks"]) == {label for label, *_ in c.attacks}
+    known, blocks = {label for label, *_ in c.networks}, [block for _, block in c.blocks]
+    assert len(blocks) == 3
+    for block in blocks:
+        assert {*block["surrogates"], *block["targets"]} <= known
+    assert {label for block in blocks for label in block["attacks"]} == {label for label, *_ in c.attacks}
     for _, attack, options in c.attacks:
         assert call_of(registry.ATTACKS, attack, options).name == attack
 
@@ -91,4 +94,63 @@ def test_the_surrogates_are_the_s_and_p_studys():
         label: [spec for name, _, spec in theirs.networks if name == label] for label, *_ in ours.networks
     }
     for label, _, spec in ours.networks:
-        assert spec in shared[label] or label in ("ResNet18", "ViT", *frontier.DEFENCES)
+        assert spec in shared[label] or label in ("ResNet18", "ViT", *frontier.DEFENCES, *frontier.OWN)
+
+
+def test_trainings_have_the_epochs_that_the_same_cost_buys():
+    c = trainings.get_config("cpu,cost=6,mechanisms=ST+SAM+SAM&IR+AT")
+    epochs = {label: spec["training"]["epochs"] for label, _, spec in c.networks if "training" in spec}
+    assert (epochs["ST"], epochs["SAM"], epochs["SAM&IR"]) == (6, 3, 1.5)
+    assert epochs["AT"] == pytest.approx(6 / (1 + 10 * 2 / 3))
+    ((_, block),) = c.blocks
+    assert block["surrogates"] == ("ST", "ST, WS", "SAM", "SAM&IR", "AT")
+    assert block["attacks"] == ("PGD 10", "MI 10", "SIA 100")
+
+
+@pytest.mark.parametrize("scale", trainings.SCALES)
+def test_every_scale_of_trainings_is_read(scale):
+    c = trainings.get_config(scale)
+    known, ((_, block),) = {label for label, *_ in c.networks}, c.blocks
+    assert {*block["surrogates"], *block["targets"]} <= known
+
+
+def test_trainings_are_ranked_by_their_mean_and_noise_is_last():
+    rows = [
+        {"mechanism": m, "seed": s, "attack": a, "target": t, "goal": "untargeted", "eps_255": 8.0}
+        | {"asr": 0.0, "asr_correct": value + 0.1 * (a == "MI 10") + 0.02 * s, "epochs": epochs}
+        | {"surrogate_accuracy": 0.5}
+        for m, value, epochs in ((NOISE, 0.05, np.nan), ("ST", 0.2, 6.0), ("SAM", 0.4, 3.0))
+        for s in (0, 1)
+        for a in ("PGD 10", "MI 10")
+        for t in ("VGG", "ViT")
+    ]
+    rows = [{**row, "attack": NOISE} if row["mechanism"] == NOISE else row for row in rows]
+    study = config.read(trainings.get_config("smoke"), views.VIEWS)
+    (section,) = views.VIEWS["ranking"].draw(pd.DataFrame(rows), study, block="main")
+    (table,) = section.tables
+    assert list(table.center.index) == ["SAM", "ST", NOISE]
+    assert table.center.loc["SAM"].tolist() == pytest.approx([41, 51, 46, 50, 3])
+    assert table.error.loc["SAM"].tolist()[:3] == pytest.approx([1, 1, 1])
+    assert table.best.loc["SAM"].tolist() == [True, True, True, True, False]
+    assert table.center.loc[NOISE, ("over attacks (%)", "mean")] == pytest.approx(11, abs=0.1)
+    assert list(section.figures) == ["ranking_untargeted"]
+
+
+def test_an_option_is_chosen_by_the_surrogates_own_views_and_judged_by_targets():
+    own, targets = {1: 0.2, 2: 0.6, 3: 0.4}, {1: 0.1, 2: 0.3, 3: 0.5}
+    rows = [
+        {"attack": f"DI prob={v}", "split": split, "asr": by[v], "target": target}
+        | {"mechanism": "ST", "seed": 0, "goal": "untargeted", "eps_255": 8.0}
+        for split, by, names in (("test", targets, ("VGG", "ViT")), ("validation", own, ("ST, moved",)))
+        for target in names
+        for v in (1, 2, 3)
+    ]
+    (found,) = along.choices(pd.DataFrame(rows)).to_dict("records")
+    assert (found["option"], found["chosen"]) == ("DI prob", 2)
+    assert (found["success"], found["best"], found["rho"]) == pytest.approx((30, 50, 0.5))
+    assert along.choices(pd.DataFrame([row for row in rows if row["split"] == "test"])).empty
+    study = config.read(frontier.get_config("smoke"), views.VIEWS)
+    (section,) = views.VIEWS["choices"].draw(pd.DataFrame(rows), study, block="swept", validation="own")
+    (table,) = section.tables
+    assert list(table.center.index) == ["DI prob"]
+    assert table.center.loc["DI prob"].tolist() == pytest.approx([2, 30, 50, 0.5])

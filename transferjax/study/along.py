@@ -4,7 +4,7 @@ A training's epochs are networks of their own, told apart by the tag `epoch`; th
 attacks labelled "zeta=3".
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -61,9 +61,14 @@ def epochs(frame: pd.DataFrame, study: Study, block: str, decays: tuple[float, .
 
 def stopped_rows(study: Study, block: str, validation: str) -> Iterator[Row]:
     """The rows of a block, and those of the same networks on validation images, each with its `split`."""
-    for images, name in (("test", block), ("validation", validation)):
-        for row in epoch_rows(study, name):
-            yield row._replace(tags={**row.tags, "split": images})
+    return _both(epoch_rows, study, block, validation)
+
+
+def _both(rows: Callable[[Study, str], Iterator[Row]], study: Study, *blocks: str) -> Iterator[Row]:
+    """Rows of a block and of the one by which something is chosen, each with its `split`."""
+    for part, name in zip(("test", "validation"), blocks, strict=True):
+        for row in rows(study, name):
+            yield row._replace(tags={**row.tags, "split": part})
 
 
 def stopped(frame: pd.DataFrame) -> pd.DataFrame:
@@ -152,3 +157,63 @@ def _ablation(rows: pd.DataFrame, name: str, where: str, error: str) -> list[Sec
         table = value_table(percent(own), "asr", label, rows=name, columns=("target",), error=error)
         tables.append(table)
     return [Section(f"Ablation: {name}", "Means over surrogates.", tables, figures)]
+
+
+def choice_rows(study: Study, block: str, validation: str) -> Iterator[Row]:
+    """The rows of a sweep, and of the same attacks on what they are chosen by, each with its `split`."""
+    return _both(sweep_rows, study, block, validation)
+
+
+def choices(frame: pd.DataFrame) -> pd.DataFrame:
+    """For each option the value whose success is largest on validation, and what that is worth on test.
+
+    Rows have the quantities `chosen`, `success` and `best` (in percent: of the chosen value, and of the one
+    that is best on the targets), and Spearman's ρ between the two successes over the values.
+    """
+    rows = of_surrogates(frame).assign(option=frame["attack"].str.partition("=")[0])
+    rows["value"] = rows["attack"].map(value_of)
+    found, apart = [], ["option", "mechanism", "seed", "goal", "eps_255"]
+    for keys, own in rows.groupby(apart, sort=False):
+        success = own.groupby(["split", "value"])["asr"].mean().unstack("split").dropna()
+        if {"test", "validation"} <= set(success) and len(success):
+            test, chosen = 100 * success["test"], success["validation"].idxmax()
+            said = {"chosen": chosen, "success": test[chosen], "best": test.max()}
+            said["rho"] = success["validation"].rank().corr(success["test"].rank())
+            found.append(dict(zip(apart, keys, strict=True)) | said)
+    return pd.DataFrame(found, columns=[*apart, "chosen", "success", "best", "rho"])
+
+
+QUANTITIES = {
+    "chosen": "value chosen without a victim",
+    "success": "its success (%)",
+    "best": "success of the best (%)",
+    "rho": "Spearman's ρ",
+}
+
+
+def choosing(frame: pd.DataFrame, study: Study, block: str, validation: str) -> list[Section]:
+    """Options chosen by success on the surrogate's own views, which needs no victim, and what that costs."""
+    rows = choices(frame)
+    title = "Chosen without a victim"
+    if rows.empty:
+        return [Section(title, "No attack is there on targets and on own views yet.", [], {})]
+    text = (
+        "Each option has the value whose success is largest on the surrogate behind transformations; beside "
+        "its success on the targets stands that of the value that would have been best there. ρ is over the "
+        "values: 1 where both order them alike."
+    )
+
+    def draw(own: pd.DataFrame) -> list[Section]:
+        long = own.rename(columns=QUANTITIES).melt(
+            ["option", "seed"], list(QUANTITIES.values()), var_name="quantity", value_name="value"
+        )
+        across, error = ("quantity",), study.error
+        table = value_table(long, "value", title, rows="option", columns=across, error=error, largest=None)
+        return [Section(title, text, [table], {})]
+
+    return split(rows, draw, ("mechanism", "goal", "eps_255"))
+
+
+def choice_files(frame: pd.DataFrame, study: Study, **options: Any) -> dict[str, pd.DataFrame]:
+    """What is shown, and every row behind it."""
+    return {"": choices(frame), "_rows": scalars(frame)}

@@ -1,12 +1,23 @@
-"""The view of attacks at their cost: transfer success against gradients per image."""
+"""Views at equal cost: of attacks, success against gradients per image; of trainings, a ranking."""
 
 from collections.abc import Iterator
 
 import pandas as pd
 
+from transferjax.report.figures import metric_by_mechanism
 from transferjax.report.frontier import costs, success_by_cost
 from transferjax.report.page import Section
-from transferjax.report.tables import of_surrogates, percent, several, value_table
+from transferjax.report.tables import (
+    NOISE,
+    Table,
+    best_of,
+    of_surrogates,
+    percent,
+    pivot,
+    several,
+    significant,
+    value_table,
+)
 from transferjax.study.config import Study
 from transferjax.study.content import facts
 from transferjax.study.estimate import cost_of
@@ -22,12 +33,17 @@ def frontier_rows(study: Study, block: str) -> Iterator[Row]:
         yield row._replace(tags={**row.tags, "gradients": spent.gradients})
 
 
+def counted(rows: pd.DataFrame) -> tuple[str, str]:
+    """The success that is shown, and the images it is of: those that both get right, if there are any."""
+    both = bool(of_surrogates(rows)["asr_correct"].notna().any())
+    return ("asr_correct", "that both get right") if both else ("asr", "of any kind")
+
+
 def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """A section per goal and budget: the figure, and the table of what no attack beats at its price."""
     sections = []
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
-        both = bool(of_surrogates(rows)["asr_correct"].notna().any())
-        value, of = ("asr_correct", "that both get right") if both else ("asr", "of any kind")
+        value, of = counted(rows)
         found = percent(costs(rows, value).assign(seed=0))
         name = f"{goal}, ε = {eps_255:g}/255"
         text = (
@@ -41,3 +57,41 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
         figures = {f"frontier_{goal}{f'_{eps_255:g}' * bool(several(frame, ('eps_255',)))}": figure}
         sections.append(Section(f"At equal cost: {name}", text, [table], figures))
     return sections
+
+
+def ranking(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
+    """A section per goal and budget: surrogates by the mean of their success over targets and attacks."""
+    sections = []
+    for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
+        value, of = counted(rows)
+        table, found = ranked(rows, value, study.error)
+        name = f"{goal}, ε = {eps_255:g}/255"
+        text = (
+            f"Success on images {of}, the mean over targets, of surrogates whose training costs the same; "
+            "the one whose mean over attacks is largest comes first. Epochs are what each had for that."
+        )
+        label = "success (%), mean over attacks"
+        figure = metric_by_mechanism(found, "success", label, study.error, log=False), f"Ranked: {name}."
+        figures = {f"ranking_{goal}{f'_{eps_255:g}' * bool(several(frame, ('eps_255',)))}": figure}
+        sections.append(Section(f"Trainings at equal cost: {name}", text, [table], figures))
+    return sections
+
+
+def ranked(rows: pd.DataFrame, value: str, error: str) -> tuple[Table, pd.DataFrame]:
+    """The table of success by attack, the best surrogate first and noise last, and its rows in that order."""
+    means = rows.groupby("mechanism", sort=False)[value].mean()
+    order = sorted(means.index, key=lambda name: (name == NOISE, -means[name]))
+    rows = rows.assign(success=100 * rows[value], accuracy=100 * rows["surrogate_accuracy"], head="mean")
+    rows = rows.sort_values("mechanism", key=lambda names: names.map(order.index), kind="stable")
+    own = of_surrogates(rows)
+    trained = own.assign(head="epochs", seed=0)  # the same for all seeds
+    parts = {
+        "success (%)": pivot(own, "success", "mechanism", ("attack",), error),
+        "over attacks (%)": pivot(rows, "success", "mechanism", ("head",), error),
+        "accuracy (%)": pivot(own.assign(head="test"), "accuracy", "mechanism", ("head",), error),
+        "training": pivot(trained, "epochs", "mechanism", ("head",), error),
+    }
+    center, err = (pd.concat({h: part[i] for h, part in parts.items()}, axis=1).loc[order] for i in (0, 1))
+    best = best_of(center, True, significant)
+    best["training"] = False
+    return Table("Surrogates at equal training cost", center, err, best, significant), own

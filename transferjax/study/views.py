@@ -24,7 +24,7 @@ from transferjax.report.tables import of_surrogates
 from transferjax.study import along, claim_views, image_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
-from transferjax.study.frontier import frontier, frontier_rows
+from transferjax.study.frontier import frontier, frontier_rows, ranking
 from transferjax.study.paper_views import scalars
 from transferjax.study.rows import Arrays, Row, block_of, is_right, transfer_rows
 from transferjax.study.specs import Call, Measure, Network, Spec, Verdicts
@@ -190,6 +190,7 @@ VIEWS: dict[str, Kind] = {
     "table": Kind(transfer_rows, table),
     "plane": Kind(transfer_rows, plane),
     "frontier": Kind(frontier_rows, frontier),
+    "ranking": Kind(transfer_rows, ranking),
     "curve": Kind(curve_rows, curve, ("block", "show", "mechanisms", "x")),
     "regression": Kind(transfer_rows, regression),
     "matrix": Kind(matrix_rows, matrix, ("block", "column")),
@@ -210,6 +211,7 @@ VIEWS: dict[str, Kind] = {
     "epochs": Kind(along.epoch_rows, along.epochs, ("block", "decays")),
     "stopped": Kind(along.stopped_rows, along.stopping, ("block", "validation"), along.stopped_files),
     "sweep": Kind(along.sweep_rows, along.sweep),
+    "choices": Kind(along.choice_rows, along.choosing, ("block", "validation"), along.choice_files),
     "flatness": Kind(landscape.flatness_rows, landscape.flatness, ("block", "radius_255", "samples")),
     "surfaces": Kind(landscape.surface_rows, landscape.surfaces, ("block", "kind", "extent", "points")),
     "attention": Kind(landscape.attention_rows, landscape.attention),
