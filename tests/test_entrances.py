@@ -59,7 +59,7 @@ ATTACKS = RECIPES | {
     "one_after_another": one_after_another(attacks.fgsm(0.1)),
     "ascend": attacks.ascend(updates.sign(), projections.linf(0.1), steps=1),
 }
-SEVERAL = ("svre", "cwa", "lgv")
+SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
 
 
 def surrogate(name):

@@ -80,7 +80,9 @@ def run(name: str):
     images, labels = digit()
     attack = ATTACKS.row(name).factory(EPS, **arguments(name))
     aims = (labels + 1) % 10 if is_targeted(attack) else labels
-    surrogate = (predict(), predict(seed=1)) if name in ("svre", "cwa", "lgv") else predict()
+    surrogate = (
+        (predict(), predict(seed=1)) if name in ("svre", "cwa", "ada_ea", "smer", "lgv") else predict()
+    )
     work = spent(attack, surrogate, images.shape[1:])
     adversarial = jax.jit(attack)(jax.random.key(0), surrogate, images, aims)
     says = [int(predict()(x).argmax(-1)[0]) for x in (images, adversarial)]

@@ -22,7 +22,7 @@ POOLED = ("admix", "cfm", "everywhere")
 NEEDED = {name: {"pool": np.full((1, *SHAPE[1:]), 0.5, np.float32)} for name in POOLED}
 NEEDED |= {name: {"layer": "mix"} for name in LAYERED}
 ONLY_LINF = ("pi_fgsm",)  # its step spreads what the sign of a pixel cuts off
-SEVERAL = ("svre", "cwa", "lgv")
+SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
 UNMOVED = ("apgd", "apgd_t", "fab", "square", "auto_attack")  # leave what is fooled already as it is
 LABELS = jnp.array([0, 1, 3])
 

@@ -96,6 +96,8 @@ def test_all_surrogates_count():
     assert spent(attacks.lgv(EPS), pair, SHAPE[1:]).gradients == 50
     assert spent(attacks.lgv(EPS), Snapshots.stack(pair), SHAPE[1:]).gradients == 50
     assert spent(attacks.svre(EPS), pair, SHAPE[1:]).gradients == 10 * (2 + 8 * 2)
+    assert spent(attacks.ada_ea(EPS), pair, SHAPE[1:]) == (10 * (2 + 4 + 2), 10 * (2 + 2))
+    assert spent(attacks.smer(EPS), pair, SHAPE[1:]) == (10 * 8 * (1 + 2), 10 * 8)
 
 
 def test_a_loop_without_a_limit_is_named():

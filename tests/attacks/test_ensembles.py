@@ -8,6 +8,7 @@ import pytest
 
 from transferjax import attacks, models
 from transferjax.attacks import ensembles, inputs
+from transferjax.attacks.ascend import gradient_of, objective_of
 from transferjax.attacks.ensembles import Members
 from transferjax.attacks.rules import average
 from transferjax.chain import initial_memory
@@ -103,6 +104,98 @@ def test_cwa_steps_down_then_along_the_members(at):
     np.testing.assert_allclose(grads, y - x, atol=1e-6)
 
 
+class TestWeighedLogits:
+    """Three linear nets on one batch: everything has a closed form in NumPy."""
+
+    STEP, KEYS = 0.02, fold_in(jax.random.key(0), jnp.arange(3))
+    LABELS = np.array([1, 0, 2])
+
+    @pytest.fixture
+    def linear(self):
+        draw = np.random.default_rng(0)
+        weights = [draw.normal(size=(4, 4, 2, 3)).astype(np.float32) / 4 for _ in range(3)]
+        predicts = tuple(
+            jax.tree_util.Partial(lambda w, x: jnp.einsum("bhwc,hwck->bk", x, w), w) for w in weights
+        )
+        x = draw.uniform(0.3, 0.7, (3, 4, 4, 2)).astype(np.float32)
+        return weights, predicts, x
+
+    def gradient(self, logits, weights):
+        """Cross-entropy of each image and its gradient, for logits `[B, K]` that are linear in x."""
+        shifted = logits - logits.max(-1, keepdims=True)
+        p = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
+        rest = p - np.eye(3)[self.LABELS]
+        return -np.log(p[np.arange(3), self.LABELS]), np.einsum("bk,hwck->bhwc", rest, weights)
+
+    def seen(self, ensemble, predicts, x, targeted=False, steps=1):
+        several = ensembles.members(
+            predicts,
+            lambda predict: gradient_of(predict, targeted=targeted),
+            (),
+            objective_of(targeted=targeted),
+        )
+        at = jnp.asarray(x), {"clean": jnp.asarray(x)}, self.KEYS, jnp.asarray(self.LABELS)
+        return walk(ensemble(several), at, steps)
+
+    @pytest.mark.parametrize("targeted", [False, True])
+    def test_adaptive_prefers_whose_step_fools_the_others(self, linear, targeted):
+        weights, predicts, x = linear
+        sign, losses = -1 if targeted else 1, np.zeros((3, 3, 3))
+        logits = lambda k, y: np.einsum("bhwc,hwck->bk", y, weights[k])  # noqa: E731
+        grads = [sign * self.gradient(logits(k, x), weights[k])[1] for k in range(3)]
+        for k, g in enumerate(grads):
+            ahead = np.clip(x + self.STEP * np.sign(g), x - EPS, x + EPS)
+            for i in range(3):
+                losses[i, k] = self.gradient(logits(i, ahead), weights[i])[0]
+        own = np.stack([losses[i, i] for i in range(3)])[:, None]
+        ratio = own / losses if targeted else losses / own
+        others = 10 * (ratio.sum(0) - 1)
+        w = np.exp(others - others.max(0)) / np.exp(others - others.max(0)).sum(0)
+        mixed = np.einsum("kb,hwcnk->bhwcn", w, np.stack(weights, -1))
+        total = np.einsum("bhwc,bhwcn->bn", x, mixed)
+        p = np.exp(total) / np.exp(total).sum(-1, keepdims=True)
+        expected = sign * np.einsum("bn,bhwcn->bhwc", p - np.eye(3)[self.LABELS], mixed)
+        units = [g / np.linalg.norm(g, axis=-1, keepdims=True) for g in grads]
+        pairs = [(units[i] * units[j]).sum(-1) for i, j in ((0, 1), (0, 2), (1, 2))]
+        mask = np.mean(pairs, 0) >= -0.1
+        assert 0 < mask.mean() < 1
+        ensemble = ensembles.adaptive(EPS, self.STEP, threshold=-0.1)
+        (found,) = self.seen(ensemble, predicts, x, targeted)
+        np.testing.assert_allclose(found, expected * mask[..., None], rtol=2e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("targeted", [False, True])
+    def test_reweighed_is_its_inner_loop_in_numpy(self, linear, targeted):
+        """Two steps of the attack: the weights are those that the first one left."""
+        weights, predicts, x = linear
+        sign, w, expected = -1 if targeted else 1, np.ones((3, 3)), []
+        options = {"inner_steps": 3, "weight_rate": 0.5, "weight_decay": 0.1, "seed": 4}
+        for done in range(2):
+            y, momentum = x.copy(), 0
+            for number in range(3):
+                draw = jax.random.fold_in(jax.random.key(4), done * 3 + number // 3)
+                k = int(jax.random.permutation(draw, 3)[number % 3])
+                z = np.stack([np.einsum("bhwc,hwck->bk", y, own) for own in weights])
+                _, g = self.gradient(w[k][:, None] * z[k], weights[k])
+                g = sign * w[k][:, None, None, None] * g
+                mean = (w[..., None] * z).mean(0)
+                p = np.exp(mean) / np.exp(mean).sum(-1, keepdims=True)
+                loss, rest = -np.log(p[np.arange(3), self.LABELS]), p - np.eye(3)[self.LABELS]
+                better = sign * np.einsum("bn,kbn->kb", rest, z) / 3 / loss
+                w = w + 0.5 * (better - 0.1 * w)
+                momentum = momentum + g / np.abs(g).mean((1, 2, 3), keepdims=True)
+                y = np.clip(y + self.STEP * np.sign(momentum), x - EPS, x + EPS)
+            expected.append(momentum)
+        found = self.seen(ensembles.reweighed(EPS, self.STEP, **options), predicts, x, targeted, steps=2)
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5)
+
+    @pytest.mark.parametrize("ensemble", [ensembles.adaptive(EPS, 0.01), ensembles.reweighed(EPS, 0.01)])
+    def test_one_surrogate_has_no_weight(self, linear, ensemble):
+        with pytest.raises(ValueError, match="at least two surrogates to weigh; got 1"):
+            self.seen(ensemble, linear[1][:1], linear[2])
+        with pytest.raises(ValueError, match="without nets and an objective"):
+            ensemble(MEMBERS)
+
+
 class Linear(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -133,10 +226,12 @@ DATA = jax.random.key(0), jax.random.uniform(jax.random.key(5), SHAPE), jnp.arra
         attacks.mi_fgsm(EPS, 4, outer_rules=(average(inputs.halve, 2),)),
         attacks.svre(EPS, 4, inner_steps=3),
         attacks.cwa(EPS, 4),
+        attacks.ada_ea(EPS, 4),
+        attacks.smer(EPS, 4),
         attacks.lgv(EPS, 6),
         attacks.svre(EPS, 4, inner_steps=3, inner_rules=(average(inputs.diversity()),)),
     ],
-    ids=["mean_losses", "svre", "cwa", "one_member", "svre_di"],
+    ids=["mean_losses", "svre", "cwa", "ada_ea", "smer", "one_member", "svre_di"],
 )
 def test_different_architectures(attack, nets):
     """All ensembles raise the loss of every member, stay in the budget, and do not depend on the batch."""
@@ -156,7 +251,8 @@ def test_snapshots_are_their_members(nets):
     pair = (nets[0], nets[2])
     stack = Snapshots.stack(pair)
     assert len(stack) == 2
-    for attack in (attacks.mi_fgsm(EPS, 3), attacks.lgv(EPS, 4), attacks.svre(EPS, 2, inner_steps=2)):
+    several = (attacks.mi_fgsm(EPS, 3), attacks.lgv(EPS, 4), attacks.svre(EPS, 2, inner_steps=2))
+    for attack in (*several, attacks.ada_ea(EPS, 2), attacks.smer(EPS, 2, inner_steps=2)):
         np.testing.assert_allclose(
             jax.jit(attack)(key, stack, images, labels), jax.jit(attack)(key, pair, images, labels), atol=1e-6
         )

@@ -60,6 +60,8 @@ TABLE = {
     "self_universality": ({"layer": "Dense_0"}, EVERYWHERE, 2 / 8),
     "svre": ({"inner_steps": 2}, 1, 1),
     "cwa": ({}, 1, 2 / 5),
+    "ada_ea": ({}, 1, 1),
+    "smer": ({"inner_steps": 2}, 1, 1),
     "lgv": ({}, 1, 2 / 10),
 }
 every_recipe = pytest.mark.parametrize("name", TABLE)
@@ -79,7 +81,7 @@ def make(name, norm, eps=None, **changes):
 
 
 def surrogates(name, predict):
-    return (predict, predict) if name in ("svre", "cwa", "lgv") else predict
+    return (predict, predict) if name in ("svre", "cwa", "ada_ea", "smer", "lgv") else predict
 
 
 def lengths(norm, d):

@@ -56,7 +56,8 @@ ATTACKS = {
     **dict.fromkeys(["emi_fgsm", "ssa", "bsr", "sia", "decowa", "s4st", "mumodig"], FEW | {"samples": 2}),
     **dict.fromkeys(["vmi_fgsm", "vni_fgsm", "gra", "pgn", "tpa", "mef", "fgsra"], FEW | {"neighbors": 2}),
     **dict.fromkeys(["sim", "si_ni_fgsm"], FEW | {"scales": 2}),
-    **dict.fromkeys(["svre", "cwa", "lgv"], FEW),
+    **dict.fromkeys(["svre", "cwa", "ada_ea", "lgv"], FEW),
+    "smer": FEW | {"inner_steps": 2},
     "cfm": FEW,
     "everywhere": FEW | {"samples": 2},
     "anda": FEW | {"side": 2},
@@ -75,7 +76,7 @@ ATTACKS = {
     "square": {"queries": 4},
     "auto_attack": {"steps": 2, "queries": 2, "target_classes": 2},
 }
-SEVERAL = ("svre", "cwa", "lgv")
+SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
 TARGETED = ("logit", "po_trip", "self_universality", "logit_margin", "s4st", "cfm", "everywhere")
 PARTS = {
     "mixup": {},

@@ -23,7 +23,7 @@ from transferjax import moved
 from transferjax.attacks import ensembles, inputs, projections, rules, updates
 from transferjax.attacks.ascend import ascend, gradient_of
 from transferjax.attacks.catalogue.auto_attack import apgd, apgd_t, auto_attack, fab, square
-from transferjax.attacks.catalogue.committees import cwa, lgv, svre
+from transferjax.attacks.catalogue.committees import ada_ea, cwa, lgv, smer, svre
 from transferjax.attacks.catalogue.features import bfa, cfm, everywhere, fia, ilpd
 from transferjax.attacks.catalogue.neighbors import (
     fgsra,
@@ -74,6 +74,7 @@ __all__ = [
     "Recipe",
     "Spent",
     "Stochastic",
+    "ada_ea",
     "admix",
     "anda",
     "apgd",
@@ -123,6 +124,7 @@ __all__ = [
     "si_ni_fgsm",
     "sia",
     "sim",
+    "smer",
     "spent",
     "square",
     "ssa",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transferjax.attacks.ensembles import Ensemble, mean_losses, members
+from transferjax.attacks.ensembles import Ensemble, Objective, mean_losses, members
 from transferjax.attacks.entrance import enter
 from transferjax.attacks.projections import Start
 from transferjax.attacks.vocabulary import check_option
@@ -29,16 +29,24 @@ def logits_of(predict: Predict, keys: Key, x: Array) -> Array:
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
+def objective_of(loss: Loss = cross_entropy, targeted: bool = False) -> Objective:
+    """What the attack maximizes, `[B]`: the loss, or minus the loss towards the target if `targeted`.
+
+    Logits are raised to float32 first.
+    """
+    direction = -1 if targeted else 1
+    return lambda predict, x, keys, labels: direction * values_of(loss, logits_of(predict, keys, x), labels)
+
+
 def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = False) -> GradFn:
     """The plain gradient: `(x, memory, keys, labels) -> ((values, memory), ∇x Σ values)`.
 
-    The value is what the attack maximizes: the loss, or minus the loss towards the target if `targeted`.
-    Summing over the batch keeps every image's gradient its own. Logits are raised to float32 first.
+    The values are those of `objective_of`; summing over the batch keeps every image's gradient its own.
     """
-    direction = -1 if targeted else 1
+    values_at = objective_of(loss, targeted)
 
     def objective(x: Array, keys: Key, labels: Array) -> tuple[Array, Array]:
-        values = direction * values_of(loss, logits_of(predict, keys, x), labels)
+        values = values_at(predict, x, keys, labels)
         return values.sum(), values
 
     def grad_fn(x: Array, memory: Memory, keys: Key, labels: Array) -> tuple[tuple[Array, Memory], Array]:
@@ -116,7 +124,8 @@ def ascend(
         check_members(predict, images)
         keys = per_example(key, images.shape[0])
         plain = partial(gradient_of, loss=loss, targeted=targeted)
-        grad_fn = chain(*rules)(ensemble(members(predict, plain, member_rules)))
+        several = members(predict, plain, member_rules, objective_of(loss, targeted))
+        grad_fn = chain(*rules)(ensemble(several))
         look = _looking(predict, loss, targeted) if info else lambda x, keys, labels: None
         x = images if start is None else project(start(fold_in(keys, 0), images), images)
 

@@ -7,6 +7,7 @@ function with stacked weights. What it makes of their gradients is an `Ensemble`
     mean of losses                      ensemble = mean_losses (the default)
     one member a step                   ensemble = one_member()
     variance reduction, common weakness ensemble = svre(…), cwa(…)
+    logits by weights that adapt        ensemble = adaptive(…), reweighed(…)
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,14 @@ import jax.numpy as jnp
 from transferjax.attacks.projections import ball
 from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs
 from transferjax.chain import chain
-from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities, nets_of
+from transferjax.norms import unit
+from transferjax.predicts.snapshots import (
+    Snapshots,
+    mean_logits,
+    mean_probabilities,
+    nets_of,
+    weighted_logits,
+)
 from transferjax.random import fold_in
 from transferjax.typing import Array, GradFn, Key, Memory, Predict, PyTree, Rule
 
@@ -26,21 +34,32 @@ __all__ = [
     "Ensemble",
     "Members",
     "Snapshots",
+    "adaptive",
     "cwa",
     "mean_logits",
     "mean_losses",
     "mean_probabilities",
     "members",
     "one_member",
+    "reweighed",
     "svre",
 ]
 
 
+Objective = Callable[[Predict, Array, Key, Array], Array]
+"""(predict, x, keys, labels) -> `[B]`, what the attack maximizes."""
+
+
 class Members(NamedTuple):
-    """The gradients an ensemble combines: how many, and the one of a given (possibly traced) number."""
+    """The gradients an ensemble combines: how many, and the one of a given (possibly traced) number.
+
+    Who weighs logits takes the nets themselves and the objective, around which no rules are.
+    """
 
     size: int
     at: Callable[[int | Array], GradFn]
+    predict: Predict | Sequence[Predict] | Snapshots = ()
+    objective: Objective | None = None
 
 
 Ensemble = Callable[[Members], GradFn]
@@ -50,6 +69,7 @@ def members(
     predict: Predict | Sequence[Predict] | Snapshots,
     gradient_of: Callable[[Predict], GradFn],
     rules: Sequence[Rule] = (),
+    objective: Objective | None = None,
 ) -> Members:
     """The members of a predict, a tuple of predicts or of snapshots.
 
@@ -57,6 +77,7 @@ def members(
         predict: one, several, or snapshots.
         gradient_of: a predict's plain gradient.
         rules: around the gradient of each member, which remember apart for each.
+        objective: what those are the gradients of.
     """
     if isinstance(predict, Snapshots):
         inner = Members(len(predict), lambda number: gradient_of(predict.at(number)))
@@ -69,6 +90,7 @@ def members(
             return lambda *inputs: jax.lax.switch(number, functions, *inputs)
 
         inner = Members(len(functions), at)
+    inner = inner._replace(predict=predict, objective=objective)
     return _with_rules(inner, rules) if rules else inner
 
 
@@ -94,7 +116,7 @@ def _with_rules(inner: Members, rules: Sequence[Rule]) -> Members:
 
         return one
 
-    return Members(inner.size, at)
+    return inner._replace(at=at)
 
 
 def mean_losses(inner: Members) -> GradFn:
@@ -229,5 +251,158 @@ def cwa(
             return (values, memory | {"cwa": momentum}), at - x
 
         return common
+
+    return ensemble
+
+
+def _weighable(inner: Members) -> tuple[tuple[Predict, ...], Objective]:
+    """The nets whose logits are weighed, and what they maximize.
+
+    Raises:
+        ValueError: fewer than two of them, or members that say no objective.
+    """
+    if inner.size < 2:
+        raise ValueError(f"expected at least two surrogates to weigh; got {inner.size}")
+    if inner.objective is None:
+        raise ValueError("members without nets and an objective: their logits cannot be weighed")
+    return nets_of(inner.predict), inner.objective
+
+
+def adaptive(
+    eps: float, step_size: float, norm: str = "linf", *, beta: float = 10.0, threshold: float = -0.3
+) -> Ensemble:
+    """`m ⊙ ∇x L(Σ_k w_k z_k)`: the surrogate whose own step fools the others best weighs the most.
+
+    `w = softmax_k β Σ_{i ≠ k} L_i(x_k) / L_i(x_i)` with x_k a step of `step_size` up the loss of surrogate k,
+    and m is 1 at pixels where the mean cosine between two surrogates' gradients (over channels) is at least
+    `threshold`, 0 elsewhere. Of losses towards a target, which are to fall, the ratio is the inverse.
+
+    Args:
+        eps: budget of those steps around the clean image.
+        step_size: their length.
+        norm: of that budget and those steps.
+        beta: β, how much the best surrogate is preferred.
+        threshold: of the cosine.
+
+    Reference: Chen et al., "An Adaptive Model Ensemble Adversarial Attack for Boosting Adversarial
+    Transferability", ICCV 2023, equations 5 to 9. The official code has one w for a batch, ours one for each
+    image; it leaves the last surrogate out of the mean of cosines, and begins at noise of 0.001.
+    """
+
+    def ensemble(inner: Members) -> GradFn:
+        (nets, objective), project, up = _weighable(inner), ball(norm, eps), direction(norm)
+
+        def modulated(x: Array, memory: Memory, keys: Key, labels: Array):
+            grads, clean = [], memory["clean"]
+            for number in range(inner.size):
+                (_, memory), own = inner.at(number)(x, memory, fold_in(keys, number), labels)
+                grads.append(own)
+            ahead = [project(x + step_size * up.update(g, up.init(x))[0], clean) for g in grads]
+            there = jnp.stack(
+                [jnp.stack([objective(net, y, keys, labels) for y in ahead]) for net in nets]
+            )  # [of surrogate i, after a step of k, B]
+            own = jnp.einsum("iib->ib", there)[:, None]
+            ratio = jnp.where(own > 0, there / own, own / there)
+            others = ratio.sum(0) - jnp.einsum("iib->ib", ratio)
+            weights = jax.lax.stop_gradient(jax.nn.softmax(beta * others, axis=0))
+
+            def value(x: Array) -> tuple[Array, Array]:
+                values = objective(weighted_logits(nets, weights), x, keys, labels)
+                return values.sum(), values
+
+            (_, values), weighed = jax.value_and_grad(value, has_aux=True)(x)
+            return (values, memory), jnp.where(_agreement(grads) >= threshold, weighed, 0)
+
+        return modulated
+
+    return ensemble
+
+
+def _agreement(grads: Sequence[Array]) -> Array:
+    """The mean cosine of two gradients' pixels over all pairs, `[B, H, W, 1]`; 0 where one vanishes."""
+    units = jnp.stack([unit(g, -1) for g in grads])
+    cosines = jnp.einsum("ibhwc,jbhwc->bhw", units, units) - jnp.einsum("ibhwc,ibhwc->bhw", units, units)
+    return (cosines / (len(grads) * (len(grads) - 1)))[..., None]
+
+
+def reweighed(
+    eps: float,
+    step_size: float,
+    norm: str = "linf",
+    *,
+    decay: float = 1.0,
+    inner_steps: int | None = None,
+    weight_rate: float = 0.02,
+    weight_decay: float = 0.002,
+    seed: int = 0,
+) -> Ensemble:
+    """The momentum of an inner ascent along `∇x L(w_k z_k)`, one surrogate a step, while the weights w learn.
+
+    After each gradient `w ← w + weight_rate · (∇w log L(1/K Σ_k w_k z_k) - weight_decay · w)`: the weights
+    raise the loss of the whole. They begin at one and are kept between the attack's steps, for each image its
+    own.
+
+    Args:
+        eps: budget of the inner ascent around the clean image.
+        step_size: of the inner steps.
+        norm: of that budget and those steps.
+        decay: of the inner momentum.
+        inner_steps: four times the number of surrogates if None; they take turns in shuffled passes.
+        weight_rate, weight_decay: of the weights.
+        seed: of the passes.
+
+    Reference: Tang et al., "Ensemble Diversity Facilitates Adversarial Transferability" (SMER), CVPR 2024,
+    algorithm 1; rates are those of its official code, whose weights are shared by a batch and kept for the
+    next one.
+    """
+
+    def ensemble(inner: Members) -> GradFn:
+        nets, objective = _weighable(inner)
+        count = 4 * inner.size if inner_steps is None else inner_steps
+        project, up, even = ball(norm, eps), direction(norm), normalize_by_mean_abs()
+
+        def whole(weights: Array, x: Array, keys: Key, labels: Array) -> Array:
+            """`Σ_b log L`, up to a constant; of a loss that is to fall `-log`."""
+            net = weighted_logits(nets, weights / inner.size)
+            values = objective(net, x, keys, labels)
+            return (values / jnp.abs(jax.lax.stop_gradient(values))).sum()
+
+        def learned(x: Array, memory: Memory, keys: Key, labels: Array):
+            done = memory.get("reweighed", jnp.zeros((), jnp.int32))
+            moved = memory.get("reweighed_from_one", jnp.zeros((inner.size, len(x)), x.dtype))
+            clean = memory["clean"]
+
+            def one(number: Array, weights: Array, x: Array, keys: Key) -> tuple[Array, Array]:
+                """The gradient of one surrogate with its logits scaled, and its values."""
+
+                def value(net: Predict) -> Callable[..., tuple[Array, Array]]:
+                    def of(x: Array, weights: Array, keys: Key) -> tuple[Array, Array]:
+                        scaled = weighted_logits((net,), weights[None])
+                        values = objective(scaled, x, keys, labels)
+                        return values.sum(), values
+
+                    return jax.value_and_grad(of, has_aux=True)
+
+                branches = [value(net) for net in nets]
+                (_, values), grads = jax.lax.switch(number, branches, x, weights[number], keys)
+                return values, grads
+
+            def step(carry: tuple, number: Array) -> tuple[tuple, Array]:
+                at, momentum, weights = carry
+                draw = jax.random.fold_in(jax.random.key(seed), done * count + number // inner.size)
+                turn = jax.random.permutation(draw, inner.size)[number % inner.size]
+                own = fold_in(keys, number)
+                values, grads = one(turn, weights, at, own)
+                better = jax.grad(whole)(weights, at, own, labels)
+                weights = weights + weight_rate * (better - weight_decay * weights)
+                momentum = decay * momentum + even.update(grads, even.init(x))[0]
+                ahead = project(at + step_size * up.update(momentum, up.init(x))[0], clean)
+                return (ahead, momentum, weights), values
+
+            start = x, jnp.zeros_like(x), 1 + moved
+            (_, momentum, weights), values = jax.lax.scan(step, start, jnp.arange(count))
+            return (values[0], memory | {"reweighed": done + 1, "reweighed_from_one": weights - 1}), momentum
+
+        return learned
 
     return ensemble

@@ -39,12 +39,13 @@ RANGES = {
         (
             FROM_ZERO,
             "eps step_size inner_step reverse_step zeta radius sigma decay inner_decay beta gamma ratio "
-            "max_angle weight margin",
+            "max_angle weight margin weight_rate weight_decay",
         ),
         (FROM_ZERO._replace(whole=True), "late_start seed"),
         (POSITIVE, "rate eta tau"),
         (SHARE, "prob rho delta alpha_max p low high position"),
         (KERNEL, "kernel_size"),
+        (Range("must lie in [-1, 1]", lambda value: -1 <= value <= 1), "threshold"),
     )
     for name in names.split()
 }

@@ -93,8 +93,17 @@ def swag(predicts: Sequence[Predict] | Snapshots, key: Key, count: int = 20, sca
     return Snapshots(jax.tree_util.tree_map_with_path(drawn, stack.predict))
 
 
+def _logits(predicts: Sequence[Predict], x: Array) -> Array:
+    """Of all nets, `[n, B, K]`."""
+    return jnp.stack([predict(x) for predict in _noted(predicts)])
+
+
 def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:
-    return jnp.stack([predict(x) for predict in _noted(predicts)]).mean(0)
+    return _logits(predicts, x).mean(0)
+
+
+def _sum_of_logits(predicts: tuple[Predict, ...], weights: Array, x: Array) -> Array:
+    return (weights[..., None] * _logits(predicts, x)).sum(0)
 
 
 def log_mean_probabilities(logits: Array) -> Array:
@@ -103,7 +112,7 @@ def log_mean_probabilities(logits: Array) -> Array:
 
 
 def _log_mean_of_probabilities(predicts: tuple[Predict, ...], x: Array) -> Array:
-    return log_mean_probabilities(jnp.stack([predict(x) for predict in _noted(predicts)]))
+    return log_mean_probabilities(_logits(predicts, x))
 
 
 def mean_logits(*predicts: Predict) -> Predict:
@@ -112,6 +121,11 @@ def mean_logits(*predicts: Predict) -> Predict:
     Reference: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018.
     """
     return jax.tree_util.Partial(_mean_of_logits, predicts)
+
+
+def weighted_logits(predicts: Sequence[Predict], weights: Array) -> Predict:
+    """One predict with `Σ_i w_i z_i`, the logits of n nets by weights `[n, B]`, or `[n, 1]`."""
+    return jax.tree_util.Partial(_sum_of_logits, tuple(predicts), weights)
 
 
 def mean_probabilities(*predicts: Predict) -> Predict:

@@ -54,6 +54,66 @@ def cwa(
     return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 
+@recipe(without=("ensemble", "inner_rules"))
+def ada_ea(
+    eps: float,
+    steps: int = 10,
+    *,
+    beta: float = 10.0,
+    threshold: float = -0.3,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """AdaEA with momentum: logits by weights that prefer the surrogate whose step fools the others best.
+
+    See `ensembles.adaptive`, whose steps are as long.
+
+    Args:
+        beta: how much the best surrogate is preferred.
+        threshold: of the cosine between gradients, below which a pixel is left out.
+
+    Reference: Chen et al., ICCV 2023; steps and momentum as in TransferAttack, β = 10, η = -0.3.
+    """
+    step_size, norm = given(options["step_size"], eps / steps), options["norm"]
+    ensemble = ensembles.adaptive(eps, step_size, norm, beta=beta, threshold=threshold)
+    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble, "inner_rules": ()})
+
+
+@recipe(without=("ensemble", "inner_rules"))
+def smer(
+    eps: float,
+    steps: int = 10,
+    *,
+    inner_steps: int | None = None,
+    weight_rate: float = 0.02,
+    weight_decay: float = 0.002,
+    seed: int = 0,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """SMER: an inner ascent, one surrogate a step, whose logits are scaled by weights that learn.
+
+    See `ensembles.reweighed`, whose inner steps are as long.
+
+    Args:
+        inner_steps: four times the number of surrogates if None.
+        weight_rate, weight_decay: of the weights.
+        seed: of the order of the surrogates.
+
+    Reference: Tang et al., CVPR 2024: steps of `eps / steps`, ten, M = 4 K.
+    """
+    step_size, norm = given(options["step_size"], eps / steps), options["norm"]
+    ensemble = ensembles.reweighed(
+        eps,
+        step_size,
+        norm,
+        decay=options["decay"],
+        inner_steps=inner_steps,
+        weight_rate=weight_rate,
+        weight_decay=weight_decay,
+        seed=seed,
+    )
+    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble, "inner_rules": ()})
+
+
 @recipe(without=("ensemble",))
 def lgv(
     eps: float,
