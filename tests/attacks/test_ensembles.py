@@ -188,10 +188,14 @@ class TestWeighedLogits:
         found = self.seen(ensembles.reweighed(EPS, self.STEP, **options), predicts, x, targeted, steps=2)
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5)
 
+    def test_of_one_surrogate_nothing_is_weighed(self, linear):
+        weights, predicts, x = linear
+        _, g = self.gradient(np.einsum("bhwc,hwck->bk", x, weights[0]), weights[0])
+        (found,) = self.seen(ensembles.adaptive(EPS, 0.01, threshold=0.5), predicts[:1], x)
+        np.testing.assert_allclose(found, g, rtol=1e-4, atol=1e-6)
+
     @pytest.mark.parametrize("ensemble", [ensembles.adaptive(EPS, 0.01), ensembles.reweighed(EPS, 0.01)])
-    def test_one_surrogate_has_no_weight(self, linear, ensemble):
-        with pytest.raises(ValueError, match="at least two surrogates to weigh; got 1"):
-            self.seen(ensemble, linear[1][:1], linear[2])
+    def test_members_of_ones_own_must_say_their_nets(self, ensemble):
         with pytest.raises(ValueError, match="without nets and an objective"):
             ensemble(MEMBERS)
 

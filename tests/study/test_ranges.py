@@ -23,6 +23,7 @@ SIGNED = {
     ("probe", "there"),
     ("mix", "here"),
     ("mix", "there"),
+    ("ada_ea", "threshold"),
 }  # -1 means something
 
 

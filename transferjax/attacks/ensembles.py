@@ -11,6 +11,7 @@ function with stacked weights. What it makes of their gradients is an `Ensemble`
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -53,12 +54,13 @@ Objective = Callable[[Predict, Array, Key, Array], Array]
 class Members(NamedTuple):
     """The gradients an ensemble combines: how many, and the one of a given (possibly traced) number.
 
-    Who weighs logits takes the nets themselves and the objective, around which no rules are.
+    Who weighs logits takes the nets, the gradient `of` what is made of them, and the objective.
     """
 
     size: int
     at: Callable[[int | Array], GradFn]
     predict: Predict | Sequence[Predict] | Snapshots = ()
+    of: Callable[[Predict], GradFn] | None = None
     objective: Objective | None = None
 
 
@@ -90,12 +92,15 @@ def members(
             return lambda *inputs: jax.lax.switch(number, functions, *inputs)
 
         inner = Members(len(functions), at)
-    inner = inner._replace(predict=predict, objective=objective)
-    return _with_rules(inner, rules) if rules else inner
+    inner = inner._replace(predict=predict, of=gradient_of, objective=objective)
+    return _with_rules(inner, gradient_of, rules) if rules else inner
 
 
-def _with_rules(inner: Members, rules: Sequence[Rule]) -> Members:
-    """Rules around each member, whose memories are stacked under "members": they see no other's."""
+def _with_rules(inner: Members, gradient_of: Callable[[Predict], GradFn], rules: Sequence[Rule]) -> Members:
+    """Rules around each member, whose memories are stacked under "members": they see no other's.
+
+    What they remember around a net that is made of members is under "of".
+    """
 
     def at(number: int | Array) -> GradFn:
         ruled = chain(*rules)(inner.at(number))
@@ -116,7 +121,18 @@ def _with_rules(inner: Members, rules: Sequence[Rule]) -> Members:
 
         return one
 
-    return inner._replace(at=at)
+    def of(predict: Predict) -> GradFn:
+        ruled = chain(*rules)(gradient_of(predict))
+
+        def one(x: Array, memory: Memory, keys: Key, labels: Array):
+            given = {"clean": memory["clean"]} if "clean" in memory else {}
+            (values, after), grads = ruled(x, given | memory.get("of", {}), keys, labels)
+            own = {name: after[name] for name in after.keys() - given.keys()}
+            return (values, memory | ({"of": own} if own else {})), grads
+
+        return one
+
+    return inner._replace(at=at, of=of)
 
 
 def mean_losses(inner: Members) -> GradFn:
@@ -255,17 +271,15 @@ def cwa(
     return ensemble
 
 
-def _weighable(inner: Members) -> tuple[tuple[Predict, ...], Objective]:
-    """The nets whose logits are weighed, and what they maximize.
+def _weighable(inner: Members) -> tuple[tuple[Predict, ...], Callable[[Predict], GradFn], Objective]:
+    """The nets whose logits are weighed, the gradient of what is made of them, and what it maximizes.
 
     Raises:
-        ValueError: fewer than two of them, or members that say no objective.
+        ValueError: members that do not say it.
     """
-    if inner.size < 2:
-        raise ValueError(f"expected at least two surrogates to weigh; got {inner.size}")
-    if inner.objective is None:
+    if inner.of is None or inner.objective is None:
         raise ValueError("members without nets and an objective: their logits cannot be weighed")
-    return nets_of(inner.predict), inner.objective
+    return nets_of(inner.predict), inner.of, inner.objective
 
 
 def adaptive(
@@ -290,7 +304,8 @@ def adaptive(
     """
 
     def ensemble(inner: Members) -> GradFn:
-        (nets, objective), project, up = _weighable(inner), ball(norm, eps), direction(norm)
+        nets, gradient, objective = _weighable(inner)
+        project, up = ball(norm, eps), direction(norm)
 
         def modulated(x: Array, memory: Memory, keys: Key, labels: Array):
             grads, clean = [], memory["clean"]
@@ -305,13 +320,9 @@ def adaptive(
             ratio = jnp.where(own > 0, there / own, own / there)
             others = ratio.sum(0) - jnp.einsum("iib->ib", ratio)
             weights = jax.lax.stop_gradient(jax.nn.softmax(beta * others, axis=0))
-
-            def value(x: Array) -> tuple[Array, Array]:
-                values = objective(weighted_logits(nets, weights), x, keys, labels)
-                return values.sum(), values
-
-            (_, values), weighed = jax.value_and_grad(value, has_aux=True)(x)
-            return (values, memory), jnp.where(_agreement(grads) >= threshold, weighed, 0)
+            net = weighted_logits(nets, weights)
+            aux, weighed = gradient(net)(x, memory, fold_in(keys, inner.size), labels)
+            return aux, jnp.where(_agreement(grads) >= threshold, weighed, 0)
 
         return modulated
 
@@ -319,7 +330,12 @@ def adaptive(
 
 
 def _agreement(grads: Sequence[Array]) -> Array:
-    """The mean cosine of two gradients' pixels over all pairs, `[B, H, W, 1]`; 0 where one vanishes."""
+    """The mean cosine of two gradients' pixels over all pairs, `[B, H, W, 1]`; 0 where one vanishes.
+
+    One gradient agrees with itself.
+    """
+    if len(grads) == 1:
+        return jnp.ones_like(grads[0][..., :1])
     units = jnp.stack([unit(g, -1) for g in grads])
     cosines = jnp.einsum("ibhwc,jbhwc->bhw", units, units) - jnp.einsum("ibhwc,ibhwc->bhw", units, units)
     return (cosines / (len(grads) * (len(grads) - 1)))[..., None]
@@ -357,7 +373,7 @@ def reweighed(
     """
 
     def ensemble(inner: Members) -> GradFn:
-        nets, objective = _weighable(inner)
+        nets, gradient, objective = _weighable(inner)
         count = 4 * inner.size if inner_steps is None else inner_steps
         project, up, even = ball(norm, eps), direction(norm), normalize_by_mean_abs()
 
@@ -372,27 +388,19 @@ def reweighed(
             moved = memory.get("reweighed_from_one", jnp.zeros((inner.size, len(x)), x.dtype))
             clean = memory["clean"]
 
-            def one(number: Array, weights: Array, x: Array, keys: Key) -> tuple[Array, Array]:
-                """The gradient of one surrogate with its logits scaled, and its values."""
-
-                def value(net: Predict) -> Callable[..., tuple[Array, Array]]:
-                    def of(x: Array, weights: Array, keys: Key) -> tuple[Array, Array]:
-                        scaled = weighted_logits((net,), weights[None])
-                        values = objective(scaled, x, keys, labels)
-                        return values.sum(), values
-
-                    return jax.value_and_grad(of, has_aux=True)
-
-                branches = [value(net) for net in nets]
-                (_, values), grads = jax.lax.switch(number, branches, x, weights[number], keys)
+            def one(net: Predict, weights: Array, x: Array, keys: Key) -> tuple[Array, Array]:
+                """Values and gradient of one net with its logits scaled."""
+                (values, _), grads = gradient(weighted_logits((net,), weights[None]))(x, memory, keys, labels)
                 return values, grads
+
+            branches = [partial(one, net) for net in nets]
 
             def step(carry: tuple, number: Array) -> tuple[tuple, Array]:
                 at, momentum, weights = carry
                 draw = jax.random.fold_in(jax.random.key(seed), done * count + number // inner.size)
                 turn = jax.random.permutation(draw, inner.size)[number % inner.size]
                 own = fold_in(keys, number)
-                values, grads = one(turn, weights, at, own)
+                values, grads = jax.lax.switch(turn, branches, weights[turn], at, own)
                 better = jax.grad(whole)(weights, at, own, labels)
                 weights = weights + weight_rate * (better - weight_decay * weights)
                 momentum = decay * momentum + even.update(grads, even.init(x))[0]

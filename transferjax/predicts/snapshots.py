@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from transferjax.checks import check_outputs
 from transferjax.classes import noting
 from transferjax.random import one_key
 from transferjax.typing import Array, Key, Predict
@@ -95,7 +96,10 @@ def swag(predicts: Sequence[Predict] | Snapshots, key: Key, count: int = 20, sca
 
 def _logits(predicts: Sequence[Predict], x: Array) -> Array:
     """Of all nets, `[n, B, K]`."""
-    return jnp.stack([predict(x) for predict in _noted(predicts)])
+    found = [predict(x) for predict in _noted(predicts)]
+    for logits in found:
+        check_outputs(logits, len(x))
+    return jnp.stack(found)
 
 
 def _mean_of_logits(predicts: tuple[Predict, ...], x: Array) -> Array:

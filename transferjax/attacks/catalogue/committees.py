@@ -54,7 +54,7 @@ def cwa(
     return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 
-@recipe(without=("ensemble", "inner_rules"))
+@recipe(without=("ensemble",))
 def ada_ea(
     eps: float,
     steps: int = 10,
@@ -75,10 +75,10 @@ def ada_ea(
     """
     step_size, norm = given(options["step_size"], eps / steps), options["norm"]
     ensemble = ensembles.adaptive(eps, step_size, norm, beta=beta, threshold=threshold)
-    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble, "inner_rules": ()})
+    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 
-@recipe(without=("ensemble", "inner_rules"))
+@recipe(without=("ensemble",))
 def smer(
     eps: float,
     steps: int = 10,
@@ -111,7 +111,7 @@ def smer(
         weight_decay=weight_decay,
         seed=seed,
     )
-    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble, "inner_rules": ()})
+    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": ensemble})
 
 
 @recipe(without=("ensemble",))
