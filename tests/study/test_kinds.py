@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import BIM, TEST, TRAIN, attacked, network, training, verdicts
+from small import BIM, TEST, TRAIN, attacked, failure, make, network, training, verdicts
 
 from configs import common
 from transferjax import data, models
@@ -213,3 +213,16 @@ def test_data_of_one_name_and_other_pixels_are_other_data(tmp_path):
         data.save(data.Dataset(images, grey.labels, grey.class_names), tmp_path / name, "test")
     one, same, other = (binding.bound(TEST.replace(name=str(tmp_path / n), count=0)) for n in "abc")
     assert one.key == same.key != other.key
+
+
+def test_distortion_is_of_attacked_images_and_no_network(context):
+    net = network()
+    images = attacked(net, Call(name="noise"), eps=32 / 255)
+    measure = binding.bound(Measure(call=Call(name="distortion"), data=images))
+    found, moved = make(context, measure, images)
+    clean = context.dataset(images.data).images / 255
+    lengths = np.sqrt(((moved["images"] / 255 - clean) ** 2).sum((1, 2, 3)))
+    np.testing.assert_allclose(found["l2"], lengths, rtol=1e-5)
+    assert (found["ssim"] < 1).all()
+    again = binding.bound(Measure(call=Call(name="distortion"), of=net, data=images))
+    assert "of attacked images, and of no network" in failure(context, again)

@@ -102,9 +102,10 @@ MEASURES = {
     for name in (
         *("smoothness", "similarity", "gradient_norm", "weight_eigenvalue", "weight_trace"),
         *("augmentation_shift", "bound", "transfer_loss", "flatness", "loss_surface", "attention"),
+        "distortion",
     )
 }
-ATTACKED = ("bound", "transfer_loss")  # of attacked images, with several numbers
+ATTACKED = ("bound", "transfer_loss", "distortion")  # of attacked images, with several numbers
 GOLDEN = {"attacks": ATTACKS, "parts": PARTS, "measures": MEASURES}
 
 
@@ -261,7 +262,7 @@ def measure_result(name, directory):
         )
         clean = context.dataset(images.data).images
         context.store.put(images, {"images": np.where(clean > 127, clean - 51, clean + 51)}, {})
-    of = nets if name in PAIRS else nets[0]
+    of = () if name == "distortion" else nets if name in PAIRS else nets[0]
     spec = binding.bound(Measure(call=call, of=of, data=images))
     ((_, made),) = make(context, [spec])
     return numbers(*made["arrays"].values()) if name in ATTACKED else numbers(made["arrays"]["values"])

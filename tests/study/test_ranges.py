@@ -163,22 +163,25 @@ def test_a_field_is_unknown(kind):
         build(kind, {"colour": 1}, kind.__name__)
 
 
-EMPTY = [
-    (specs.Apply, "of"),
-    (specs.Measure, "of"),
-]
-
-
-@pytest.mark.parametrize(("kind", "name"), EMPTY, ids=lambda value: getattr(value, "__name__", value))
-def test_a_measure_or_a_wrapper_is_of_no_network(kind, name):
-    """You see: "measure: of: Tuple should have at least 1 item …; got ()".
+def test_a_wrapper_is_of_no_network():
+    """You see: "of: Tuple should have at least 1 item …; got ()".
     Do: name a network.
     """
     with pytest.raises(Mistakes) as caught:
-        build(kind, {name: ()}, kind.__name__)
-    (line,) = [line for line in caught.value.lines if name in line]
+        build(specs.Apply, {"of": ()}, "Apply")
+    (line,) = [line for line in caught.value.lines if "of" in line]
     assert "at least 1 item" in line
     assert "got ()" in line
+
+
+def test_a_measure_is_of_no_network():
+    """You see: "of: expected at least one network for 'smoothness'; got ()".
+    Do: name a network.
+    """
+    fields = {"data": {"kind": "Data", "name": "digits"}}
+    assert build(specs.Measure, {**fields, "call": {"name": "distortion"}}, "measure").of == ()
+    with pytest.raises(Mistakes, match=r"of: expected at least one network for 'smoothness'; got \(\)"):
+        build(specs.Measure, {**fields, "call": {"name": "smoothness"}}, "measure")
 
 
 def test_an_attack_has_no_surrogate():

@@ -14,6 +14,7 @@ from transferjax.metrics.bound import (
     transferability_bound,
 )
 from transferjax.metrics.curvature import input_hessian_eigenvalues, input_hessian_trace
+from transferjax.metrics.distortion import l2_distance, ssim
 from transferjax.metrics.flatness import (
     expected_gradient_norm,
     gradient_norm,
@@ -66,6 +67,7 @@ __all__ = [
     "input_hessian_eigenvalues",
     "input_hessian_trace",
     "jacobian_norm",
+    "l2_distance",
     "layers",
     "local_intrinsic_dimension",
     "loss_surface",
@@ -77,6 +79,7 @@ __all__ = [
     "similarity_matrix",
     "spectral_density",
     "spectral_measure",
+    "ssim",
     "top_eigenvalues",
     "trace",
     "trace_plus_plus",

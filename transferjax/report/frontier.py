@@ -8,10 +8,12 @@ from transferjax.report.style import COLUMN, PAGE, legend_below, look, style, su
 from transferjax.report.tables import NOISE, check, of_surrogates, ordered
 
 COLUMNS = ("mechanism", "attack", "gradients", "target")
+DISTORTIONS = {"ssim": "SSIM to the clean image", "l2": "L2 distance"}
+"""How far attacked images are from clean ones, where results say it."""
 
 
 def costs(results: pd.DataFrame, value: str = "asr_correct") -> pd.DataFrame:
-    """A row per mechanism and attack: its `gradients`, the mean of `value` over all else, and `front`.
+    """A row per mechanism and attack: `gradients`, means of `value` and `DISTORTIONS`, and `front`.
 
     On the front is what no attack on that surrogate equals at the same price or below.
 
@@ -20,7 +22,8 @@ def costs(results: pd.DataFrame, value: str = "asr_correct") -> pd.DataFrame:
         value: the success.
     """
     rows = of_surrogates(check(results, [*COLUMNS, value]))
-    found = rows.groupby(["mechanism", "attack", "gradients"], sort=False)[value].mean().reset_index()
+    shown = [value, *(name for name in DISTORTIONS if name in rows)]
+    found = rows.groupby(["mechanism", "attack", "gradients"], sort=False)[shown].mean().reset_index()
     front = pd.Series(False, index=found.index)
     for _, group in found.groupby("mechanism", sort=False):
         ranked = group.sort_values(["gradients", value], ascending=[True, False])

@@ -1,11 +1,13 @@
 """Views at equal cost: of attacks, success against gradients per image; of trainings, a ranking."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from transferjax.report.figures import metric_by_mechanism
-from transferjax.report.frontier import costs, success_by_cost
+from transferjax.report.frontier import DISTORTIONS, costs, success_by_cost
 from transferjax.report.page import Section
 from transferjax.report.tables import (
     NOISE,
@@ -18,19 +20,29 @@ from transferjax.report.tables import (
     significant,
     value_table,
 )
+from transferjax.study import registry
+from transferjax.study.binding import call_of
 from transferjax.study.config import Study
 from transferjax.study.content import facts
 from transferjax.study.estimate import cost_of
-from transferjax.study.rows import Row, transfer_rows
+from transferjax.study.rows import Arrays, Row, transfer_rows
+from transferjax.study.specs import Measure
 
 
 def frontier_rows(study: Study, block: str) -> Iterator[Row]:
-    """The rows of transfer, each with its attack's `gradients` for an image; noise takes none."""
+    """The rows of transfer, each with its attack's `gradients` for an image, and `l2` and `ssim`."""
+    call = call_of(registry.MEASURES, "distortion", {})
     for row in transfer_rows(study, block):
         images = row.needs["target"].images  # type: ignore[attr-defined]
         shape = facts(images.data).image_shape
         spent = cost_of(images.attack, images.goal, images.norm, len(images.surrogates), shape)
-        yield row._replace(tags={**row.tags, "gradients": spent.gradients})
+
+        def reduce(found: Mapping[str, Arrays], own: Any = row.reduce) -> dict[str, Any]:
+            far = {name: np.mean(found["distortion"][name], dtype=np.float64) for name in DISTORTIONS}
+            return {**own(found), **far}
+
+        needs = {**row.needs, "distortion": Measure(call=call, data=images)}
+        yield Row({**row.tags, "gradients": spent.gradients}, needs, reduce)
 
 
 def counted(rows: pd.DataFrame) -> tuple[str, str]:
@@ -48,14 +60,20 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
         name = f"{goal}, ε = {eps_255:g}/255"
         text = (
             f"Success on images {of}, the mean over targets and defences, against the gradients that an "
-            "attack takes for each image. In the table: what none equals at the same price or below."
+            "attack takes for each image. In the tables: what none equals at the same price or below, and "
+            "how far its images are from the clean ones, which success may have been bought with."
         )
         across = ("mechanism",)
         front = found[found["front"]]
-        table = value_table(front, value, "success (%)", rows="attack", columns=across)
+        tables = [value_table(front, value, "success (%)", rows="attack", columns=across)]
+        tables += [
+            value_table(front, far, said, rows="attack", columns=across, largest=far == "ssim")
+            for far, said in DISTORTIONS.items()
+            if far in front
+        ]
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
         figures = {f"frontier_{goal}{f'_{eps_255:g}' * bool(several(frame, ('eps_255',)))}": figure}
-        sections.append(Section(f"At equal cost: {name}", text, [table], figures))
+        sections.append(Section(f"At equal cost: {name}", text, tables, figures))
     return sections
 
 

@@ -12,7 +12,7 @@ from transferjax import data, metrics
 from transferjax.devices import mapped
 from transferjax.random import fold_in
 from transferjax.study.resolve import Context, drawn
-from transferjax.study.specs import Measure, Network, Pretrained
+from transferjax.study.specs import Adversarial, Measure, Network, Pretrained
 from transferjax.typing import Array, Predict, PyTree
 
 Arrays = dict[str, np.ndarray]
@@ -189,3 +189,22 @@ def weight_trace(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[M
 def _chunk(context: Context, count: int) -> int:
     """Images at once: the largest divisor that fits a batch."""
     return max(d for d in range(1, min(context.batch_size, count) + 1) if count % d == 0)
+
+
+def distortion(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
+    """How far attacked images are from clean ones: `l2` and `ssim`, `[N]` each; of no network."""
+
+    def both(clean: Array, moved: Array) -> dict[str, Array]:
+        x, y = data.to_float(clean), data.to_float(moved)
+        return {"l2": metrics.l2_distance(x, y), "ssim": metrics.ssim(x, y)}
+
+    compiled = context.cached(("measure", "distortion"), partial(jax.jit, both), 0)
+    for spec in specs:
+        if spec.of or not isinstance(spec.data, Adversarial):
+            raise ValueError("distortion is of attacked images, and of no network")
+        pairs = [context.dataset(images).images for images in (spec.data.data, spec.data)]
+        parts = [
+            compiled(*(jnp.asarray(images[i : i + context.batch_size]) for images in pairs))
+            for i in range(0, len(pairs[0]), context.batch_size)
+        ]
+        yield spec, {name: np.concatenate([part[name] for part in parts]) for name in ("l2", "ssim")}

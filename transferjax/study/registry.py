@@ -191,6 +191,7 @@ MEASURES = _table(
         "augmentation_shift": Row("transferjax.study.theory:augmentation_shift", column="shift"),
         "bound": Row("transferjax.study.theory:bound", column="Theorem 1"),
         "transfer_loss": Row("transferjax.study.theory:transfer_loss", column="Theorem 3.1"),
+        "distortion": Row("transferjax.study.measures:distortion", column="L2 and SSIM"),
         "flatness": Row("transferjax.study.measures:flatness", column="E‖∇ₓ ℓ‖₂"),
         "loss_surface": Row("transferjax.study.measures:loss_surface", column="loss surface"),
         "attention": Row("transferjax.study.measures:attention", column="Grad-CAM"),

@@ -310,12 +310,18 @@ class Verdicts(Spec):
 
 
 class Measure(Spec):
-    """A quantity of one network or of several on data, attacked ones too."""
+    """A quantity of one network, of several or of none on data, attacked ones too."""
 
     kind: Literal["Measure"] = "Measure"
     call: Call
-    of: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)] = Field(min_length=1)
+    of: Annotated[tuple["Predictor", ...], BeforeValidator(_tuple)] = ()
     data: "Seen"
+
+    @model_validator(mode="after")
+    def _is_of_some(self) -> "Measure":
+        if not self.of and self.call.name != "distortion":
+            raise ValueError(f"of: expected at least one network for {self.call.name!r}; got ()")
+        return self
 
 
 _by_kind = Field(discriminator="kind")

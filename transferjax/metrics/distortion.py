@@ -1,0 +1,55 @@
+"""How far adversarial images are from the clean ones, as people see it and in L2."""
+
+import jax
+import jax.numpy as jnp
+
+from transferjax.typing import Array
+
+WINDOW, SIGMA = 11, 1.5  # of the Gaussian, in pixels
+K1, K2 = 0.01, 0.03
+
+
+def l2_distance(x: Array, y: Array) -> Array:
+    """`‖x - y‖₂` `[B]`, of images in [0, 1]."""
+    return jnp.sqrt(((x - y) ** 2).sum((1, 2, 3)))
+
+
+def ssim(x: Array, y: Array) -> Array:
+    """The structural similarity of images, 1 for equal ones, `[B]`.
+
+        mean over places and channels of (2 μx μy + c₁)(2 σxy + c₂) / ((μx² + μy² + c₁)(σx² + σy² + c₂))
+
+    Means, variances and the covariance are those in a Gaussian window of 11 x 11 pixels and σ = 1.5, at the
+    places where it lies within the image; of a smaller image the window is the largest odd one that does.
+    `c₁ = 0.01²` and `c₂ = 0.03²`. For skimage that is `gaussian_weights=True, use_sample_covariance=False`.
+
+    Args:
+        x, y: `[B, H, W, C]` in [0, 1].
+
+    Reference: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE
+    TIP 2004.
+    """
+    if x.shape != y.shape or x.ndim != 4:
+        raise ValueError(f"expected images [B, H, W, C] of one shape; got {x.shape} and {y.shape}")
+    kernels = [_gaussian(size, x.dtype) for size in x.shape[1:3]]
+
+    def mean(z: Array) -> Array:
+        for axis, kernel in zip((1, 2), kernels, strict=True):
+            count = z.shape[axis] - len(kernel) + 1
+            shifted = (jax.lax.slice_in_dim(z, i, i + count, axis=axis) for i in range(len(kernel)))
+            z = sum((k * part for k, part in zip(kernel, shifted, strict=True)), jnp.zeros((), z.dtype))
+        return z
+
+    mx, my = mean(x), mean(y)
+    vx, vy, both = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = K1**2, K2**2
+    each = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return each.mean((1, 2, 3))
+
+
+def _gaussian(size: int, dtype: jnp.dtype) -> Array:
+    """The window along one side, its sum one."""
+    width = min(WINDOW, size - (size + 1) % 2)
+    place = jnp.arange(width, dtype=dtype) - width // 2
+    weights = jnp.exp(-(place**2) / (2 * SIGMA**2))
+    return weights / weights.sum()
