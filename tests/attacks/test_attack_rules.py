@@ -55,6 +55,18 @@ def test_average_without_pull_back(at):
     np.testing.assert_allclose(grads, sum(2.0**-n for n in range(4)) / 4 * SCALE * at[0], rtol=1e-5)
 
 
+def test_outwards_is_the_gradient_of_the_length(at):
+    x, _, keys, labels = at
+    clean = x.at[1:].add(0.1 * jax.random.normal(jax.random.key(2), x[1:].shape))
+    grads = rules.outwards(0.3)(quadratic)(x, {"clean": clean}, keys, labels)[1]
+    for i in (1, 2):
+        own = jax.grad(
+            lambda y, i=i: (0.5 * SCALE * y**2).sum() + 0.3 * jnp.sqrt(((y - clean[i]) ** 2).sum())
+        )
+        np.testing.assert_allclose(grads[i], own(x[i]), rtol=1e-5)
+    np.testing.assert_allclose(grads[0], SCALE * x[0], rtol=1e-6)  # at the clean image itself
+
+
 def test_neighbours_are_uniform_and_differ(at):
     """The mean gradient of N uniform neighbours is `a (x + mean u)`, with variance `r² / 3N`."""
     (grads,), _, _ = run(average(uniform_noise(0.3), 400), at)

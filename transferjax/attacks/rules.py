@@ -220,6 +220,27 @@ def integrated(baseline: InputTransform, position: float = 0.65) -> Rule:
     return rule
 
 
+def outwards(weight: float) -> Rule:
+    """`g(x) + λ (x - x0)/‖x - x0‖₂`, the gradient of `L + λ ‖x - x0‖₂`, x0 the clean image; nothing at x0.
+
+    Args:
+        weight: λ.
+
+    Reference: Wei et al., "Towards Transferable Adversarial Attacks on Vision Transformers", AAAI 2022,
+    whose λ is 0.1; the length there is that of a whole batch.
+    """
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def pushed(x: Array, memory: Memory, keys: Key, labels: Array):
+            away = unit(x - memory["clean"], (1, 2, 3))
+            aux, grads = grad_fn(x, memory, keys, labels)
+            return aux, grads + weight * away
+
+        return pushed
+
+    return rule
+
+
 def lookahead(decay: float, step_size: float, direction: str = "mean_abs") -> Rule:
     """`g(x + decay · step_size · m)`, m the momentum of the ĝ it returned (as in `probe`): Nesterov's method.
 

@@ -127,7 +127,8 @@ def patch_out(patch: int = 16, share: float = 130 / 196) -> Rule:
         share: of the patches that are chosen, in (0, 1].
 
     Reference: Wei et al., "Towards Transferable Adversarial Attacks on Vision Transformers", AAAI 2022: 130
-    of the 196 patches of 16 x 16 (which each image of a batch shares); its other half is `predicts.pna`.
+    of the 196 patches of 16 x 16 (which each image of a batch shares); its other half is `predicts.pna`, its
+    reward of long perturbations `rules.outwards`.
     """
     if patch < 1 or not 0 < share <= 1:
         raise ValueError(

@@ -84,7 +84,7 @@ PIECES = _named(
     (COUNT, "samples neighbors chunk steps blocks rows columns mesh patch regions"),
     (SHARE, "prob rho share position"),
     (POSITIVE, "rate sigma"),
-    (FROM_ZERO, "radius inner_radius step_size decay inner_decay max_angle beta"),
+    (FROM_ZERO, "radius inner_radius step_size decay inner_decay max_angle beta weight"),
     (ANY, "probe.radius here there"),  # it may look back, and take away
     (WHOLE, "seed late_start"),
     (KERNEL, "kernel_size"),

@@ -230,7 +230,7 @@ PIECES = _table(
         **_rows(
             "transferjax.attacks.rules",
             "through average probe mix lookahead variance_tuning relevance enhanced_momentum "
-            "reverse_perturbation uniform_noise integrated",
+            "reverse_perturbation uniform_noise integrated outwards",
             free=("chunk",),
         ),
         **_rows("transferjax.attacks.inputs", "diversity spectrum block_shuffle lower_ends"),
