@@ -3,7 +3,8 @@
 python -m experiments.publish --config=configs/sp2024.py:cpu --report=runs/store/studies/sp2024-cpu \
     --out=docs/results/sp2024/cpu
 
-What is not done yet is missing there, and said to be; run it again when more is.
+What is not done yet is missing there, and said to be; run it again when more is. The page begins with what
+`notes.md` there says, if it is there.
 """
 
 import argparse
@@ -46,8 +47,10 @@ def publish(title: str, views: Sequence[str], report: Path, out: Path) -> Path:
 
 
 def state(title: str, views: Sequence[str], out: Path) -> str:
-    """The page that says at a glance what is done, and how it compares."""
+    """The page that says at a glance what is done and how it compares; `notes.md` says what it means."""
     lines = [f"# {title}", ""]
+    if (notes := out / "notes.md").exists():
+        lines += [notes.read_text()]
     lines += ["| | rows | ρ with the paper, least to largest | same side of the baseline | |"]
     lines += ["|---|---:|---|---|---|", *(_line(out, view) for view in views), ""]
     lines += ["ρ is Spearman's over rows, of means over targets where there are targets (see the pages).", ""]

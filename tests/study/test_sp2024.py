@@ -269,7 +269,10 @@ def test_tables_are_only_those_a_scale_has():
 def test_what_is_published_is_whole_and_says_what_is_not_done(smoke, tmp_path):
     names = [*(name for name, _, _ in sp2024.get_config("smoke").views), "table3"]
     title = sp2024.get_config("smoke").title
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke/notes.md").write_text("What it shows.\n")
     page = publish(title, names, smoke, tmp_path / "smoke").read_text()
+    assert page.startswith(f"# {title}\n\nWhat it shows.\n\n| | rows |")
     assert "| table3 | – | not done |" in page
     assert "[page](table2.md)" in page
     assert "AT with a small budget (τ = 1) beats ST | cannot be told" in page  # nets that have learnt little
