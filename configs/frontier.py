@@ -18,7 +18,7 @@ is told the second stage's end.
 `choices` is the protocol of S4ST (Liu et al., 2024): an option of an attack is chosen by its success on the
 surrogate behind transformations, without any victim, and the table says what the choice is worth on targets.
 
-Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=100,attacks=PGD+PGN,tables=attacks`;
+Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=10+100,attacks=PGD+PGN,tables=attacks`;
 `seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
 In TransferAttack's panel stand a PiT and a Visformer for our ConvNeXt and DenseNet.
 """
@@ -226,12 +226,11 @@ def swept(s):
 
 def get_config(variant="cpu"):
     """Two surrogates, all attacks at all costs, targets and defences; options chosen without a victim."""
-    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients=0, tables="")
+    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients="", tables="")
     names = scales.several(said["attacks"], ATTACKS, "attacks", "the table") or s.attacks
     tables = scales.several(said["tables"], TABLES, "tables", "this config") or TABLES
-    if said["gradients"] not in (0, *COSTS):
-        raise ValueError(f"gradients={said['gradients']}: expected one of {', '.join(map(str, COSTS))}")
-    named = attacks(s.layer, names, (said["gradients"],) if said["gradients"] else s.costs)
+    costs = scales.several(said["gradients"], [f"{cost}" for cost in COSTS], "gradients", "the table")
+    named = attacks(s.layer, names, tuple(map(int, costs)) or s.costs)
     sweeps = swept(s) if "choices" in tables else ()
     surrogates, targets, own = _networks(s, seeds)
     labels = [tuple(label for label, *_ in rows) for rows in (named, targets, sweeps, own)]

@@ -69,7 +69,7 @@ def test_the_config_is_read_and_its_variants_choose():
     assert len(dict(whole.blocks)["main"]["targets"]) == 6 + 2
     for wrong, said in (
         ("attacks=PDG", "attacks=PDG: the table has PGD, MI"),
-        ("gradients=50", "one of 10, 100"),
+        ("gradients=50", "gradients=50: the table has 10, 100"),
     ):
         with pytest.raises(ValueError, match=said):
             frontier.get_config(f"cpu,{wrong}")

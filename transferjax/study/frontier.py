@@ -1,6 +1,6 @@
 """Views at equal cost: of attacks, success against gradients per image; of trainings, a ranking."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,11 @@ def counted(rows: pd.DataFrame) -> tuple[str, str]:
     return ("asr_correct", "that both get right") if both else ("asr", "of any kind")
 
 
+def _place(view: str, frame: pd.DataFrame, goal: Hashable, eps_255: float) -> str:
+    """What a figure is called, the budget where there are several."""
+    return f"{view}_{goal}" + f"_{eps_255:g}" * bool(several(frame, ("eps_255",)))
+
+
 def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """A section per goal and budget: the figure, and the table of what no attack beats at its price."""
     sections = []
@@ -72,7 +77,7 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
             if far in front
         ]
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
-        figures = {f"frontier_{goal}{f'_{eps_255:g}' * bool(several(frame, ('eps_255',)))}": figure}
+        figures = {_place("frontier", frame, goal, eps_255): figure}
         sections.append(Section(f"At equal cost: {name}", text, tables, figures))
     return sections
 
@@ -90,7 +95,7 @@ def ranking(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
         )
         label = "success (%), mean over attacks"
         figure = metric_by_mechanism(found, "success", label, study.error, log=False), f"Ranked: {name}."
-        figures = {f"ranking_{goal}{f'_{eps_255:g}' * bool(several(frame, ('eps_255',)))}": figure}
+        figures = {_place("ranking", frame, goal, eps_255): figure}
         sections.append(Section(f"Trainings at equal cost: {name}", text, [table], figures))
     return sections
 
