@@ -32,6 +32,7 @@ FLOORS = {  # the longest matching prefix counts
     "transferjax.norms": 0,
     "transferjax.losses": 0,
     "transferjax.chain": 0,
+    "transferjax.programs": 0,
     "transferjax.data": 1,
     "transferjax.models": 1,
     "transferjax.predicts": 2,

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from configs import frontier, sp2024, trainings
+from configs.methods import method
 from transferjax import models
 from transferjax.attacks import spent
 from transferjax.report.tables import NOISE
-from transferjax.study import along, config, registry, views
+from transferjax.study import along, config, estimate, registry, views
 from transferjax.study.binding import call_of
 from transferjax.study.make import attack_of
 from transferjax.study.specs import Call, Goal
@@ -105,6 +106,13 @@ def test_trainings_have_the_epochs_that_the_same_cost_buys():
     ((_, block),) = c.blocks
     assert block["surrogates"] == ("ST", "ST, WS", "SAM", "SAM&IR", "AT")
     assert block["attacks"] == ("PGD 10", "MI 10", "SIA 100")
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenette"])
+@pytest.mark.parametrize("mechanism", [*trainings.TRAININGS, "IR[paper]"])
+def test_trainings_cost_what_plans_reckon(mechanism, dataset):
+    parts = [Call(**part) for part in method(mechanism, dataset)]
+    assert trainings.price(mechanism, dataset) == pytest.approx(estimate.training_cost(parts))
 
 
 @pytest.mark.parametrize("scale", trainings.SCALES)
