@@ -59,6 +59,16 @@ def test_r_squared_is_the_squared_correlation_for_one_factor():
     assert fit.r_squared == pytest.approx(correlation(rows.similarity, rows.asr).value ** 2)
 
 
+def test_what_does_not_vary_explains_nothing_and_is_no_warning(recwarn):
+    """Every attack may succeed on its own surrogate."""
+    rows = table().assign(fooling_rate=0.98)
+    fit = least_squares(rows, ("smoothness", "fooling_rate", "similarity"))
+    assert fit.r_squared == pytest.approx(least_squares(rows, ("smoothness", "similarity")).r_squared)
+    assert fit.coefficients.loc["fooling_rate"].isna().all()
+    assert fit.coefficients.loc["similarity"].notna().all()
+    assert not recwarn
+
+
 def test_too_few_rows_are_refused():
     with pytest.raises(ValueError, match="2 factors need at least 4 rows; got 3"):
         least_squares(table(3), ("smoothness", "similarity"))

@@ -101,7 +101,7 @@ def least_squares(
 
     Args:
         table: one row per surrogate (and target, …).
-        factors, response: columns; rows with gaps are left out.
+        factors, response: columns; rows with gaps are left out. What does not vary has no coefficient (NaN).
         level: of the intervals.
         resamples: bootstrap draws for the interval of R², which is biased up for few rows, like R² itself.
 
@@ -117,11 +117,12 @@ def least_squares(
     if len(table) < len(factors) + 2:
         raise ValueError(f"{len(factors)} factors need at least {len(factors) + 2} rows; got {len(table)}")
     design = _standardized(table[factors])
-    fit = sm.OLS(table[response], sm.add_constant(design, has_constant="add")).fit()
+    varying = [name for name in factors if table[name].nunique() > 1]
+    fit = sm.OLS(table[response], sm.add_constant(design[varying], has_constant="add")).fit()
     interval = fit.conf_int(1 - level)
     coefficients = pd.DataFrame(
         {"value": fit.params, "low": interval[0], "high": interval[1], "p_value": fit.pvalues}
-    ).loc[factors]
+    ).reindex(factors)
     low, high = _bootstrap_r_squared(design.to_numpy(), table[response].to_numpy(), level, resamples)
     return Fit(float(fit.rsquared), low, high, float(fit.rsquared_adj), coefficients, len(table))
 
