@@ -240,10 +240,7 @@ def get_config(variant="cpu"):
         "own": attacked.block(s, MECHANISMS[:1], labels[2], labels[3], noise=False),
     }
     views = {
-        "attacks": (
-            ("frontier", "frontier", {"block": "main"}),
-            ("transfer", "table", {"block": "main"}),
-        ),
+        "attacks": (("frontier", "frontier", {"block": "main"}),),
         "choices": (
             ("choices", "choices", {"block": "swept", "validation": "own"}),
             ("swept", "sweep", {"block": "swept"}),

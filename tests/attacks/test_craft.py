@@ -14,6 +14,7 @@ import pytest
 
 from transferjax import attacks, data
 from transferjax.attacks import Crafted, craft
+from transferjax.attacks.craft import check_kept, crafting
 from transferjax.files import Unwritable
 from transferjax.predicts import linear_backprop
 from transferjax.random import fold_in
@@ -407,3 +408,27 @@ def test_the_disk_is_full_under_adversarial_images(format, dataset, predict, tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     made = craft(ATTACK, predict, dataset, tmp_path, batch_size=8, format=format)
     np.testing.assert_array_equal(made.images, craft(ATTACK, predict, dataset, batch_size=8).images)
+
+
+def test_nan_is_told_where_the_compiler_drops_it():
+    """XLA's minima and maxima on CPU pass over NaN inside of a fusion: black images, and no distance."""
+
+    def lost(key, predict, images, labels):
+        return jnp.clip(images + EPS * jnp.nan * images, 0, 1)
+
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (128, 32, 32, 3), np.uint8))
+    examples = data.Examples(images, jnp.zeros(128, jnp.int32), jnp.arange(128), jnp.ones(128))
+    predict = jax.tree_util.Partial(lambda x: x.mean((1, 2)))
+    batch = jax.jit(lambda examples, eps, key: crafting(lost, eps, "linf")(examples, (predict, key, labels)))
+    labels = jnp.zeros(128, jnp.int32)
+    _, far = batch(examples, jnp.float32(EPS), jax.random.key(0))
+    with pytest.raises(ValueError, match="lost ends in NaN for 128 of 128 images"):
+        check_kept("lost", np.asarray(far), images.shape[1:], EPS, "linf")
+
+
+def test_a_kernel_of_one_smooths_nothing(dataset, predict):
+    images, labels = data.to_float(jnp.asarray(dataset.images)), jnp.asarray(dataset.labels)
+    key = jax.random.key(0)
+    found = attacks.tim(EPS, 3, kernel_size=1)(key, predict, images, labels)
+    np.testing.assert_allclose(found, attacks.mi_fgsm(EPS, 3)(key, predict, images, labels), atol=1e-6)

@@ -164,7 +164,8 @@ def crafting(
         images = enter(attack, keys, predict, clean, classes[examples.indices], name=name_of(attack))
         kept = jnp.round(255 * eight_bit(norm, eps)(images, clean)).astype(jnp.uint8)
         moved = (images - clean).reshape(len(clean), -1)
-        return kept, jnp.abs(moved).max(-1) if norm == "linf" else vector_norm(moved, -1)
+        far = jnp.abs(moved).max(-1) if norm == "linf" else vector_norm(moved, -1)
+        return kept, jnp.where(jnp.isnan(moved).any(-1), jnp.nan, far)  # XLA's maxima on CPU pass over NaN
 
     return batch
 

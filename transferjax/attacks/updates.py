@@ -70,9 +70,9 @@ def _filter(x: Array, window: Array) -> Array:
 
 
 def gaussian_kernel(kernel_size: int, sigma: float) -> Array:
-    """A normalized Gaussian `[kernel_size]` of standard deviation `sigma` pixels."""
+    """A normalized Gaussian `[kernel_size]` of standard deviation `sigma` pixels, which may be none."""
     offsets = jnp.arange(kernel_size) - (kernel_size - 1) / 2
-    weights = jnp.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 1e-3)) ** 2)
     return weights / weights.sum()
 
 

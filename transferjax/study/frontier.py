@@ -57,24 +57,24 @@ def _place(view: str, frame: pd.DataFrame, goal: Hashable, eps_255: float) -> st
 
 
 def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
-    """A section per goal and budget: the figure, and the table of what no attack beats at its price."""
+    """A section per goal and budget: success against cost, and every attack by its price and success."""
     sections = []
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
         value, of = counted(rows)
         found = percent(costs(rows, value).assign(seed=0))
         name = f"{goal}, ε = {eps_255:g}/255"
+        found = found.sort_values(["gradients", value], ascending=[True, False])
+        front = found[found["front"]].groupby("mechanism", sort=False)["attack"].agg(", ".join)
         text = (
             f"Success on images {of}, the mean over targets and defences, against the gradients that an "
-            "attack takes for each image. In the tables: what none equals at the same price or below, and "
-            "how far its images are from the clean ones, which success may have been bought with."
+            "attack takes for each image; and how far its images are from the clean ones, which success may "
+            "have been bought with. What none equals at the same price or below: "
+            f"{'; '.join(f'on {name} {best}' for name, best in front.items())}."
         )
-        across = ("mechanism",)
-        front = found[found["front"]]
-        tables = [value_table(front, value, "success (%)", rows="attack", columns=across)]
-        tables += [
-            value_table(front, far, said, rows="attack", columns=across, largest=far == "ssim")
-            for far, said in DISTORTIONS.items()
-            if far in front
+        shown = {value: "success (%)"} | {far: said for far, said in DISTORTIONS.items() if far in found}
+        tables = [
+            value_table(found, name, said, rows="attack", columns=("mechanism",), largest=name != "l2")
+            for name, said in shown.items()
         ]
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
         figures = {_place("frontier", frame, goal, eps_255): figure}
