@@ -166,10 +166,9 @@ def one_member(*, replace: bool = False, seed: int = 0) -> Ensemble:
     """
 
     def choose(step: Array, count: int) -> Array:
-        key = jax.random.key(seed)
         if replace:
-            return jax.random.randint(jax.random.fold_in(key, step), (), 0, count)
-        return jax.random.permutation(jax.random.fold_in(key, step // count), count)[step % count]
+            return jax.random.randint(jax.random.fold_in(jax.random.key(seed), step), (), 0, count)
+        return _turn(seed, step // count, step % count, count)
 
     def ensemble(inner: Members) -> GradFn:
         def one(x: Array, memory: Memory, keys: Key, labels: Array):
@@ -180,6 +179,11 @@ def one_member(*, replace: bool = False, seed: int = 0) -> Ensemble:
         return one
 
     return ensemble
+
+
+def _turn(seed: int, number: Array, place: Array, count: int) -> Array:
+    """Whose turn it is at a place of a shuffled pass over `count` members."""
+    return jax.random.permutation(jax.random.fold_in(jax.random.key(seed), number), count)[place]
 
 
 def svre(
@@ -397,8 +401,7 @@ def reweighed(
 
             def step(carry: tuple, number: Array) -> tuple[tuple, Array]:
                 at, momentum, weights = carry
-                draw = jax.random.fold_in(jax.random.key(seed), done * count + number // inner.size)
-                turn = jax.random.permutation(draw, inner.size)[number % inner.size]
+                turn = _turn(seed, done * count + number // inner.size, number % inner.size, inner.size)
                 own = fold_in(keys, number)
                 values, grads = jax.lax.switch(turn, branches, weights[turn], at, own)
                 better = jax.grad(whole)(weights, at, own, labels)

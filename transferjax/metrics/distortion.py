@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from transferjax.attacks.updates import gaussian_kernel
+from transferjax.norms import norm
 from transferjax.typing import Array
 
 WINDOW, SIGMA = 11, 1.5  # of the Gaussian, in pixels
@@ -11,7 +13,7 @@ K1, K2 = 0.01, 0.03
 
 def l2_distance(x: Array, y: Array) -> Array:
     """`‖x - y‖₂` `[B]`, of images in [0, 1]."""
-    return jnp.sqrt(((x - y) ** 2).sum((1, 2, 3)))
+    return norm(x - y, (1, 2, 3))
 
 
 def ssim(x: Array, y: Array) -> Array:
@@ -31,7 +33,8 @@ def ssim(x: Array, y: Array) -> Array:
     """
     if x.shape != y.shape or x.ndim != 4:
         raise ValueError(f"expected images [B, H, W, C] of one shape; got {x.shape} and {y.shape}")
-    kernels = [_gaussian(size, x.dtype) for size in x.shape[1:3]]
+    widths = [min(WINDOW, size - (size + 1) % 2) for size in x.shape[1:3]]
+    kernels = [gaussian_kernel(width, SIGMA).astype(x.dtype) for width in widths]
 
     def mean(z: Array) -> Array:
         for axis, kernel in zip((1, 2), kernels, strict=True):
@@ -45,11 +48,3 @@ def ssim(x: Array, y: Array) -> Array:
     c1, c2 = K1**2, K2**2
     each = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return each.mean((1, 2, 3))
-
-
-def _gaussian(size: int, dtype: jnp.dtype) -> Array:
-    """The window along one side, its sum one."""
-    width = min(WINDOW, size - (size + 1) % 2)
-    place = jnp.arange(width, dtype=dtype) - width // 2
-    weights = jnp.exp(-(place**2) / (2 * SIGMA**2))
-    return weights / weights.sum()
