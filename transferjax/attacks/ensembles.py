@@ -186,6 +186,19 @@ def _turn(seed: int, number: Array, place: Array, count: int) -> Array:
     return jax.random.permutation(jax.random.fold_in(jax.random.key(seed), number), count)[place]
 
 
+def _inner_step(
+    eps: float, step_size: float, norm: str, decay: float
+) -> Callable[[Array, Array, Array, Array], tuple[Array, Array]]:
+    """MI-FGSM's: `(x, momentum, gradient, clean) -> (x, momentum)`."""
+    project, up, even = ball(norm, eps), direction(norm), normalize_by_mean_abs()
+
+    def climb(x: Array, momentum: Array, grads: Array, clean: Array) -> tuple[Array, Array]:
+        momentum = decay * momentum + even.update(grads, even.init(x))[0]
+        return project(x + step_size * up.update(momentum, up.init(x))[0], clean), momentum
+
+    return climb
+
+
 def svre(
     eps: float,
     step_size: float,
@@ -214,7 +227,7 @@ def svre(
         def reduced(x: Array, memory: Memory, keys: Key, labels: Array):
             (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
             done = memory.get("svre", jnp.zeros((), jnp.int32))
-            project, up, even = ball(norm, eps), direction(norm), normalize_by_mean_abs()
+            climb = _inner_step(eps, step_size, norm, decay)
 
             def step(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
                 at, momentum = carry
@@ -223,9 +236,7 @@ def svre(
                 both = fold_in(keys, number + 1)  # the same draw of the rules at both points
                 _, there = member(at, memory, both, labels)
                 _, here = member(x, memory, both, labels)
-                momentum = decay * momentum + even.update(there - here + full, even.init(x))[0]
-                ahead = at + step_size * up.update(momentum, up.init(x))[0]
-                return (project(ahead, memory["clean"]), momentum), None
+                return climb(at, momentum, there - here + full, memory["clean"]), None
 
             (_, momentum), _ = jax.lax.scan(step, (x, jnp.zeros_like(x)), jnp.arange(count))
             return (values, memory | {"svre": done + 1}), momentum
@@ -379,7 +390,7 @@ def reweighed(
     def ensemble(inner: Members) -> GradFn:
         nets, gradient, objective = _weighable(inner)
         count = 4 * inner.size if inner_steps is None else inner_steps
-        project, up, even = ball(norm, eps), direction(norm), normalize_by_mean_abs()
+        climb = _inner_step(eps, step_size, norm, decay)
 
         def whole(weights: Array, x: Array, keys: Key, labels: Array) -> Array:
             """`Σ_b log L`, up to a constant; of a loss that is to fall `-log`."""
@@ -390,7 +401,6 @@ def reweighed(
         def learned(x: Array, memory: Memory, keys: Key, labels: Array):
             done = memory.get("reweighed", jnp.zeros((), jnp.int32))
             moved = memory.get("reweighed_from_one", jnp.zeros((inner.size, len(x)), x.dtype))
-            clean = memory["clean"]
 
             def one(net: Predict, weights: Array, x: Array, keys: Key) -> tuple[Array, Array]:
                 """Values and gradient of one net with its logits scaled."""
@@ -406,9 +416,7 @@ def reweighed(
                 values, grads = jax.lax.switch(turn, branches, weights[turn], at, own)
                 better = jax.grad(whole)(weights, at, own, labels)
                 weights = weights + weight_rate * (better - weight_decay * weights)
-                momentum = decay * momentum + even.update(grads, even.init(x))[0]
-                ahead = project(at + step_size * up.update(momentum, up.init(x))[0], clean)
-                return (ahead, momentum, weights), values
+                return (*climb(at, momentum, grads, memory["clean"]), weights), values
 
             start = x, jnp.zeros_like(x), 1 + moved
             (_, momentum, weights), values = jax.lax.scan(step, start, jnp.arange(count))

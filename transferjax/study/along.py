@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from transferjax.metrics.regression import correlation
 from transferjax.report import training_curves, value_table
 from transferjax.report.claims.verdicts import value_of
 from transferjax.report.markup import slug
@@ -178,7 +179,7 @@ def choices(frame: pd.DataFrame) -> pd.DataFrame:
         if {"test", "validation"} <= set(success) and len(success):
             test, chosen = 100 * success["test"], success["validation"].idxmax()
             said = {"chosen": chosen, "success": test[chosen], "best": test.max()}
-            said["rho"] = success["validation"].rank().corr(success["test"].rank())
+            said["rho"] = correlation(success["validation"], success["test"], "spearman").value
             found.append(dict(zip(apart, keys, strict=True)) | said)
     return pd.DataFrame(found, columns=[*apart, "chosen", "success", "best", "rho"])
 

@@ -69,12 +69,12 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
             f"Success on images {of}, the mean over targets and defences, against the gradients that an "
             "attack takes for each image; and how far its images are from the clean ones, which success may "
             "have been bought with. What none equals at the same price or below: "
-            f"{'; '.join(f'on {name} {best}' for name, best in front.items())}."
+            f"{'; '.join(f'on {surrogate} {best}' for surrogate, best in front.items())}."
         )
         shown = {value: "success (%)"} | {far: said for far, said in DISTORTIONS.items() if far in found}
         tables = [
-            value_table(found, name, said, rows="attack", columns=("mechanism",), largest=name != "l2")
-            for name, said in shown.items()
+            value_table(found, column, said, rows="attack", columns=("mechanism",), largest=column != "l2")
+            for column, said in shown.items()
         ]
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
         figures = {_place("frontier", frame, goal, eps_255): figure}
