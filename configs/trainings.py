@@ -24,7 +24,7 @@ ATTACKS = (("PGD", 10), ("MI", 10), ("SIA", 100))
 """An attack of the table at equal cost, and what it may spend."""
 PRICES = {
     **dict.fromkeys(("sam", "asam", "gsam", "agsam", "gnp", "input_gradient", "jacobian"), 2.0),
-    **{"er": 3.0, "look_sam": 1.2},
+    **{"er": 3.0, "score_matching": 3.0, "look_sam": 1.2, "esam": 11 / 6},
 }
 
 

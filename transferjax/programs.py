@@ -1,6 +1,6 @@
 """What a traced program does, counted; nothing is compiled or computed.
 
-A program is a jaxpr. Loops count as often as they run; of a loop that ends early the limit in its condition
+A program is a jaxpr; what nothing reads does not count. Loops count as often as they run; of a loop that ends early the limit in its condition
 counts, of a branch the one that does the most.
 """
 
@@ -22,7 +22,7 @@ def count(program: Any, of: Callable[[Any], Mapping[str, int]]) -> Counter[str]:
         ValueError: a loop without a limit around something that counts.
     """
     counts: Counter[str] = Counter()
-    for equation in program.eqns:
+    for equation in _read(program):
         counts.update(of(equation))
         inner = [count(part, of) for part in _parts(equation.params)]
         if equation.primitive.name == "cond":
@@ -31,6 +31,16 @@ def count(program: Any, of: Callable[[Any], Mapping[str, int]]) -> Counter[str]:
         for part in inner:
             counts.update({name: times * found for name, found in part.items()})
     return counts
+
+
+def _read(program: Any) -> list[Any]:
+    """The equations that what a program returns hangs on: the others are never computed."""
+    needed, kept = {v for v in program.outvars if not isinstance(v, Literal)}, []
+    for equation in reversed(program.eqns):
+        if equation.effects or needed.intersection(equation.outvars):
+            needed.update(v for v in equation.invars if not isinstance(v, Literal))
+            kept.append(equation)
+    return kept[::-1]
 
 
 def operations(program: Any) -> int:

@@ -9,11 +9,12 @@ import pytest
 from small import RESNET, VGG, attacked, make, network, training, verdicts
 
 from transferjax import data, models
-from transferjax.study import binding, registry
-from transferjax.study.networks import Trainer
-from transferjax.study.resolve import Context, nested
+from transferjax.study import binding, registry, walk
+from transferjax.study.networks import Trainer, train_step
+from transferjax.study.resolve import Context, flat, nested
 from transferjax.study.specs import Apply, Call, Data
 from transferjax.study.store import Store
+from transferjax.typing import Batch
 
 PARTS = {
     "mixup": {},
@@ -21,14 +22,17 @@ PARTS = {
     "cutout": {"size": 3},
     "label_smoothing": {"prob": 0.1},
     "adversarial": {"eps": 0.5, "steps": 1},
+    "distilled": {},
     "input_gradient": {"weight": 1.0},
     "jacobian": {"weight": 1.0},
+    "score_matching": {"weight": 1.0},
     "sam": {"rho": 0.1},
     "asam": {"rho": 0.5},
     "gsam": {"rho": 0.1, "alpha": 0.1},
     "agsam": {"rho": 0.5, "alpha": 0.1},
     "look_sam": {"rho": 0.1},
     "msam": {"rho": 0.3},
+    "esam": {"rho": 0.3},
     "gnp": {"weight": 1.0},
     "er": {"weight": 0.1},
     "swa": {"start": 0.0},
@@ -38,6 +42,11 @@ HEAD = f"params/{models.build('cifar_vgg11').head}/kernel"
 ONE = Call(name="cifar_vgg11", options={"width": 2, "blocks": (1,)})
 
 
+def taught(parts):
+    """The teacher that distillation wants."""
+    return {"teacher": network(VGG, seed=1)} if any(part.name == "distilled" for part in parts) else {}
+
+
 def test_every_part_has_a_case():
     assert set(PARTS) == set(registry.PARTS.rows())
 
@@ -45,7 +54,7 @@ def test_every_part_has_a_case():
 @pytest.mark.parametrize("name", PARTS)
 def test_every_part_trains_a_step_that_is_its_own(name, context):
     part = Call(name=name, options=PARTS[name])
-    plain, spec = (network(ONE, parts=parts, epochs=2.0) for parts in ((), (part,)))
+    plain, spec = (network(ONE, parts=parts, epochs=2.0, **taught(parts)) for parts in ((), (part,)))
     one, other = make(context, plain.replace(epoch=0.5), spec.replace(epoch=0.5))  # the first of four steps
     assert np.isfinite(other["history/loss"]).all() if "history/loss" in other else True
     moved = [n for n in one if n.startswith("params") and not np.allclose(one[n], other[n], atol=1e-7)]
@@ -122,6 +131,34 @@ def test_an_epoch_before_the_newest_checkpoint(tmp_path):
         assert found.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_students_first_step_is_towards_what_its_teacher_says(context):
+    """By hand: from the teacher's stored weights, and in the step's own words."""
+    teacher, mechanism = network(VGG, seed=1), (Call(name="distilled"), Call(name="sam", options={"rho": 0.1}))
+    student = network(ONE, parts=mechanism, teacher=teacher, epoch=0.5)
+    found = make(context, student)
+    trainer = Trainer(student.replace(seed=0), context.source(student.data), context.predict(teacher))
+    examples = next(trainer.batches(0, 0))
+    probabilities = jax.nn.softmax(context.predict(teacher)(data.to_float(examples.images)))
+    state = trainer.fresh(trainer.initial(0))
+    plain = train_step(network(ONE, parts=mechanism[1:]), 10, 2)
+    batch = Batch(data.to_float(examples.images), probabilities)
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    # Keys differ by the transform's place, and nothing here draws.
+    after = plain.update(state, key, batch)
+    for name, array in flat(after.variables).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_stands_where_it_is_asked_and_nowhere_else():
+    with pytest.raises(ValueError, match="'distilled' needs `teacher`"):
+        network(ONE, parts=(Call(name="distilled"),))
+    with pytest.raises(ValueError, match="only the part 'distilled' reads `teacher`"):
+        network(ONE, teacher=network(VGG))
+    of = [network(ONE, parts=(Call(name="distilled"),), teacher=network(VGG, seed=seed)) for seed in (1, 2)]
+    assert of[0].key != of[1].key
+    assert set(walk.needs(of[0])) == {network(VGG, seed=1)}
 
 
 ARCHITECTURES = {

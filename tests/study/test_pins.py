@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transferjax import data
+from transferjax import data, models
 from transferjax.losses import one_hot
 from transferjax.random import per_example
 from transferjax.study import binding, networks, registry
@@ -84,14 +84,17 @@ PARTS = {
     "cutout": {"size": 3},
     "label_smoothing": {"prob": 0.1},
     "adversarial": {"eps": 0.5, "steps": 1},
+    "distilled": {},
     "input_gradient": {"weight": 1.0},
     "jacobian": {"weight": 1.0},
+    "score_matching": {"weight": 1.0},
     "sam": {"rho": 0.1},
     "asam": {"rho": 0.5},
     "gsam": {"rho": 0.1, "alpha": 0.1},
     "agsam": {"rho": 0.5, "alpha": 0.1},
     "look_sam": {"rho": 0.1},
     "msam": {"rho": 0.3},
+    "esam": {"rho": 0.3},
     "gnp": {"weight": 1.0},
     "er": {"weight": 0.1},
     "swa": {"start": 0.0},
@@ -221,11 +224,12 @@ def attack_result(name):
 TINY = Call(name="cifar_vgg11", options={"width": 2, "blocks": (1,)})
 
 
-def tiny(parts=(), count=8, epochs=2.0):
+def tiny(parts=(), count=8, epochs=2.0, **more):
     constant = Call(name="constant", options={"peak": 0.1})
     t = Training(epochs=epochs, batch_size=count, schedule=constant, dtype="float64")
     source = Data(name="digits", split="train", count=count)
-    return binding.bound(Network(model=TINY, data=source, training=t, mean=(0.3,), std=(0.3,), parts=parts))
+    more |= {"mean": (0.3,), "std": (0.3,), "parts": parts}
+    return binding.bound(Network(model=TINY, data=source, training=t, **more))
 
 
 def tiny_weights(spec):
@@ -235,8 +239,11 @@ def tiny_weights(spec):
 
 def part_result(name):
     """Weights after two steps of one epoch each, averaged where the part averages."""
-    spec = tiny(parts=(Call(name=name, options=PARTS[name]),))
-    step = networks.train_step(spec, 10, steps_per_epoch=1)
+    teacher = tiny(epochs=3.0) if name == "distilled" else None
+    spec = tiny(parts=(Call(name=name, options=PARTS[name]),), teacher=teacher)
+    scaled = jax.tree.map(lambda w: w * 1.2, tiny_weights(spec))
+    says = models.predictor(networks.module_of(spec, 10), scaled, spec.mean, spec.std) if teacher else None
+    step = networks.train_step(spec, 10, steps_per_epoch=1, teacher=says)
     source = data.load("digits", "train").subset(8)
     batch = Batch(jnp.asarray(source.images / 255.0), one_hot(jnp.asarray(source.labels), 10, jnp.float64))
     state, update = step.init(jax.tree.map(jnp.asarray, tiny_weights(spec)), batch), jax.jit(step.update)

@@ -110,6 +110,20 @@ def test_label_smoothing():
     np.testing.assert_allclose(apply(augment.label_smoothing(0.3), soft).targets, 1 / K, rtol=1e-6)
 
 
+def test_distilled_targets_are_what_the_teacher_says_of_these_images():
+    weights = jnp.asarray(RNG.normal(size=(H * W, K)), jnp.float32)
+    teacher = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, weights)
+    images, targets = apply(augment.distilled(teacher))
+    np.testing.assert_array_equal(images, BATCH.images)
+    logits = np.asarray(BATCH.images).reshape(B, -1) @ np.asarray(weights)
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    np.testing.assert_allclose(targets, powers / powers.sum(-1, keepdims=True), rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match="without a teacher: give the predict"):
+        apply(augment.distilled())
+    with pytest.raises(ValueError, match=rf"teacher says \({B}, 2\); expected logits like \({B}, {K}\)"):
+        apply(augment.distilled(lambda x: x[:, 0, :2, 0]))
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.5), ("linf", 8 / 255)])
 def test_adversarial_images_stay_in_the_ball_and_raise_the_loss(norm, eps):
     weights = jnp.asarray(RNG.normal(size=(H * W, K)), jnp.float32)

@@ -73,7 +73,34 @@ def test_projected_jacobian_is_unbiased():
     assert float(penalty_value(single)) != pytest.approx(float(exact), rel=1e-3)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("exact", [False, True])
+def test_score_matching_is_hyvarinens_objective(exact):
+    """Of a piecewise linear net, whose log-probability's Hessian is taken by automatic differentiation."""
+
+    def rectified(images):
+        return jax.nn.relu(images.reshape(len(images), -1) @ PARAMS["a"]) @ PARAMS["b"]
+
+    def log_p(x, target):
+        return target @ jax.nn.log_softmax(rectified(x[None])[0])
+
+    expected = 0.0
+    for x, target in zip(jnp.asarray(IMAGES), jnp.asarray(TARGETS), strict=True):
+        curvature = jnp.trace(jax.hessian(log_p)(x, target).reshape(x.size, x.size))
+        assert curvature < 0
+        size = jnp.sum(jax.grad(log_p)(x, target) ** 2)
+        expected += 0.6 / B * (size + 2 * curvature / (1 if exact else x.size))
+    logits, pullback = jax.vjp(rectified, jnp.asarray(IMAGES))
+    penalty = penalties.score_matching(0.6, projections=20_000, exact=exact)
+    found = penalty(KEY, logits, jnp.asarray(TARGETS), lambda v: pullback(v)[0])
+    assert float(found) == pytest.approx(float(expected), rel=0.02)
+    with pytest.raises(ValueError, match="projections=0: expected at least 1"):
+        penalties.score_matching(0.1, projections=0)
+
+
 CASES = {
+    "score matching": penalties.score_matching(0.5, projections=2),
+    "score matching exact": penalties.score_matching(0.5, exact=True),
     "IR paper": penalties.input_gradient(0.5, scaling="paper"),
     "IR official": penalties.input_gradient(0.5),
     "JR paper exact": penalties.jacobian(0.5, projections=None, scaling="paper"),
@@ -120,7 +147,7 @@ def test_the_penalties_of_a_step_share_one_linearization():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="scaling='offical'"):
         penalties.input_gradient(0.1, scaling="offical")
-    for make in (penalties.input_gradient, penalties.jacobian):
+    for make in (penalties.input_gradient, penalties.jacobian, penalties.score_matching):
         with pytest.raises(ValueError, match=r"weight=-0.5: expected 0 or more"):
             make(-0.5)
         with pytest.raises(ValueError, match=r"weight must be a number; got '0.3'"):

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from transferjax.chain import chain, initial_memory
+from transferjax.losses import cross_entropy
 from transferjax.training import rules
+from transferjax.typing import Batch
 
 RNG = np.random.default_rng(1)
 N = 6
@@ -128,6 +130,53 @@ def test_msam_climbs_along_its_momentum():
     assert memory["batch_stats"] == 4  # one gradient a step
 
 
+IMAGES, TARGETS = RNG.normal(size=(10, 4)), np.eye(3)[RNG.integers(0, 3, 10)]
+
+
+def classify(params, memory, keys, batch):
+    """Cross-entropy of a linear classifier of two arrays."""
+
+    def value(params):
+        logits = batch.images @ params["kernel"] + params["bias"]
+        return cross_entropy(logits, batch.targets).mean()
+
+    value, grads = jax.value_and_grad(value)(params)
+    return (value, memory | {"batch_stats": memory["batch_stats"] + 1, "metrics": value}), grads
+
+
+def numpy_classify(params, chosen):
+    """The losses `[B]`, and the gradient of the mean of the chosen ones."""
+    logits = IMAGES @ params["kernel"] + params["bias"]
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    error = (p - TARGETS)[chosen] / len(chosen)
+    return -np.log(p[TARGETS == 1]), {"kernel": IMAGES[chosen].T @ error, "bias": error.sum(0)}
+
+
+@pytest.mark.parametrize("gamma", [0.04, 0.5, 1.0])
+def test_esam_climbs_with_some_arrays_and_looks_at_the_examples_that_grew_most(gamma):
+    everyone, data = np.arange(10), (jax.random.split(jax.random.key(0), 10), Batch(IMAGES, TARGETS))
+    params = {"kernel": RNG.normal(size=(4, 3)), "bias": RNG.normal(size=3)}
+    fn = jax.jit(rules.esam(0.3, beta=0.5, gamma=gamma)(classify))
+    memory = initial_memory(fn, params, {"batch_stats": jnp.zeros(())}, *data)
+    drawn = set()
+    for step in range(4):
+        before, g = numpy_classify(params, everyone)
+        names = sorted(params)  # as leaves are ordered
+        taken = jax.random.bernoulli(jax.random.fold_in(jax.random.key(0), step), 0.5, (2,))
+        m = dict(zip(names, np.asarray(taken, float), strict=True))
+        size = np.sqrt(sum((m[n] * g[n] ** 2).sum() for n in names))
+        far = {n: params[n] + (0.6 * m[n] * g[n] / size if size else 0) for n in names}
+        after = numpy_classify(far, everyone)[0]
+        most = np.argsort(before - after, kind="stable")[: max(1, round(gamma * 10))]
+        (value, memory), grads = fn(params, memory, *data)
+        assert value == memory["metrics"] == pytest.approx(before.mean(), 1e-12)
+        for n, expected in numpy_classify(far, most)[1].items():
+            np.testing.assert_allclose(grads[n], expected, rtol=1e-9, atol=1e-12)
+        drawn.add(tuple(m.values()))
+    assert len(drawn) > 1
+    assert memory["batch_stats"] == 8  # the first gradient's and the last one's
+
+
 def test_er_is_the_gradient_of_the_regularized_loss():
     regularized = lambda w: loss(w) + 0.5 * 0.2 * jnp.sum(jax.grad(loss)(w) ** 2)  # noqa: E731
     grads = call(rules.er(0.2))[2]
@@ -227,3 +276,6 @@ def test_bad_settings_are_refused():
         rules.look_sam(0.1, every=0)
     with pytest.raises(ValueError, match="decay=1: expected a share"):
         rules.msam(0.1, decay=1)
+    for name in ("beta", "gamma"):
+        with pytest.raises(ValueError, match=f"{name}=0: expected a share above 0"):
+            rules.esam(0.1, **{name: 0})

@@ -53,6 +53,9 @@ FIRST = {"Network": 8.0, "Adversarial": 3.0, "Verdicts": 1.0, "Measure": 3.0, "D
 GRADIENTS: Mapping[str, float | Callable[..., float]] = {
     **dict.fromkeys(("sam", "asam", "gsam", "agsam", "gnp"), 2.0),
     "er": 3.0,
+    "score_matching": 3.0,
+    "distilled": 4 / 3,
+    "esam": lambda gamma=0.5, **_: 1 + 1 / 3 + gamma,
     **dict.fromkeys(("input_gradient", "jacobian"), 2.0),
     "adversarial": lambda steps=10, **_: 1 + steps * 2 / 3,
     "look_sam": lambda every=5, **_: 1 + 1 / every,

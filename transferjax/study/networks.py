@@ -20,7 +20,7 @@ from transferjax.training import TrainState, TrainStep, parallel
 from transferjax.training.averaging import averaged_params, recompute_batch_stats
 from transferjax.training.fit import History, fit
 from transferjax.training.objective import objective
-from transferjax.typing import Array, Batch, Key, PyTree
+from transferjax.typing import Array, Batch, Key, Predict, PyTree
 
 
 def warmup_cosine(peak: float, warmup_epochs: float = 0.0, *, updates_per_epoch: float, epochs: float) -> Any:
@@ -82,9 +82,13 @@ def optimizer(t: Training, steps_per_epoch: int) -> optax.GradientTransformation
 
 
 def train_step(
-    spec: Network, num_classes: int, steps_per_epoch: int, axis_name: str | None = None
+    spec: Network,
+    num_classes: int,
+    steps_per_epoch: int,
+    axis_name: str | None = None,
+    teacher: Predict | None = None,
 ) -> TrainStep:
-    """The one train step with the mechanism's parts in its slots."""
+    """The one train step with the mechanism's parts in its slots; `teacher` is for a step that is taken."""
     t = spec.training
     net = module_of(spec, num_classes, axis_name=axis_name, dtype=getattr(jnp, t.dtype))
     filled: dict[str, tuple] = dict.fromkeys(registry.SLOTS, ())
@@ -94,6 +98,7 @@ def train_step(
                 registry.PARTS,
                 part,
                 axis_name=axis_name,
+                teacher=teacher,
                 steps_per_epoch=steps_per_epoch,
                 total_steps=round(t.epochs * steps_per_epoch),
             ),
@@ -117,15 +122,27 @@ def train_step(
 class Trainer:
     """What trains one network from any seed and start, compiled once."""
 
-    def __init__(self, spec: Network, source: data.Source):
-        self.spec, self.source, self.place = spec, source, parallel.placement()
+    def __init__(self, spec: Network, source: data.Source, teacher: Predict | None = None):
+        self.spec, self.source, self.teacher, self.place = spec, source, teacher, parallel.placement()
         self.net = module_of(spec, source.num_classes)
-        self.step = train_step(spec, source.num_classes, self.steps_per_epoch, self.place.axis_name)
-        self.update = self.place.compile(
-            lambda state, key, examples: self.step.update(state, key, self._batch(examples, state.step))
-        )
+        self.step = self._step(None)
+        self._compiled = self.place.compile(self._update)
         self._init = jax.jit(lambda key: self.net.init(key, jnp.zeros((1, *source.image_shape))))
         self._batch_stats = jax.jit(self._stats_of)
+
+    def _step(self, teacher: Predict | None) -> TrainStep:
+        classes, axis_name = self.source.num_classes, self.place.axis_name
+        return train_step(self.spec, classes, self.steps_per_epoch, axis_name, teacher)
+
+    def _update(
+        self, state: TrainState, shared: tuple[Key, Predict | None], examples: data.Examples
+    ) -> TrainState:
+        key, teacher = shared
+        return self._step(teacher).update(state, key, self._batch(examples, state.step))
+
+    def update(self, state: TrainState, key: Key, examples: data.Examples) -> TrainState:
+        """The state after a step, whose key is that of all steps; compiled, and the old one's memory goes."""
+        return self._compiled(state, (key, self.teacher), examples)
 
     def initial(self, seed: int) -> PyTree:
         """Random weights."""
@@ -211,8 +228,9 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
     """Members are one training stopped at several epochs; each is yielded when its epoch is over."""
     spec = members[0]
     program = program_of(spec)
+    teacher = None if spec.teacher is None else context.predict(spec.teacher)
     trainer: Trainer = context.cached(
-        ("trainer", program.key), lambda: Trainer(program, context.source(spec.data))
+        ("trainer", program.key), lambda: Trainer(program, context.source(spec.data), teacher)
     )
     place, key = trainer.place, jax.random.fold_in(jax.random.key(spec.seed), 1)
     initial = started(context, spec, trainer.net, trainer.initial(spec.seed))

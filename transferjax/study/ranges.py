@@ -42,6 +42,7 @@ PARTS = _named(
     (POSITIVE, "rho mixup.alpha cutmix.alpha"),
     (FROM_ZERO, "alpha weight eps step_size"),
     (COUNT, "rounds size steps every projections"),
+    (Range("must lie in (0, 1]", lambda value: 0 < value <= 1), "esam.beta gamma"),
     (BELOW_ONE, "decay start"),
     (("official", "paper"), "scaling"),
     (("both", "first"), "batch_stats"),

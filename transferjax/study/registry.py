@@ -148,14 +148,14 @@ PARTS = _table(
     {
         **_rows(
             "transferjax.training.augment",
-            "mixup cutmix cutout label_smoothing adversarial",
+            "mixup cutmix cutout label_smoothing adversarial distilled",
             slot="transforms",
         ),
-        **_rows("transferjax.training.penalties", "input_gradient jacobian", slot="penalties"),
-        **_rows("transferjax.training.rules", "sam asam gsam agsam look_sam msam gnp er", slot="rules"),
+        **_rows("transferjax.training.penalties", "input_gradient jacobian score_matching", slot="penalties"),
+        **_rows("transferjax.training.rules", "sam asam gsam agsam look_sam msam esam gnp er", slot="rules"),
         **_rows("transferjax.training.averaging", "swa ema", slot="averages"),
     },
-    "axis_name total_steps steps_per_epoch",
+    "axis_name teacher total_steps steps_per_epoch",
     ranges.PARTS,
 )
 SLOTS = ("transforms", "penalties", "rules", "averages")

@@ -38,6 +38,7 @@ COPIES = {
     "agsam": 2,
     "look_sam": 2,
     "msam": 1,
+    "esam": 2,
     "gnp": 2,
     "er": 1,
     "swa": 1,
@@ -146,7 +147,9 @@ def predict_of(net: Any, variables: PyTree) -> Any:
 def _trained(net: Network, variables: PyTree, key: Array, examples: Examples) -> PyTree:
     """One update from some weights."""
     known = facts(net.data)
-    step = train_step(net, known.num_classes, steps_per_epoch(known.size, net.training.batch_size))
+    teacher = None if net.teacher is None else predict_of(net, variables)  # any that is as large
+    steps = steps_per_epoch(known.size, net.training.batch_size)
+    step = train_step(net, known.num_classes, steps, teacher=teacher)
     batch = Batch(to_float(examples.images), one_hot(examples.labels, known.num_classes))
     return step.update(step.init(dict(variables), batch), key, batch)
 

@@ -178,6 +178,7 @@ class Network(Spec):
 
     Args:
         start: what training goes on from (LGV, fine-tuning); None for random weights.
+        teacher: whose probabilities are the targets of the part `distilled`.
         epoch: stopped after so many, fractions too; None for the end of training.
     """
 
@@ -190,7 +191,18 @@ class Network(Spec):
     training: Training
     seed: Seed = 0
     start: "Trained | None" = None
+    teacher: "Predictor | None" = None
     epoch: Float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _taught(self) -> "Network":
+        """A teacher that nobody asks would make two networks of one."""
+        asks = any(part.name == "distilled" for part in self.parts)
+        if asks and self.teacher is None:
+            raise ValueError("the part 'distilled' needs `teacher`, the network whose probabilities it takes")
+        if self.teacher is not None and not asks:
+            raise ValueError("only the part 'distilled' reads `teacher`: name it, or leave `teacher` out")
+        return self
 
 
 class Pretrained(Spec):

@@ -220,3 +220,33 @@ def adversarial(
         return batch._replace(images=attack(key, predict, batch.images, batch.targets))
 
     return apply
+
+
+def distilled(teacher: Predict | None = None) -> Transform:
+    """Distillation: the targets are what a teacher says of the images, `t ← softmax z_T(x)`.
+
+    Cross-entropy to them is `KL(p_T ‖ p)` and a constant. The teacher sees what comes out of the transforms
+    before.
+
+    Args:
+        teacher: any predict of the same classes, in evaluation mode; needed where a step is taken.
+
+    Raises:
+        ValueError: when it is called, no teacher, or one with another number of logits than there are classes.
+
+    Reference: Hinton et al., arXiv:1503.02531, at temperature 1; Wu et al., "Improving Transferable Targeted
+    Adversarial Attacks with Model Self-Enhancement" (SASD), CVPR 2024: with SAM, from the weights that the
+    teacher was tuned from by SAM too.
+    """
+
+    def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
+        check_batch(batch)
+        del key, predict
+        if teacher is None:
+            raise ValueError("distilled() without a teacher: give the predict whose probabilities are taken")
+        logits = teacher(batch.images)
+        if logits.shape != batch.targets.shape:
+            raise ValueError(f"the teacher says {logits.shape}; expected logits like {batch.targets.shape}")
+        return batch._replace(targets=jax.nn.softmax(logits).astype(batch.targets.dtype))
+
+    return apply

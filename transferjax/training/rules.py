@@ -13,7 +13,7 @@ import optax
 
 from transferjax.checks import check_numbers
 from transferjax.norms import norm, unit
-from transferjax.typing import Array, GradFn, Memory, PyTree, Rule
+from transferjax.typing import Array, Batch, GradFn, Key, Memory, PyTree, Rule
 
 BATCH_STATS = ("both", "first")
 
@@ -55,15 +55,19 @@ def _check(rho: float, batch_stats: str) -> None:
         raise ValueError(f"batch_stats={batch_stats!r}: expected one of {BATCH_STATS}")
 
 
+def _kept(batch_stats: str) -> tuple[str, ...]:
+    """What a second pass does not change."""
+    return ("metrics",) if batch_stats == "both" else ("metrics", "batch_stats")
+
+
 def _second_pass(
     grad_fn: GradFn, rho: float, adaptive: bool, batch_stats: str
 ) -> Callable[..., tuple[Memory, PyTree]]:
     """(params, memory and gradient at them, data) -> memory and gradient at the perturbed ones."""
-    kept = ("metrics",) if batch_stats == "both" else ("metrics", "batch_stats")
 
     def second_pass(params: PyTree, first: Memory, grads: PyTree, *data: PyTree):
         (_, second), ascent = grad_fn(_ascend(params, grads, rho, adaptive), first, *data)
-        return second | {name: first[name] for name in kept if name in first}, ascent
+        return second | {name: first[name] for name in _kept(batch_stats) if name in first}, ascent
 
     return second_pass
 
@@ -192,6 +196,75 @@ def msam(rho: float, decay: float = 0.9) -> Rule:
         return along_the_momentum
 
     return rule
+
+
+def esam(rho: float, beta: float = 0.5, gamma: float = 0.5, *, batch_stats: str = "both") -> Rule:
+    """Efficient SAM: some of the weights climb, and the examples whose loss grew most say where to go.
+
+    `ε = ρ/β · m g/‖m g‖` with a mask m that takes each of the weights' arrays with probability β, and the
+    step is the gradient at w + ε of the γ B examples with the largest `ℓᵢ(w + ε) − ℓᵢ(w)`.
+
+    An example's loss is `B ∂L/∂cᵢ` at c = 1, where c scales the examples' targets: cross-entropy is linear in
+    them, and nothing else has to tell the losses apart.
+
+    Args:
+        rho: radius ρ > 0 of the neighbourhood, in units of the weights.
+        beta: share β of the arrays that climb; if none is drawn, the weights stay where they are.
+        gamma: share γ of the batch in the second gradient, at least one example; of each device's own.
+        batch_stats: as in `gsam`; "both" are the first and the last.
+
+    Returns:
+        A rule of one gradient, a forward pass and γ of a gradient a step; value and metrics are those at w.
+        Masks are the same for all seeds.
+
+    Reference: Du et al., "Efficient Sharpness-aware Minimization for Improved Training of Neural Networks",
+    ICLR 2022, algorithm 1, β = γ = 0.5. The official code draws whole arrays too, and leaves out one example
+    of the γ B.
+    """
+    _check(rho, batch_stats)
+    check_numbers(beta=beta, gamma=gamma)
+    for name, share in {"beta": beta, "gamma": gamma}.items():
+        if not 0 < share <= 1:
+            raise ValueError(f"{name}={share}: expected a share above 0 and at most 1")
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def efficient(params: PyTree, memory: Memory, keys: Key, batch: Batch):
+            step = memory.get("esam", jnp.zeros((), jnp.int32))
+            (value, first), grads, before = _with_losses(grad_fn, params, memory, keys, batch)
+            climbing = _some(grads, jax.random.fold_in(jax.random.key(0), step), beta)
+            ahead = _ascend(params, climbing, rho / beta, False)
+            *_, after = _with_losses(grad_fn, ahead, memory, keys, batch)
+            _, most = jax.lax.top_k(after - before, max(1, round(gamma * len(after))))
+            chosen = jax.tree.map(lambda leaf: leaf[most], (keys, batch))
+            (_, second), ascent = grad_fn(ahead, first, *chosen)
+            kept = {name: first[name] for name in _kept(batch_stats) if name in first}
+            return (value, second | kept | {"esam": step + 1}), ascent
+
+        return efficient
+
+    return rule
+
+
+def _with_losses(
+    grad_fn: GradFn, params: PyTree, memory: Memory, keys: Key, batch: Batch
+) -> tuple[tuple[Array, Memory], PyTree, Array]:
+    """What `grad_fn` returns, and the loss of each example `[B]`, up to a factor that all share."""
+
+    def scaled(scale: Array) -> tuple[Array, tuple]:
+        targets = scale[:, None] * batch.targets
+        aux, grads = grad_fn(params, memory, keys, batch._replace(targets=targets))
+        return aux[0], (aux, grads)
+
+    ones = jnp.ones(len(batch.targets), batch.targets.dtype)
+    (_, (aux, grads)), losses = jax.value_and_grad(scaled, has_aux=True)(ones)
+    return aux, grads, losses
+
+
+def _some(tree: PyTree, key: Key, share: float) -> PyTree:
+    """The arrays that a draw takes, each with that probability; 0 in place of the others."""
+    leaves, structure = jax.tree.flatten(tree)
+    taken = jax.random.bernoulli(key, share, (len(leaves),))
+    return structure.unflatten([jnp.where(take, leaf, 0) for take, leaf in zip(taken, leaves, strict=True)])
 
 
 def gnp(weight: float, rho: float = 0.1, *, batch_stats: str = "both") -> Rule:
