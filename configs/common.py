@@ -138,6 +138,12 @@ def targets(models, seed=100, **common):
     )
 
 
+def tuned(start, parts, *, epochs, peak=0.05, **more):
+    """Training that goes on from a network at a constant rate, with a mechanism's parts."""
+    going_on = {**start["training"], "epochs": float(epochs), "schedule": call("constant", peak=peak)}
+    return {**start, "parts": parts, "training": going_on, "start": start, **more}
+
+
 def snapshots(start, mechanism="ST", *, epochs=10, per_epoch=4, peak=0.05, dataset="cifar10"):
     """LGV: training goes on from a network at a constant high rate, `per_epoch` weights an epoch are kept.
 
@@ -145,9 +151,8 @@ def snapshots(start, mechanism="ST", *, epochs=10, per_epoch=4, peak=0.05, datas
 
     Reference: Gubri et al., "LGV", ECCV 2022, algorithm 1; Zhang et al., S&P 2024, Table 5.
     """
-    going_on = {**start["training"], "epochs": float(epochs), "schedule": call("constant", peak=peak)}
-    again = {**start, "parts": method(mechanism, dataset), "training": going_on, "start": start}
-    return tuple({**again, "epoch": (i + 1) / per_epoch} for i in range(epochs * per_epoch))
+    again = tuned(start, method(mechanism, dataset), epochs=epochs, peak=peak)
+    return tuple({**again, "epoch": (i + 1) / per_epoch} for i in range(round(epochs * per_epoch)))
 
 
 def main_block(mechanisms, targets, *, data, eps_255, smoothness=None, similarity=None, **more):

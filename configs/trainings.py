@@ -6,8 +6,16 @@
 Every training costs as much as twice the scale's epochs of standard training: SAM, at two gradients a step,
 has the scale's epochs, ST twice as many, adversarial training a fourth of the scale's (a test compares with
 what plans reckon, another that with what the programs do). Warm-ups keep their share.
-Mechanisms are those of the S&P paper's Tables 2 and 3, of Gubri et al. and what came since; "ST, WS" is ST
-whose weights are scaled at random while it is attacked (SASD's second half, without its distillation).
+Mechanisms are those of the S&P paper's Tables 2 and 3, of Gubri et al. and what came since. Some go on from a
+network, whose training is in their cost, at a constant rate of 0.05 (`TUNED`):
+
+| | first | then |
+|---|---|---|
+| DRA | ST for a half of the cost | DCG, score matching |
+| SASD | ST for a half | SAM for a fourth: the teacher; from ST again its distillation by SAM, a fourth |
+| MoreBayesian | GNP for three fourths | GNP at a high rate, weights kept: the mean of 20 draws (SWAG) |
+
+"ST, WS" and "SASD, WS" are attacked while their weights are scaled at random.
 
 Scales are `cifar10`, `imagenette`, `cpu` and `smoke`, with the targets of `configs/frontier.py`. Behind one,
 `,key=value` changes it: `cpu,seeds=1,mechanisms=ST+SAM+IR,cost=4`; `cost` is in epochs of standard training.
@@ -18,23 +26,15 @@ from configs.methods import method, named
 
 TRAININGS = (
     *sp2024.TABLE_2,
-    *("l-SAM", "ASAM", "GSAM", "AGSAM", "LookSAM", "MSAM", "GNP", "SWA", "EMA", "WASAM"),
+    *("l-SAM", "ASAM", "GSAM", "AGSAM", "LookSAM", "MSAM", "ESAM", "GNP", "SWA", "EMA", "WASAM"),
 )
+SCALED = ("ST", "SASD")
+"""What is attacked with scaled weights besides."""
 ATTACKS = (("PGD", 10), ("MI", 10), ("SIA", 100))
 """An attack of the table at equal cost, and what it may spend."""
 PRICES = {
     **dict.fromkeys(("sam", "asam", "gsam", "agsam", "gnp", "input_gradient", "jacobian"), 2.0),
-    **{"er": 3.0, "score_matching": 3.0, "look_sam": 1.2, "esam": 11 / 6},
-}
-
-
-def _of(scale, main=TRAININGS):
-    return lambda: frontier.SCALES[scale]().but(main=main)
-
-
-SCALES = {
-    **{name: _of(name) for name in ("cifar10", "imagenette", "cpu")},
-    "smoke": _of("smoke", ("ST", "SAM", "IR")),
+    **{"er": 3.0, "score_matching": 3.0, "look_sam": 1.2, "esam": 11 / 6, "distilled": 4 / 3},
 }
 
 
@@ -47,16 +47,65 @@ def price(mechanism, dataset="cifar10"):
     return found
 
 
-def _surrogates(s, mechanisms, seeds, cost):
+def _network(s, mechanism, seed, cost):
+    """A network that costs as much as so many epochs of standard training."""
     model, options = s.surrogate
+    shared = s.lasting(cost / price(mechanism, s.dataset)).shared(model)
+    return common.surrogates((mechanism,), (seed,), model, options, **shared)[0][2]
+
+
+def _dra(s, seed, cost):
+    parts, price = method("DCG", s.dataset), PRICES["score_matching"]
+    return common.tuned(_network(s, "ST", seed, cost / 2), parts, epochs=cost / 2 / price)
+
+
+def _sasd(s, seed, cost):
+    start, sam = _network(s, "ST", seed, cost / 2), method("SAM", s.dataset)
+    teacher = common.tuned(start, sam, epochs=cost / 4 / PRICES["sam"])
+    student = ({"name": "distilled", "options": {}}, *sam)
+    epochs = cost / 4 / (PRICES["sam"] * PRICES["distilled"])
+    return common.tuned(start, student, epochs=epochs, teacher=teacher)
+
+
+def _more_bayesian(s, seed, cost):
+    start, epochs = _network(s, "GNP", seed, 3 * cost / 4), cost / 4 / PRICES["gnp"]
+    kept = common.snapshots(start, "GNP", epochs=epochs, per_epoch=s.kept / epochs, dataset=s.dataset)
+    return {"kind": "Apply", "call": common.call("swag_mean"), "of": kept}
+
+
+TUNED = {"DRA": _dra, "SASD": _sasd, "MoreBayesian": _more_bayesian}
+
+
+def _of(scale, kept, main=TRAININGS + tuple(TUNED)):
+    return lambda: frontier.SCALES[scale]().but(main=main, kept=kept)
+
+
+SCALES = {
+    **{name: _of(name, 300) for name in ("cifar10", "imagenette")},
+    "cpu": _of("cpu", 30),
+    "smoke": _of("smoke", 3, ("ST", "SAM", "SASD", "MoreBayesian")),
+}
+
+
+def epochs_of(spec):
+    """How long a network was trained, with what it goes on from; not its teacher."""
+    if spec["kind"] == "Apply":
+        return epochs_of(spec["of"][-1])
+    return spec["training"]["epochs"] + (
+        epochs_of(spec["start"]) if "training" in spec.get("start", ()) else 0
+    )
+
+
+def _surrogates(s, mechanisms, seeds, cost):
     for mechanism in mechanisms:
-        epochs = cost / price(mechanism, s.dataset)
-        shared = s.lasting(epochs).shared(model)
-        for label, tags, spec in common.surrogates((mechanism,), seeds, model, options, **shared):
-            yield label, {**tags, "epochs": epochs}, spec
-            if mechanism == "ST":
+        for seed in seeds:
+            how = TUNED.get(mechanism)
+            spec = how(s, seed, cost) if how else _network(s, mechanism, seed, cost)
+            yield mechanism, {"mechanism": mechanism, "seed": seed, "epochs": epochs_of(spec)}, spec
+            if mechanism in SCALED:
                 scaled = {"kind": "Apply", "call": common.call("weight_scaling"), "of": (spec,)}
-                yield "ST, WS", {**tags, "mechanism": "ST, WS", "epochs": epochs}, scaled
+                label = f"{mechanism}, WS"
+                yield label, {"mechanism": label, "seed": seed, "epochs": epochs_of(spec)}, scaled
 
 
 def get_config(variant="cpu"):

@@ -1,7 +1,7 @@
 """What a traced program does, counted; nothing is compiled or computed.
 
-A program is a jaxpr; what nothing reads does not count. Loops count as often as they run; of a loop that ends early the limit in its condition
-counts, of a branch the one that does the most.
+A program is a jaxpr; what nothing reads does not count. Loops count as often as they run; of a loop that ends
+early the limit in its condition counts, of a branch the one that does the most.
 """
 
 from collections import Counter

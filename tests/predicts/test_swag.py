@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transferjax import attacks
-from transferjax.predicts import Snapshots, swag
+from transferjax.predicts import Snapshots, mean_logits, swag, swag_mean
 
 WEIGHTS = {
     "params": {"w": jnp.array([[0.0, 10.0], [2.0, 10.0], [4.0, 10.0]])},
@@ -43,3 +43,13 @@ def test_they_are_snapshots_that_attacks_take():
     assert np.abs(x - images).max() > 0.01
     with pytest.raises(ValueError, match="at least 2 nets to tell their spread; got 1"):
         swag(nets()[:1], jax.random.key(0))
+
+
+def test_their_mean_is_one_predict():
+    x = jnp.linspace(0, 1, 3 * 4).reshape(3, 2, 2, 1)
+    one = swag_mean(*nets(), count=4, scale=1.5, seed=7)
+    draws = swag(nets(), jax.random.key(7), count=4)
+    np.testing.assert_allclose(one(x), mean_logits(*(draws.at(i) for i in range(4)))(x), rtol=1e-5)
+    np.testing.assert_array_equal(jax.jit(lambda predict, x: predict(x))(one, x), jax.jit(one)(x))
+    with pytest.raises(ValueError, match="at least 2 nets"):
+        swag_mean(nets()[0])

@@ -26,6 +26,7 @@ ROWS = {
     "ghost_dropout": {"rate": 0.1},
     "mean_logits": {},
     "mean_probabilities": {},
+    "swag_mean": {"count": 3},
     "select_classes": {"indices": tuple(range(10))[::-1]},
     "resized": {"size": 12},
     "tgr": {},
@@ -37,7 +38,7 @@ VIT = Call(
     name="cifar_vit_small",
     options={"image_size": 8, "depth": 1, "width": 8, "heads": 2, "hidden": 8},
 )
-SEVERAL = ("mean_logits", "mean_probabilities")
+SEVERAL = ("mean_logits", "mean_probabilities", "swag_mean")
 ELSEWHERE = {"purified": "tests/study/test_study_purifiers.py"}
 
 

@@ -12,10 +12,10 @@ from configs.methods import method
 from transferjax import models
 from transferjax.attacks import spent
 from transferjax.report.tables import NOISE
-from transferjax.study import along, config, estimate, registry, views
+from transferjax.study import along, config, estimate, registry, views, walk
 from transferjax.study.binding import call_of
 from transferjax.study.make import attack_of
-from transferjax.study.specs import Call, Goal
+from transferjax.study.specs import KINDS, STORED, Call, Goal
 
 POOL = np.zeros((1, 8, 8, 3), np.uint8)
 
@@ -113,6 +113,24 @@ def test_trainings_have_the_epochs_that_the_same_cost_buys():
 def test_trainings_cost_what_plans_reckon(mechanism, dataset):
     parts = [Call(**part) for part in method(mechanism, dataset)]
     assert trainings.price(mechanism, dataset) == pytest.approx(estimate.training_cost(parts))
+
+
+def cost_of(spec):
+    """All that was trained for a surrogate, in epochs of ST; images that it draws with are not counted."""
+    nets = walk.everything([spec] if isinstance(spec, STORED) else walk.needs(spec)).values()
+    whole = {walk.training_of(net).key: net for net in nets}
+    return sum(net.training.epochs * estimate.training_cost(net.parts) for net in whole.values())
+
+
+@pytest.mark.parametrize("variant", ["cpu,cost=12", "cifar10,seed=1"])
+def test_what_goes_on_from_a_network_costs_as_much_with_it(variant):
+    c = trainings.get_config(variant)
+    surrogates, found = c.blocks[0][1]["surrogates"], {}
+    for label, _, spec in c.networks:
+        if label in surrogates:
+            found[label] = cost_of(KINDS[spec["kind"]].model_validate(spec))
+    assert len(found) == len(surrogates) >= 30
+    assert set(np.round(list(found.values()), 6)) == {12.0 if "cost" in variant else 400.0}
 
 
 @pytest.mark.parametrize("scale", trainings.SCALES)

@@ -135,7 +135,10 @@ def test_an_epoch_before_the_newest_checkpoint(tmp_path):
 
 def test_a_students_first_step_is_towards_what_its_teacher_says(context):
     """By hand: from the teacher's stored weights, and in the step's own words."""
-    teacher, mechanism = network(VGG, seed=1), (Call(name="distilled"), Call(name="sam", options={"rho": 0.1}))
+    teacher, mechanism = (
+        network(VGG, seed=1),
+        (Call(name="distilled"), Call(name="sam", options={"rho": 0.1})),
+    )
     student = network(ONE, parts=mechanism, teacher=teacher, epoch=0.5)
     found = make(context, student)
     trainer = Trainer(student.replace(seed=0), context.source(student.data), context.predict(teacher))

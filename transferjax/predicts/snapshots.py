@@ -94,6 +94,32 @@ def swag(predicts: Sequence[Predict] | Snapshots, key: Key, count: int = 20, sca
     return Snapshots(jax.tree_util.tree_map_with_path(drawn, stack.predict))
 
 
+def swag_mean(*predicts: Predict, count: int = 20, scale: float = 1.5, seed: int = 0) -> Predict:
+    """One predict with the mean of the logits of the nets that `swag` draws, always the same ones.
+
+    Args:
+        predicts: at least two nets of one training.
+        count, scale: of `swag`.
+        seed: of the draws.
+
+    Raises:
+        ValueError: fewer than two nets.
+    """
+    return jax.tree_util.Partial(_mean_of_stack, swag(predicts, jax.random.key(seed), count, scale))
+
+
+def _mean_of_stack(snapshots: Snapshots, x: Array) -> Array:
+    """One net after the other: the loop compiles like one."""
+
+    def add(total: Array, predict: Predict) -> tuple[Array, None]:
+        return total + predict(x), None
+
+    logits = jax.eval_shape(snapshots.at(0), x)
+    check_outputs(logits, len(x))
+    total, _ = jax.lax.scan(add, jnp.zeros(logits.shape, logits.dtype), snapshots.predict)
+    return total / len(snapshots)
+
+
 def _logits(predicts: Sequence[Predict], x: Array) -> Array:
     """Of all nets, `[n, B, K]`."""
     found = [predict(x) for predict in _noted(predicts)]

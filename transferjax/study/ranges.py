@@ -69,14 +69,14 @@ FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lan
 APPLY = _named(
     (_between(1, 8), "bits"),
     (_between(1, 100), "quality"),
-    (COUNT, "samples size low high"),
+    (COUNT, "samples size low high count"),
     (POSITIVE, "sigma"),
-    (FROM_ZERO, "angle shear decay attention qkv mlp"),
+    (FROM_ZERO, "angle shear decay attention qkv mlp scale"),
     (POSITIVE, "factor"),
     (BELOW_ONE, "radius ghost_dropout.rate zoom"),
     (SHARE, "shift"),
     (Range("must be above 1", lambda value: value > 1), "resize_and_pad.rate"),
-    (WHOLE, "first last indices"),
+    (WHOLE, "first last indices seed"),
     (FILTERS, "method"),
 )
 DERIVED = _named((COUNT, "steps"), (POSITIVE, "step_size eps"))

@@ -207,7 +207,7 @@ APPLY = _table(
         **_rows("transferjax.defences", "smoothed purified"),
         **_rows("transferjax.predicts", "skip_gradient", version=2),
         **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout tgr pna weight_scaling"),
-        **_rows("transferjax.predicts", "mean_logits mean_probabilities"),
+        **_rows("transferjax.predicts", "mean_logits mean_probabilities swag_mean"),
         **_rows("transferjax.models", "select_classes"),
         **_rows("transferjax.study.resolve", "resized"),
     },

@@ -232,7 +232,7 @@ def distilled(teacher: Predict | None = None) -> Transform:
         teacher: any predict of the same classes, in evaluation mode; needed where a step is taken.
 
     Raises:
-        ValueError: when it is called, no teacher, or one with another number of logits than there are classes.
+        ValueError: when it is called, no teacher, or one with more or fewer logits than there are classes.
 
     Reference: Hinton et al., arXiv:1503.02531, at temperature 1; Wu et al., "Improving Transferable Targeted
     Adversarial Attacks with Model Self-Enhancement" (SASD), CVPR 2024: with SAM, from the weights that the

@@ -112,8 +112,8 @@ def jacobian(
 def score_matching(weight: float, *, projections: int = 1, exact: bool = False) -> Penalty:
     """DCG: how far `s = ∇x log p(y|x)` is from the gradient of the log density of the class's images.
 
-    `λ mean_i (‖s_i‖² + 2 vᵀ ∂s_i/∂x v)`, v uniform of length one: score matching, with 1/D of the trace of s's
-    Jacobian, D numbers to an image. Of a net that is piecewise linear in x (ReLU, pooling) that trace is
+    `λ mean_i (‖s_i‖² + 2 vᵀ ∂s_i/∂x v)`, v uniform of length one: score matching, with 1/D of the trace of
+    s's Jacobian, D numbers to an image. Of a net that is piecewise linear in x (ReLU, pooling) that trace is
     `−tr(Jᵀ (diag p − p pᵀ) J)` for every label, so a pullback estimates it, and no third derivative is taken;
     of other nets the curvature of the logits themselves is left out.
 

@@ -263,8 +263,8 @@ def _with_losses(
 def _some(tree: PyTree, key: Key, share: float) -> PyTree:
     """The arrays that a draw takes, each with that probability; 0 in place of the others."""
     leaves, structure = jax.tree.flatten(tree)
-    taken = jax.random.bernoulli(key, share, (len(leaves),))
-    return structure.unflatten([jnp.where(take, leaf, 0) for take, leaf in zip(taken, leaves, strict=True)])
+    taken = jax.tree.unflatten(structure, list(jax.random.bernoulli(key, share, (len(leaves),))))
+    return jax.tree.map(lambda take, leaf: jnp.where(take, leaf, 0), taken, tree)
 
 
 def gnp(weight: float, rho: float = 0.1, *, batch_stats: str = "both") -> Rule:
