@@ -181,6 +181,24 @@ def test_a_flipped_byte_is_named_and_made_again(finish, copy, whole, kind):
     assert checksums(copy) == checksums(whole)
 
 
+def test_packed_results_draw_the_same_tables_elsewhere(finish, copy, whole, tmp_path):
+    """Nothing is made, and the rows are the same."""
+    file, other = tmp_path / "tiny.tar.xz", tmp_path / "other"
+    code, out, err = finish(copy, "pack", str(file), config=TINY)
+    assert (code, err) == (0, "")
+    assert f"results in {file}" in out
+    code, out, _ = finish(other, "unpack", str(file), config=None)
+    assert code == 0
+    assert "results put into" in out
+    found, _ = study(finish, other)
+    assert not sum(found["made"].values())
+    for table in (copy / "studies/tiny").glob("*.csv"):
+        assert (other / "studies/tiny" / table.name).read_text() == table.read_text()
+    code, _, err = finish(other, "pack", config=TINY)
+    assert code == 1
+    assert "pack: expected one FILE behind it" in err
+
+
 def test_gc_removes_what_a_dropped_study_alone_needed(finish, copy, whole):
     study(finish, copy, variant="attacks=2,eps=16")
     text = (copy / "studies/tiny.json").read_text()

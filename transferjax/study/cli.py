@@ -3,6 +3,7 @@
 python -m experiments.study --config=configs/digits.py[:variant] --store=DIR [--views=a,b] [--dry_run]
     [--json] [--list] [--workers=N | --scheduler=tcp://…] [--grace=SECONDS]
 python -m experiments.study --store=DIR ls | why KEY|LABEL [--config=…] | gc [--drop=STUDY] [--dry_run]
+    | pack FILE --config=… [--views=a,b] | unpack FILE
 """
 
 import json
@@ -28,7 +29,7 @@ from transferjax.report.page import Section, told_apart, write_page
 from transferjax.stopping import SAID, Stopping, never
 from transferjax.study import config as configs
 from transferjax.study import flags as given
-from transferjax.study import mistakes, rows, upkeep, views
+from transferjax.study import mistakes, packed, rows, upkeep, views
 from transferjax.study.config import Study
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
@@ -41,7 +42,7 @@ from transferjax.study.store import Corrupt, Store
 
 PLIGHTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile)
 """What disks, files and devices raise, and users' mistakes."""
-COMMANDS = ("ls", "why", "gc")
+COMMANDS = {"ls": "", "why": "KEY|LABEL", "gc": "", "pack": "FILE", "unpack": "FILE"}
 TRACEBACK = "TRANSFERJAX_TRACEBACK"
 
 
@@ -154,7 +155,9 @@ def _main(arguments: Sequence[str]) -> int:
     if not given.STORE.value and not given.LIST.value:
         raise ValueError("--store is missing: where should results be kept? For example --store=runs/store")
     if given.CONFIG.value is None and not arguments:
-        raise ValueError("--config is missing: --config=configs/digits.py, or a command: ls, why, gc")
+        raise ValueError(
+            f"--config is missing: --config=configs/digits.py, or a command: {', '.join(COMMANDS)}"
+        )
     _begin(plans=bool(arguments) or given.DRY.value or given.LIST.value)
     store = Store(given.STORE.value)
     if given.STORE.value and store.root.exists() and not store.root.is_dir():
@@ -174,20 +177,38 @@ def _read(store: Store) -> Study:
 
 
 def _look_after(store: Store, command: str, *arguments: str) -> int:
+    takes = COMMANDS[command]
+    if len(arguments) != bool(takes):
+        raise ValueError(f"{command}: expected {f'one {takes}' if takes else 'nothing'} behind it")
+    if command == "unpack":
+        new, there = packed.unpack(store, Path(*arguments))
+        print(f"{new} results put into {store.root}, {there} were there")
+        return 0
     if given.CONFIG.value is None and not any(
         (store.root / name).is_dir() for name in ("objects", "studies")
     ):
         raise ValueError(
             f"--store={store.root}: there is no store; expected the --store of a study that was run"
         )
-    if len(arguments) != (command == "why"):
-        raise ValueError("expected `ls`, `gc`, or `why` with one KEY (or its beginning) or LABEL")
     if command == "ls":
         upkeep.ls(store)
     elif command == "gc":
         upkeep.gc(store, 3600 * given.AGE.value, given.DROP.value, given.DRY.value)
+    elif command == "pack":
+        return _pack(store, *arguments)
     else:
         upkeep.why(store, arguments[0], _read(store).labelled() if given.CONFIG.value else {})
+    return 0
+
+
+def _pack(store: Store, file: str) -> int:
+    if given.CONFIG.value is None:
+        raise ValueError("pack: --config is missing: the study whose results are packed")
+    study = _read(store)
+    demand = _demand({view.name: views.rows_of(study, view) for view in chosen(study)})
+    count, missing = packed.pack(store, demand, Path(file))
+    lacks = f", {missing} of {count + missing} are not there yet" if missing else ""
+    print(f"{count} results in {file} ({Path(file).stat().st_size / 1e3:.0f} kB){lacks}")
     return 0
 
 

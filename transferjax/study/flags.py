@@ -31,6 +31,8 @@ USAGE = """usage: transferjax study --store=DIR --config=FILE[:VARIANT] [flags] 
        transferjax study --store=DIR ls                           what is stored
        transferjax study --store=DIR why KEY|LABEL [--config=…]   what a result is, and who needs it
        transferjax study --store=DIR gc [--drop=STUDY]            remove what no study needs
+       transferjax study --store=DIR pack FILE --config=…         what its views read, in one small file
+       transferjax study --store=DIR unpack FILE                  into this store
        transferjax quickstart [flags]                             a study of handwritten digits
 
 examples:

@@ -110,7 +110,7 @@ class Store:
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         text = walk.to_json(spec) + "\n"
         marks = {"checksum": checksum(content), "spec": checksum(text.encode())}
-        said = {**provenance, **marks, "when": now()}
+        said = {"when": now(), **provenance, **marks}
         try:
             with atomic_directory(self.path(spec)) as directory:
                 (directory / ARRAYS).write_bytes(content)
