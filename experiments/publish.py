@@ -36,8 +36,9 @@ def publish(title: str, views: Sequence[str], report: Path, out: Path) -> Path:
             f"{report} reports {theirs!r}, and the config is {title!r}: give the --config it is of"
         )
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for file in sorted(report.glob("*.csv")):
-        shutil.copy(file, out)
+    for file in sorted(report.glob("*.csv")):  # views that the config had once left theirs there too
+        if any(file.stem == view or file.stem.startswith(f"{view}_") for view in views):
+            shutil.copy(file, out)
     for page in sorted(report.glob("*.md")):
         if page.stem in views:
             shutil.copy(page, out)

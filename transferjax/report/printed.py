@@ -33,9 +33,14 @@ def _cell(table: Table, row: Hashable, column: Hashable, bold: tuple[str, str], 
     return text if np.isnan(err) else text + sign[0].format(_to_precision_of(printer(number), err))
 
 
+def _head(column: tuple[Hashable, ...]) -> str:
+    """A column's name in one line."""
+    return " ".join(part for part in map(str, column) if part)
+
+
 def _lines(table: Table, bold: tuple[str, str]) -> list[list[str]]:
     """The heads, and the cells of each row, behind their name."""
-    heads = [" ".join(part for part in map(str, column) if part) for column in table.center.columns]
+    heads = [_head(column) for column in table.center.columns]
     sign = (" ± {}", " {}")
     rows = [
         [str(row), *(_cell(table, row, column, bold, sign) for column in table.center.columns)]
@@ -75,7 +80,7 @@ def to_html(table: Table) -> str:
             groups.append([column[0], 1])
     upper = "".join(f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in groups)
     lower = "".join(
-        f'<th scope="col" data-name="{escape(" ".join(map(str, column)))}">{escape(column[1])}</th>'
+        f'<th scope="col" data-name="{escape(_head(column))}">{escape(column[1])}</th>'
         for column in table.center.columns
     )
     body, sign = [], (' <span class="error">± {}</span>', ' <span class="error">{}</span>')

@@ -209,8 +209,8 @@ def choosing(frame: pd.DataFrame, study: Study, block: str, validation: str) -> 
             ["option", "seed"], list(QUANTITIES.values()), var_name="quantity", value_name="value"
         )
         across, error = ("quantity",), study.error
-        table = value_table(long, "value", title, rows="option", columns=across, error=error, largest=None)
-        return [Section(title, text, [table], {})]
+        table = value_table(long, "value", "", rows="option", columns=across, error=error, largest=None)
+        return [Section(title, text, [table._replace(title=title)], {})]
 
     return split(rows, draw, ("mechanism", "goal", "eps_255"))
 
