@@ -282,6 +282,8 @@ def test_what_is_published_is_whole_and_says_what_is_not_done(smoke, tmp_path):
         assert (tmp_path / "smoke" / figure).exists()
     copied = pd.read_csv(tmp_path / "smoke/table2.csv")
     pd.testing.assert_frame_equal(copied, pd.read_csv(smoke / "table2.csv"))
+    publish(title, ["table2"], smoke, tmp_path / "few")  # as if the config had once had the others
+    assert {file.stem.partition("_")[0] for file in (tmp_path / "few").glob("*.csv")} == {"table2"}
     with pytest.raises(FileNotFoundError, match=r"has no report\.md: run the study"):
         publish(title, names, tmp_path, tmp_path / "out")
 

@@ -4,7 +4,7 @@ step         the train step with its slots, exact evaluation
 objective    cross-entropy plus penalties
 penalties    input-gradient and Jacobian regularization, score matching
 rules        around the gradient: SAM and its kin, explicit regularization
-augment      once per step: crop and flip, mixup, cutmix, cutout, label smoothing, adversarial examples, a teacher
+augment      once per step: crop and flip, mixup, cutmix, cutout, label smoothing, attacks, a teacher
 optimizers   SGD and schedules; everything else is optax
 averaging    SWA and EMA, links of an optax chain
 fit          the host loop: steps, checkpoints, progress
