@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transferjax import data
+from transferjax import data, models
 from transferjax.losses import one_hot
+from transferjax.models.vit import ViT
 from transferjax.random import per_example
 from transferjax.study import binding, networks, registry
 from transferjax.study.make import attack_of, make
@@ -69,6 +70,7 @@ ATTACKS = {
     "admix": FEW | {"samples": 2, "scales": 2},
     "rap": FEW | {"inner_steps": 2},
     **dict.fromkeys(["self_universality", "ilpd"], FEW | {"layer": "maps"}),
+    "att": FEW | {"layer": "blocks.0", "patch": 4},
     **dict.fromkeys(["fia", "bfa"], FEW | {"layer": "maps", "samples": 2}),
     "apgd": {"steps": 4},
     "apgd_t": {"steps": 3, "target_classes": 2},
@@ -187,6 +189,13 @@ def smooth_predict(number):
     return jax.tree_util.Partial(lambda weights, x: 3 * Smooth().apply(weights, x), weights)
 
 
+def tokens_predict():
+    """Of a vision transformer, which has no kinks either."""
+    module = ViT(num_classes=4, image_size=8, patch=4, depth=2, width=8, heads=2, hidden=8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    return models.predictor(module, filled(shapes))
+
+
 IMAGES = 0.5 + 0.4 * waves("images", (2, 8, 8, 1)) * np.sqrt(128)
 POOL = np.random.Philox(0).random_raw(3 * 64).astype(np.uint8).reshape(3, 8, 8, 1)
 
@@ -205,7 +214,7 @@ def attack_result(name):
     call = binding.bind(registry.ATTACKS, Call(name=name, options=ATTACKS[name]))
     pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
 
-    net = smooth_predict(0)
+    net = tokens_predict() if name == "att" else smooth_predict(0)
     labels = net(jnp.asarray(IMAGES)).argmax(-1)  # right, so that no attack has won before it begins
     classes = (labels + 1) % 4 if goal.targeted else labels
 

@@ -70,12 +70,12 @@ APPLY = _named(
     (_between(1, 100), "quality"),
     (COUNT, "samples size low high"),
     (POSITIVE, "sigma"),
-    (FROM_ZERO, "angle shear decay attention qkv mlp"),
+    (FROM_ZERO, "angle shear decay attention qkv mlp gamma weight"),
     (POSITIVE, "factor"),
     (BELOW_ONE, "radius ghost_dropout.rate zoom"),
     (SHARE, "shift"),
     (Range("must be above 1", lambda value: value > 1), "resize_and_pad.rate"),
-    (WHOLE, "first last indices"),
+    (WHOLE, "first last indices truncated"),
     (FILTERS, "method"),
 )
 DERIVED = _named((COUNT, "steps"), (POSITIVE, "step_size eps"))

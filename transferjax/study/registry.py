@@ -134,7 +134,7 @@ ATTACKS = _table(
         ),
         **_rows(
             "transferjax.attacks",
-            "po_trip self_universality fia bfa ilpd cfm everywhere apgd apgd_t fab square auto_attack",
+            "po_trip self_universality fia bfa ilpd cfm everywhere att apgd apgd_t fab square auto_attack",
             free=("chunk",),
             alone=True,
         ),
@@ -206,8 +206,8 @@ APPLY = _table(
         **_rows("transferjax.defences", "bit_depth jpeg feature_distillation resize_and_pad random_affine"),
         **_rows("transferjax.defences", "smoothed purified"),
         **_rows("transferjax.predicts", "skip_gradient", version=2),
-        **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout tgr pna weight_scaling"),
-        **_rows("transferjax.predicts", "mean_logits mean_probabilities"),
+        **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout tgr pna att"),
+        **_rows("transferjax.predicts", "weight_scaling mean_logits mean_probabilities"),
         **_rows("transferjax.models", "select_classes"),
         **_rows("transferjax.study.resolve", "resized"),
     },
@@ -237,7 +237,9 @@ PIECES = _table(
         **_rows("transferjax.attacks.blockwise", "structures scaled_blocks kept_blocks"),
         **_rows("transferjax.attacks.warps", "compositions"),
         **_rows(
-            "transferjax.attacks.samplers", "constrained_warps inverted_points patch_out", free=("chunk",)
+            "transferjax.attacks.samplers",
+            "constrained_warps inverted_points patch_out paced_patch_out",
+            free=("chunk",),
         ),
         **_rows("transferjax.attacks.ensembles", "one_member"),
         **_rows("transferjax.attacks.updates", "smooth sign"),
