@@ -18,16 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from transferjax import data, models
 from transferjax.losses import one_hot
+from transferjax.metrics import perceptual
 from transferjax.models.vit import ViT
 from transferjax.random import per_example
 from transferjax.study import binding, networks, registry
 from transferjax.study.make import attack_of, make
 from transferjax.study.resolve import Context, flat
 from transferjax.study.rows import PAIRS
-from transferjax.study.specs import Adversarial, Call, Data, Goal, Measure, Network, Training
+from transferjax.study.specs import OF_IMAGES, Adversarial, Call, Data, Goal, Measure, Network, Training
 from transferjax.study.store import Store
 from transferjax.training.averaging import averaged_params
 from transferjax.typing import Batch
@@ -106,8 +108,8 @@ MEASURES = {
         *("augmentation_shift", "bound", "transfer_loss", "flatness", "loss_surface", "attention"),
         "distortion",
     )
-}
-ATTACKED = ("bound", "transfer_loss", "distortion")  # of attacked images, with several numbers
+} | {"lpips": {"net": "squeeze"}}
+ATTACKED = ("bound", "transfer_loss", "distortion", "lpips")  # of attacked images, with several numbers
 GOLDEN = {"attacks": ATTACKS, "parts": PARTS, "measures": MEASURES}
 
 
@@ -255,6 +257,19 @@ def part_result(name):
     return numbers(*jax.tree.leaves(state.params if average is None else average))
 
 
+def lpips_files(directory):
+    """Weights that follow from their names."""
+    kernels, widths = perceptual._convolutions("squeeze"), perceptual._widths("squeeze")
+    trunk = {f"{name}.weight": waves(name, shape) for name, shape in kernels.items()}
+    trunk |= {f"{name}.bias": waves(name, shape[:1]) for name, shape in kernels.items()}
+    lines = {f"lin{i}.model.1.weight": abs(waves(str(i), (1, w, 1, 1))) for i, w in enumerate(widths)}
+    found = {"backbone": trunk, "linear": lines}
+    for name, tensors in found.items():
+        whole = {n: np.asarray(a, np.float32) for n, a in tensors.items()}
+        (Path(directory) / name).write_bytes(safetensors.numpy.save(whole))
+    return {name: str(Path(directory) / name) for name in found}
+
+
 def measure_result(name, directory):
     """Of networks with the same made-up weights, one of them scaled; of images with a fixed shift."""
     context = Context(Store(directory), batch_size=8)
@@ -263,15 +278,17 @@ def measure_result(name, directory):
     for number, net in enumerate(nets):
         scaled = jax.tree.map(lambda w, s=number: w * (1 + 0.2 * s), tiny_weights(net))
         context.store.put(net, flat(scaled), {})
-    call = Call(name=name, options=MEASURES[name])
-    images = Data(name="digits", split="test", count=8)
+    files = lpips_files(directory) if name == "lpips" else {}
+    call = Call(name=name, options=MEASURES[name] | files)
+    size = {"size": 26} if name == "lpips" else {}
+    images = Data(name="digits", split="test", options=size, count=8)
     if name in ATTACKED:
         images = binding.bound(
             Adversarial(surrogates=nets[0], attack=Call(name="noise"), eps=0.2, data=images)
         )
         clean = context.dataset(images.data).images
         context.store.put(images, {"images": np.where(clean > 127, clean - 51, clean + 51)}, {})
-    of = () if name == "distortion" else nets if name in PAIRS else nets[0]
+    of = () if name in OF_IMAGES else nets if name in PAIRS else nets[0]
     spec = binding.bound(Measure(call=call, of=of, data=images))
     ((_, made),) = make(context, [spec])
     return numbers(*made["arrays"].values()) if name in ATTACKED else numbers(made["arrays"]["values"])

@@ -63,6 +63,7 @@ MEASURES = _named(
     (INSIDE, "variance"),
     (METHODS, "method"),
     (("frechet", "off_subspace"), "statistic"),
+    (("alex", "vgg", "squeeze"), "net"),
 )
 FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lanczos5")
 APPLY = _named(
