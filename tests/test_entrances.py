@@ -15,6 +15,7 @@ from transferjax.attacks import projections, updates
 from transferjax.attacks.catalogue import targeted
 from transferjax.attacks.catalogue.auto_attack import one_after_another
 from transferjax.attacks.catalogue.auto_attack.apgd import targeted_dlr
+from transferjax.models.vit import ViT
 from transferjax.predicts import guess_preprocessing
 from transferjax.study import registry
 from transferjax.training import augment, penalties
@@ -44,6 +45,8 @@ class Net(nn.Module):
 
 
 NET = models.predictor(Net(), Net().init(KEY, IMAGES))
+TRANSFORMER = ViT(num_classes=K, image_size=SIDE, patch=4, depth=2, width=8, heads=2, hidden=8)
+ATTENTIVE = models.predictor(TRANSFORMER, TRANSFORMER.init(KEY, IMAGES))
 
 LAYERED = ("self_universality", "fia", "bfa", "ilpd")
 POOLED = ("admix", "cfm", "everywhere")
@@ -51,6 +54,7 @@ NEEDED = {
     **{name: {"pool": IMAGES} for name in POOLED},
     "tpa": {"neighbors": 2},
     **{name: {"layer": "conv"} for name in LAYERED},
+    "att": {"layer": "blocks.0", "patch": 4},
 }
 RECIPES = {
     name: registry.ATTACKS.row(name).factory(0.1, **NEEDED.get(name, {})) for name in registry.ATTACKS.rows()
@@ -63,6 +67,8 @@ SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
 
 
 def surrogate(name):
+    if name == "att":
+        return ATTENTIVE
     net = NET if name in (*LAYERED, "cfm", "everywhere") else PREDICT
     return (net, net) if name in SEVERAL else net
 
@@ -389,7 +395,10 @@ def attacked(name, predict):
     return ATTACKS[name](KEY, (predict, predict) if name in SEVERAL else predict, IMAGES, LABELS)
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in (*LAYERED, "cfm", "everywhere")])
+OF_FLAX = (*LAYERED, "cfm", "everywhere", "att")
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in OF_FLAX])
 def test_predict_returns_classes_or_one_row(name):
     """You see: "predict must return logits [B, K] for 4 images; got shape (4,)".
     Do: return the logits of each image.

@@ -19,6 +19,7 @@ FAMILIES = {
     "neighbors": "Neighbourhoods and flatness",
     "targeted": "Towards a target",
     "features": "Features in the middle",
+    "transformers": "Vision transformers",
     "committees": "Several surrogates",
     "auto_attack": "AutoAttack and its parts",
 }

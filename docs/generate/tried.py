@@ -14,10 +14,14 @@ from transferjax.attacks import spent
 from transferjax.attacks.goals import is_targeted
 from transferjax.losses import cross_entropy
 from transferjax.models.conv import conv_general_dilated
+from transferjax.models.vit import ViT
 from transferjax.study.registry import ATTACKS
 
 SIZE, EPS = 32, 48 / 255
 """Pixels, and a budget that can be seen on black and white."""
+
+ATTENTIVE = ("att",)  # attacks on transformers
+VIT = ViT(num_classes=10, image_size=SIZE, patch=8, depth=2, width=32, heads=4, hidden=64)
 
 conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)  # fast inside an attack's loop
 
@@ -32,16 +36,21 @@ class Net(nn.Module):
         return nn.Dense(10, name="head")(x.reshape(len(x), -1))
 
 
+def net(attentive: bool = False) -> nn.Module:
+    return VIT if attentive else Net()
+
+
 @cache
-def weights(seed: int = 0):
+def weights(seed: int = 0, attentive: bool = False):
     """Trained for a second or two, on 1,000 digits."""
     train = data.load("digits", "train", size=SIZE).subset(1000)
     images, labels = data.to_float(jnp.asarray(train.images)), jnp.asarray(train.labels)
-    variables, optimizer = Net().init(jax.random.key(seed), images[:1]), optax.adam(3e-3)
+    module = net(attentive)
+    variables, optimizer = module.init(jax.random.key(seed), images[:1]), optax.adam(3e-3)
 
     @jax.jit
     def step(variables, state):
-        grads = jax.grad(lambda v: cross_entropy(Net().apply(v, images), labels).mean())(variables)
+        grads = jax.grad(lambda v: cross_entropy(module.apply(v, images), labels).mean())(variables)
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(variables, updates), state
 
@@ -52,24 +61,25 @@ def weights(seed: int = 0):
 
 
 @cache
-def digit() -> tuple[np.ndarray, np.ndarray]:
+def digit(attentive: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """One test image `[1, 32, 32, 1]` and its label, which the net gets right."""
     test = data.load("digits", "test", size=SIZE)
     images = np.asarray(data.to_float(jnp.asarray(test.images[:32])))
-    says = np.asarray(predict()(images).argmax(-1))
+    says = np.asarray(predict(attentive=attentive)(images).argmax(-1))
     row = int(np.argmax(says == test.labels[:32]))
     return images[row : row + 1], test.labels[row : row + 1]
 
 
-def predict(seed: int = 0):
-    return models.predictor(Net(), weights(seed))
+def predict(seed: int = 0, attentive: bool = False):
+    return models.predictor(net(attentive), weights(seed, attentive))
 
 
 def arguments(name: str) -> dict:
     """What an attack needs besides its budget."""
     pool = np.asarray(data.load("digits", "train", size=SIZE).images[:8], np.float32) / 255
     needed = inspect.signature(ATTACKS.row(name).factory).parameters
-    return {key: value for key, value in {"pool": pool, "layer": "mix"}.items() if key in needed}
+    layer = "blocks.0" if name in ATTENTIVE else "mix"
+    return {key: value for key, value in {"pool": pool, "layer": layer}.items() if key in needed}
 
 
 def run(name: str):
@@ -77,13 +87,13 @@ def run(name: str):
 
     Attacks of several surrogates have two; what goes to given targets goes to the next class.
     """
-    images, labels = digit()
+    attentive = name in ATTENTIVE
+    images, labels = digit(attentive)
     attack = ATTACKS.row(name).factory(EPS, **arguments(name))
     aims = (labels + 1) % 10 if is_targeted(attack) else labels
-    surrogate = (
-        (predict(), predict(seed=1)) if name in ("svre", "cwa", "ada_ea", "smer", "lgv") else predict()
-    )
+    one = predict(attentive=attentive)
+    surrogate = (one, predict(seed=1)) if name in ("svre", "cwa", "ada_ea", "smer", "lgv") else one
     work = spent(attack, surrogate, images.shape[1:])
     adversarial = jax.jit(attack)(jax.random.key(0), surrogate, images, aims)
-    says = [int(predict()(x).argmax(-1)[0]) for x in (images, adversarial)]
+    says = [int(one(x).argmax(-1)[0]) for x in (images, adversarial)]
     return images, np.asarray(adversarial), int(labels[0]), says, work

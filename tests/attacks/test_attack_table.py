@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attentive import attentive
 
 from transferjax import attacks, models
 from transferjax.study.registry import ATTACKS
@@ -20,7 +21,7 @@ FEW |= {"target_classes": 2, "kernel_size": 3, "side": 2}
 LAYERED = ("self_universality", "fia", "bfa", "ilpd")
 POOLED = ("admix", "cfm", "everywhere")
 NEEDED = {name: {"pool": np.full((1, *SHAPE[1:]), 0.5, np.float32)} for name in POOLED}
-NEEDED |= {name: {"layer": "mix"} for name in LAYERED}
+NEEDED |= {name: {"layer": "mix"} for name in LAYERED} | {"att": {"layer": "tokens", "patch": 2}}
 ONLY_LINF = ("pi_fgsm",)  # its step spreads what the sign of a pixel cuts off
 SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
 UNMOVED = ("apgd", "apgd_t", "fab", "square", "auto_attack")  # leave what is fooled already as it is
@@ -35,6 +36,7 @@ class Net(nn.Module):
 
 X = 0.2 + 0.6 * jax.random.uniform(jax.random.key(0), SHAPE)
 PREDICT = models.predictor(Net(), Net().init(jax.random.key(1), X))
+ATTENTIVE = attentive(Net(), jax.random.key(1), X)
 OPTIONS = {name: inspect.signature(ATTACKS.row(name).factory).parameters for name in ATTACKS.rows()}
 GOALS = {name: (False, True) if "targeted" in OPTIONS[name] else (False,) for name in ATTACKS.rows()}
 CASES = [
@@ -51,8 +53,10 @@ def make(name, norm, targeted):
     return ATTACKS.row(name).factory(EPS[norm], norm=norm, **few, **goal, **NEEDED.get(name, {}))
 
 
-def surrogates(name, predict):
-    return (predict, predict) if name in SEVERAL else predict
+def surrogates(name):
+    if name == "att":
+        return ATTENTIVE
+    return (PREDICT, PREDICT) if name in SEVERAL else PREDICT
 
 
 def test_the_table_holds_attacks_alone():
@@ -68,7 +72,7 @@ def test_the_table_holds_attacks_alone():
 @pytest.mark.parametrize(("name", "norm", "targeted"), CASES)
 def test_in_the_ball_and_the_same_in_another_batch(name, norm, targeted):
     """Images of half precision too: a bfloat16 near 1 has steps of 1/255, and must be rounded inwards."""
-    made, predict = make(name, norm, targeted), surrogates(name, PREDICT)
+    made, predict = make(name, norm, targeted), surrogates(name)
     attack = replace(made, run=jax.jit(made.run))
     keys = jax.random.split(jax.random.key(2), len(X))
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
@@ -92,8 +96,6 @@ def test_the_dtype_of_the_images_is_kept(name, norm, targeted):
     attack, key = make(name, norm, targeted), jax.random.key(0)
     for images, weights in ((jnp.float32, jnp.bfloat16), (jnp.bfloat16, jnp.float32), (jnp.float64,) * 2):
         with jax.enable_x64(jnp.float64 in (images, weights)):
-            net = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, weights), PREDICT)  # noqa: B023
-            x = jax.eval_shape(
-                attack, key, surrogates(name, net), jax.ShapeDtypeStruct(SHAPE, images), LABELS
-            )
+            nets = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, weights), surrogates(name))  # noqa: B023
+            x = jax.eval_shape(attack, key, nets, jax.ShapeDtypeStruct(SHAPE, images), LABELS)
             assert (x.shape, x.dtype) == (SHAPE, images), (images, weights)

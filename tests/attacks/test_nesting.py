@@ -19,7 +19,7 @@ EPS, SHAPE = 0.1, (3, 4, 4, 2)
 KEY = jax.random.key(7)
 X = jax.random.uniform(jax.random.key(0), SHAPE)
 LABELS = jnp.array([0, 1, 2])
-LAYERED = ("self_universality", "fia", "bfa", "ilpd")  # of a Flax net; their rules are `with_momentum`'s
+LAYERED = ("self_universality", "fia", "bfa", "ilpd", "att")  # of Flax nets; their rules: `with_momentum`'s
 POOLED = ("cfm", "everywhere")
 NEEDED = {**{name: {"pool": X} for name in ("admix", *POOLED)}, **{name: {"layer": "x"} for name in LAYERED}}
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attentive import attentive
 from watch import Watch
 
 from transferjax import attacks, losses, models
@@ -58,6 +59,7 @@ TABLE = {
     "cfm": ({"pool": POOL, "kernel_size": 3}, EVERYWHERE, 2 / 8),
     "everywhere": ({"pool": POOL, "samples": 3, "kernel_size": 3}, EVERYWHERE, 2 / 8),
     "self_universality": ({"layer": "Dense_0"}, EVERYWHERE, 2 / 8),
+    "att": ({"layer": "tokens", "patch": 2}, 1, 1),
     "svre": ({"inner_steps": 2}, 1, 1),
     "cwa": ({}, 1, 2 / 5),
     "ada_ea": ({}, 1, 1),
@@ -80,6 +82,12 @@ def make(name, norm, eps=None, **changes):
     return ATTACKS.row(name).factory(BUDGETS[norm] if eps is None else eps, **options)
 
 
+def predict_of(name, net, images):
+    if name == "att":
+        return attentive(net, jax.random.key(1), images)
+    return models.predictor(net, net.init(jax.random.key(1), images))
+
+
 def surrogates(name, predict):
     return (predict, predict) if name in ("svre", "cwa", "ada_ea", "smer", "lgv") else predict
 
@@ -99,8 +107,7 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def problem():
     images = 0.3 + 0.4 * jax.random.uniform(jax.random.key(0), SHAPE)
-    predict = models.predictor(Net(), Net().init(jax.random.key(1), images))
-    return predict, images, jnp.array([0, 2])
+    return images, jnp.array([0, 2])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,8 @@ def problem():
     ],
 )
 def test_looks_and_ends_near_the_image(name, norm, problem):
-    predict, images, labels = problem
+    images, labels = problem
+    predict = predict_of(name, Net(), images)
     if (name, norm) == ("pi_fgsm", "l2"):
         with pytest.raises(ValueError, match="which only norm='linf' has; got norm='l2': use mi_fgsm"):
             make(name, norm)
@@ -152,19 +160,21 @@ class Slope(nn.Module):
 )
 def test_steps_are_the_papers(name, norm, problem):
     """Without a projection and with a constant gradient, the way is the steps' number times their length."""
-    predict = models.predictor(Slope(), Slope().init(jax.random.key(0), problem[1]))
-    attack = make(name, norm, eps=0.05, project=lambda x, x0: x)
+    images, predict = problem[0], predict_of(name, Slope(), problem[0])
+    everything = {"prob": 1.0, "low": 1.0, "high": 1.0} if name == "att" else {}  # no patch is left out
+    attack = make(name, norm, eps=0.05, project=lambda x, x0: x, **everything)
     brighter = 0 if dict(attack.settings)["targeted"] else 1  # towards class 0, or away from class 1
-    labels = jnp.full(len(problem[1]), 0 if name in ("fia", "bfa") else brighter)  # only z_0 feels a feature
-    x = jax.jit(attack)(jax.random.key(0), surrogates(name, predict), problem[1], labels)
-    d = np.asarray(x - problem[1])
+    labels = jnp.full(len(images), 0 if name in ("fia", "bfa") else brighter)  # only z_0 feels a feature
+    x = jax.jit(attack)(jax.random.key(0), surrogates(name, predict), images, labels)
+    d = np.asarray(x - images)
     way = np.abs(d).max((1, 2, 3)) if norm == "linf" else lengths("l2", d)
     np.testing.assert_allclose(way, 0.05 * TABLE[name][2], rtol=2e-3)
 
 
 @every_recipe
 def test_a_budget_may_be_traced(name, problem):
-    predict, images, labels = problem
+    images, labels = problem
+    predict = predict_of(name, Net(), images)
     for norm in ("linf",) if name == "pi_fgsm" else BUDGETS:
         run = lambda eps, *data: make(name, norm, eps=eps)(*data)  # noqa: B023, E731
         x = jax.eval_shape(run, 0.1, jax.random.key(0), surrogates(name, predict), images, labels)
@@ -177,7 +187,7 @@ def noisy(key, images, **options):
 
 def test_noise_spends_the_budget(problem):
     """Random signs, or a random direction; of each image's own key, and whatever predict says."""
-    images = problem[1]
+    images = problem[0]
     d = noisy(jax.random.key(0), images, eps=16 / 255)
     np.testing.assert_allclose(np.abs(d), 16 / 255, rtol=1e-5)
     assert 0.2 < np.mean(d > 0) < 0.8
@@ -187,6 +197,6 @@ def test_noise_spends_the_budget(problem):
     keys = jax.random.split(jax.random.key(3), len(images))
     whole, second = noisy(keys, images, eps=0.1), noisy(keys[1:], images[1:], eps=0.1)
     np.testing.assert_array_equal(whole[1:], second)
-    x = attacks.noise(0.9, targeted=True, quantize=True)(jax.random.key(0), None, images, problem[2])
+    x = attacks.noise(0.9, targeted=True, quantize=True)(jax.random.key(0), None, images, problem[1])
     assert np.all((x >= 0) & (x <= 1))
     np.testing.assert_allclose(255 * x, np.round(255 * x), atol=1e-4)

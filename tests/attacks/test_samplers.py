@@ -8,7 +8,13 @@ from test_attack_rules import SCALE, SHAPE, quadratic, run, unit
 
 from transferjax.attacks import inputs, rules
 from transferjax.attacks.rules import average
-from transferjax.attacks.samplers import constrained_warps, inverted_points, patch_out, resisting
+from transferjax.attacks.samplers import (
+    constrained_warps,
+    inverted_points,
+    paced_patch_out,
+    patch_out,
+    resisting,
+)
 from transferjax.random import fold_in
 
 
@@ -98,5 +104,26 @@ def test_a_share_of_the_patches_is_left(at):
     grads = patch_out(3, 0.25)(quadratic)(x, {"clean": clean}, keys, labels)[1]
     sizes = set(np.asarray(grads != 0).all(-1).sum((1, 2)))
     assert sizes <= {9, 3, 1}  # a patch of 3 x 3, or what the border leaves of it
-    with pytest.raises(ValueError, match=r"got patch=0, share=0\.5"):
+    with pytest.raises(ValueError, match="at least 1 pixel; got patch=0"):
         patch_out(0, 0.5)
+    with pytest.raises(ValueError, match=r"a share in \(0, 1\]; got share=0"):
+        patch_out(2, 0)
+
+
+def test_patches_are_left_at_their_own_pace():
+    """At step t of 4 with probability `0.9 - (0.9 - share) t / 4`, each patch with a share of its own."""
+    count, share = 2000, jnp.array([[0.1, 0.9], [0.5, 0.3]])
+    x, keys = jnp.ones((count, 4, 4, 2)), fold_in(jax.random.key(0), jnp.arange(count))
+    memory = {"clean": jnp.zeros_like(x)}
+    rule = paced_patch_out(4, jnp.broadcast_to(share, (count, 2, 2)), 2, prob=0.9)(quadratic)
+    for step in range(1, 7):  # beyond the last step the pace stays
+        (_, memory), grads = rule(x, memory, fold_in(keys, step), None)
+        left = np.asarray(grads != 0)[:, ::2, ::2, 0].mean(0)
+        np.testing.assert_allclose(left, 0.9 - (0.9 - share) * min(step, 4) / 4, atol=0.04)
+    assert memory["paced_patch_out"] == 6
+    whole = paced_patch_out(1, 1.0, 2)(quadratic)(x, memory, keys, None)[1]
+    np.testing.assert_allclose(whole, SCALE * x)
+    with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
+        paced_patch_out(0)
+    with pytest.raises(ValueError, match=r"or shares \[B, rows, columns\]; got \(2,\)"):
+        paced_patch_out(2, jnp.array([0.1, 0.2]))

@@ -32,8 +32,9 @@ ROWS = {
     "tgr": {},
     "weight_scaling": {},
     "pna": {},
+    "att": {},
 }
-ATTENTIVE = ("tgr", "pna")
+ATTENTIVE = ("tgr", "pna", "att")
 VIT = Call(
     name="cifar_vit_small",
     options={"image_size": 8, "depth": 1, "width": 8, "heads": 2, "hidden": 8},

@@ -18,15 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from transferjax import data, models
 from transferjax.losses import one_hot
+from transferjax.metrics import perceptual
+from transferjax.models.vit import ViT
 from transferjax.random import per_example
 from transferjax.study import binding, networks, registry
 from transferjax.study.make import attack_of, make
 from transferjax.study.resolve import Context, flat
 from transferjax.study.rows import PAIRS
-from transferjax.study.specs import Adversarial, Call, Data, Goal, Measure, Network, Training
+from transferjax.study.specs import OF_IMAGES, Adversarial, Call, Data, Goal, Measure, Network, Training
 from transferjax.study.store import Store
 from transferjax.training.averaging import averaged_params
 from transferjax.typing import Batch
@@ -69,6 +72,7 @@ ATTACKS = {
     "admix": FEW | {"samples": 2, "scales": 2},
     "rap": FEW | {"inner_steps": 2},
     **dict.fromkeys(["self_universality", "ilpd"], FEW | {"layer": "maps"}),
+    "att": FEW | {"layer": "blocks.0", "patch": 4},
     **dict.fromkeys(["fia", "bfa"], FEW | {"layer": "maps", "samples": 2}),
     "apgd": {"steps": 4},
     "apgd_t": {"steps": 3, "target_classes": 2},
@@ -107,8 +111,8 @@ MEASURES = {
         *("augmentation_shift", "bound", "transfer_loss", "flatness", "loss_surface", "attention"),
         "distortion",
     )
-}
-ATTACKED = ("bound", "transfer_loss", "distortion")  # of attacked images, with several numbers
+} | {"lpips": {"net": "squeeze"}}
+ATTACKED = ("bound", "transfer_loss", "distortion", "lpips")  # of attacked images, with several numbers
 GOLDEN = {"attacks": ATTACKS, "parts": PARTS, "measures": MEASURES}
 
 
@@ -190,6 +194,13 @@ def smooth_predict(number):
     return jax.tree_util.Partial(lambda weights, x: 3 * Smooth().apply(weights, x), weights)
 
 
+def tokens_predict():
+    """Of a vision transformer, which has no kinks either."""
+    module = ViT(num_classes=4, image_size=8, patch=4, depth=2, width=8, heads=2, hidden=8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    return models.predictor(module, filled(shapes))
+
+
 IMAGES = 0.5 + 0.4 * waves("images", (2, 8, 8, 1)) * np.sqrt(128)
 POOL = np.random.Philox(0).random_raw(3 * 64).astype(np.uint8).reshape(3, 8, 8, 1)
 
@@ -208,7 +219,7 @@ def attack_result(name):
     call = binding.bind(registry.ATTACKS, Call(name=name, options=ATTACKS[name]))
     pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
 
-    net = smooth_predict(0)
+    net = tokens_predict() if name == "att" else smooth_predict(0)
     labels = net(jnp.asarray(IMAGES)).argmax(-1)  # right, so that no attack has won before it begins
     classes = (labels + 1) % 4 if goal.targeted else labels
 
@@ -253,6 +264,19 @@ def part_result(name):
     return numbers(*jax.tree.leaves(state.params if average is None else average))
 
 
+def lpips_files(directory):
+    """Weights that follow from their names."""
+    kernels, widths = perceptual._convolutions("squeeze"), perceptual._widths("squeeze")
+    trunk = {f"{name}.weight": waves(name, shape) for name, shape in kernels.items()}
+    trunk |= {f"{name}.bias": waves(name, shape[:1]) for name, shape in kernels.items()}
+    lines = {f"lin{i}.model.1.weight": abs(waves(str(i), (1, w, 1, 1))) for i, w in enumerate(widths)}
+    found = {"backbone": trunk, "linear": lines}
+    for name, tensors in found.items():
+        whole = {n: np.asarray(a, np.float32) for n, a in tensors.items()}
+        (Path(directory) / name).write_bytes(safetensors.numpy.save(whole))
+    return {name: str(Path(directory) / name) for name in found}
+
+
 def measure_result(name, directory):
     """Of networks with the same made-up weights, one of them scaled; of images with a fixed shift."""
     context = Context(Store(directory), batch_size=8)
@@ -261,15 +285,17 @@ def measure_result(name, directory):
     for number, net in enumerate(nets):
         scaled = jax.tree.map(lambda w, s=number: w * (1 + 0.2 * s), tiny_weights(net))
         context.store.put(net, flat(scaled), {})
-    call = Call(name=name, options=MEASURES[name])
-    images = Data(name="digits", split="test", count=8)
+    files = lpips_files(directory) if name == "lpips" else {}
+    call = Call(name=name, options=MEASURES[name] | files)
+    size = {"size": 26} if name == "lpips" else {}
+    images = Data(name="digits", split="test", options=size, count=8)
     if name in ATTACKED:
         images = binding.bound(
             Adversarial(surrogates=nets[0], attack=Call(name="noise"), eps=0.2, data=images)
         )
         clean = context.dataset(images.data).images
         context.store.put(images, {"images": np.where(clean > 127, clean - 51, clean + 51)}, {})
-    of = () if name == "distortion" else nets if name in PAIRS else nets[0]
+    of = () if name in OF_IMAGES else nets if name in PAIRS else nets[0]
     spec = binding.bound(Measure(call=call, of=of, data=images))
     ((_, made),) = make(context, [spec])
     return numbers(*made["arrays"].values()) if name in ATTACKED else numbers(made["arrays"]["values"])

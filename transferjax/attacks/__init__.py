@@ -61,6 +61,7 @@ from transferjax.attacks.catalogue.transformed import (
     ssa,
     tim,
 )
+from transferjax.attacks.catalogue.transformers import att
 from transferjax.attacks.cost import Spent, spent
 from transferjax.attacks.craft import Crafted, craft
 from transferjax.attacks.goals import choose_targets
@@ -80,6 +81,7 @@ __all__ = [
     "apgd",
     "apgd_t",
     "ascend",
+    "att",
     "auto_attack",
     "bfa",
     "bim",

@@ -130,22 +130,66 @@ def patch_out(patch: int = 16, share: float = 130 / 196) -> Rule:
     of the 196 patches of 16 x 16 (which each image of a batch shares); its other half is `predicts.pna`, its
     reward of long perturbations `rules.outwards`.
     """
-    if patch < 1 or not 0 < share <= 1:
-        raise ValueError(
-            f"expected a patch of at least 1 pixel and a share in (0, 1]; got {patch=}, {share=}"
-        )
+    if not 0 < share <= 1:
+        raise ValueError(f"expected a share in (0, 1]; got {share=}")
 
-    def chosen(keys: Key, x: Array) -> Array:
-        rows, columns = (-(-size // patch) for size in x.shape[1:3])
-        rank = jnp.argsort(jnp.argsort(sample(jax.random.uniform, keys, (rows * columns,))))
-        grid = (rank < max(round(share * rows * columns), 1)).reshape(-1, rows, columns, 1)
-        return grid.repeat(patch, 1).repeat(patch, 2)[:, : x.shape[1], : x.shape[2]]
+    def chosen(keys: Key, shape: tuple[int, int]) -> Array:
+        count = shape[0] * shape[1]
+        rank = jnp.argsort(jnp.argsort(sample(jax.random.uniform, keys, (count,))))
+        return (rank < max(round(share * count), 1)).reshape(-1, *shape)
+
+    return _on_patches(patch, chosen)
+
+
+def paced_patch_out(steps: int, share: float | Array = 0.6, patch: int = 16, prob: float = 0.99) -> Rule:
+    """`patch_out` at its own pace: each patch is left with probability `prob - (prob - share) t / steps`.
+
+    t counts the gradients that the rule was asked for, from 1 on, and stays at `steps`.
+
+    Args:
+        steps: of the attack.
+        share: the probability at the last step: a number, or `[B, rows, columns]`, one of each patch.
+        patch: side of a patch in pixels; those at the border may be cut.
+        prob: the probability before the first step.
+
+    Reference: Ming et al., "Boosting the Transferability of Adversarial Attack on Vision Transformer with
+    Adaptive Token Tuning", NeurIPS 2024: from 0.99 to 0.4 … 0.8, the more important a patch the higher (with
+    draws that all images share); its other half is `predicts.att`, both are `attacks.att`.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    if jnp.ndim(share) not in (0, 3):
+        raise ValueError(f"expected a share, or shares [B, rows, columns]; got {jnp.shape(share)}")
+
+    def rule(grad_fn: GradFn) -> GradFn:
+        def paced(x: Array, memory: Memory, keys: Key, labels: Array):
+            done = memory.get("paced_patch_out", jnp.zeros((), jnp.int32)) + 1
+            level = prob - (prob - jnp.asarray(share)) * jnp.minimum(done, steps) / steps
+            part = _on_patches(patch, lambda keys, shape: sample(jax.random.uniform, keys, shape) < level)
+            return part(grad_fn)(x, memory | {"paced_patch_out": done}, keys, labels)
+
+        return paced
+
+    return rule
+
+
+def grid_of(shape: tuple[int, ...], patch: int) -> tuple[int, int]:
+    """Rows and columns of patches of images `[B, H, W, C]`."""
+    return -(-shape[1] // patch), -(-shape[2] // patch)
+
+
+def _on_patches(patch: int, chosen: Callable[[Key, tuple[int, int]], Array]) -> Rule:
+    """`m · g(x0 + m · (x - x0))`, m on the patches of the grid that are chosen, `[B, rows, columns]`."""
+    if patch < 1:
+        raise ValueError(f"expected a patch of at least 1 pixel; got {patch=}")
 
     def rule(grad_fn: GradFn) -> GradFn:
         def patched(x: Array, memory: Memory, keys: Key, labels: Array):
-            clean = memory["clean"]
-            part = average(lambda keys, x, _: jnp.where(chosen(keys, x), x, clean))
-            return part(grad_fn)(x, memory, keys, labels)
+            def part(keys: Key, x: Array, _: Any) -> Array:
+                grid = chosen(keys, grid_of(x.shape, patch))[..., None].repeat(patch, 1).repeat(patch, 2)
+                return jnp.where(grid[:, : x.shape[1], : x.shape[2]], x, memory["clean"])
+
+            return average(part)(grad_fn)(x, memory, keys, labels)
 
         return patched
 

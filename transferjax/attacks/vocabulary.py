@@ -34,14 +34,14 @@ RANGES = {
         (
             COUNT,
             "steps samples neighbors scales chunk blocks side mesh inner_steps restarts queries "
-            "target_classes eot regions",
+            "target_classes eot regions patch",
         ),
         (
             FROM_ZERO,
             "eps step_size inner_step reverse_step zeta radius sigma decay inner_decay beta gamma ratio "
-            "max_angle weight margin weight_rate weight_decay",
+            "max_angle weight margin weight_rate weight_decay attention qkv mlp",
         ),
-        (FROM_ZERO._replace(whole=True), "late_start seed"),
+        (FROM_ZERO._replace(whole=True), "late_start seed truncated"),
         (POSITIVE, "rate eta tau"),
         (SHARE, "prob rho delta alpha_max p low high position"),
         (KERNEL, "kernel_size"),

@@ -22,6 +22,7 @@ from transferjax.metrics.flatness import (
     random_directions,
 )
 from transferjax.metrics.gradients import input_gradient
+from transferjax.metrics.perceptual import Lpips, lpips, read_lpips
 from transferjax.metrics.sharpness import average_sharpness, worst_case_sharpness
 from transferjax.metrics.shift import (
     frechet_distance,
@@ -51,6 +52,7 @@ from transferjax.proportions import proportion_interval
 __all__ = [
     "Bound",
     "Interval",
+    "Lpips",
     "TransferLossBound",
     "activations",
     "average_sharpness",
@@ -71,10 +73,12 @@ __all__ = [
     "layers",
     "local_intrinsic_dimension",
     "loss_surface",
+    "lpips",
     "off_subspace",
     "principal_subspace",
     "proportion_interval",
     "random_directions",
+    "read_lpips",
     "round_to_8_bits",
     "similarity_matrix",
     "spectral_density",

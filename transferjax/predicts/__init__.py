@@ -4,7 +4,7 @@ stochastic        predicts that draw, with keys from outside
 snapshots         several nets: stacked, or the mean of their answers
 modules           a Flax net's layers, looked at and changed
 surrogates        other gradients from the same net: skip gradient, ghosts
-tokens            the same, of vision transformers: without extreme tokens, or without attention
+tokens            the same, of vision transformers: without extreme tokens or attention, or tuned
 backprop          the same, through ReLUs as if they were linear
 foreign           any JAX function, nets of Linen, NNX, Equinox
 torch_modules     PyTorch modules, with their gradient
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities, swag
     from transferjax.predicts.stochastic import Stochastic, with_keys
     from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient, weight_scaling
-    from transferjax.predicts.tokens import pna, tgr
+    from transferjax.predicts.tokens import att, pna, tgr
     from transferjax.predicts.torch_modules import from_torch_module
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Snapshots",
     "Stochastic",
     "as_tensor",
+    "att",
     "aws",
     "azure",
     "baidu",
@@ -106,7 +107,7 @@ __getattr__, __dir__ = lazy.names(
         "snapshots": "Snapshots mean_logits mean_probabilities swag swag_mean",
         "stochastic": "Stochastic with_keys",
         "surrogates": "ghost_dropout ghost_skips skip_gradient weight_scaling",
-        "tokens": "pna tgr",
+        "tokens": "att pna tgr",
         "torch_modules": "from_torch_module",
     },
 )

@@ -8,7 +8,7 @@ from transferjax.report.style import COLUMN, PAGE, legend_below, look, style, su
 from transferjax.report.tables import NOISE, check, of_surrogates, ordered
 
 COLUMNS = ("mechanism", "attack", "gradients", "target")
-DISTORTIONS = {"ssim": "SSIM to the clean image", "l2": "L2 distance"}
+DISTORTIONS = {"ssim": "SSIM to the clean image", "l2": "L2 distance", "lpips": "LPIPS"}
 """How far attacked images are from clean ones, where results say it."""
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -61,7 +62,26 @@ def bind(table: Table, call: Call) -> Call:
     ]
     if wrong:
         raise Mistakes(wrong)
+    if row.files:
+        options, free = _with_files(f"{table.what} {call.name!r}", row, options, free)
     return Call(name=call.name, options=options, free=free, version=row.version)
+
+
+def _with_files(where: str, row: registry.Row, options: dict, free: dict) -> tuple[dict, dict]:
+    """The options with their files' hashes, unless these are said; and the paths, as any directory sees them.
+
+    Raises:
+        Mistakes: a file that is not there.
+    """
+    paths = {name: str(Path(free[name]).absolute()) for name, _ in row.files}
+    if "sha256" not in options:
+        lost = {name: what for name, what in row.files if not Path(paths[name]).is_file()}
+        if lost:
+            raise Mistakes(
+                [f"{where}: {n}={free[n]!r} is not there: expected {what}" for n, what in lost.items()]
+            )
+        options = options | {"sha256": tuple(map(content.sha256, paths.values()))}
+    return options, free | paths
 
 
 def _bind_pieces(value: Any) -> Any:

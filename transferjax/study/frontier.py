@@ -29,20 +29,35 @@ from transferjax.study.rows import Arrays, Row, transfer_rows
 from transferjax.study.specs import Measure
 
 
-def frontier_rows(study: Study, block: str) -> Iterator[Row]:
-    """The rows of transfer, each with its attack's `gradients` for an image, and `l2` and `ssim`."""
-    call = call_of(registry.MEASURES, "distortion", {})
+def frontier_rows(
+    study: Study, block: str, net: str = "alex", backbone: str = "", linear: str = ""
+) -> Iterator[Row]:
+    """The rows of transfer, each with its attack's `gradients` for an image, and `l2` and `ssim`.
+
+    Where `backbone` and `linear` name the files of LPIPS, with `lpips` besides (see `metrics.read_lpips`).
+    """
+    calls = {"distortion": call_of(registry.MEASURES, "distortion", {})}
+    if backbone or linear:
+        files = {"net": net, "backbone": backbone, "linear": linear}
+        calls["lpips"] = call_of(registry.MEASURES, "lpips", files)
     for row in transfer_rows(study, block):
         images = row.needs["target"].images  # type: ignore[attr-defined]
         shape = facts(images.data).image_shape
         spent = cost_of(images.attack, images.goal, images.norm, len(images.surrogates), shape)
 
         def reduce(found: Mapping[str, Arrays], own: Any = row.reduce) -> dict[str, Any]:
-            far = {name: np.mean(found["distortion"][name], dtype=np.float64) for name in DISTORTIONS}
-            return {**own(found), **far}
+            far = dict(found["distortion"])
+            if "lpips" in found:
+                far["lpips"] = found["lpips"]["values"]
+            means = {name: np.mean(far[name], dtype=np.float64) for name in DISTORTIONS if name in far}
+            return {**own(found), **means}
 
-        needs = {**row.needs, "distortion": Measure(call=call, data=images)}
+        needs = {**row.needs, **{name: Measure(call=call, data=images) for name, call in calls.items()}}
         yield Row({**row.tags, "gradients": spent.gradients}, needs, reduce)
+
+
+NEARER = ("l2", "lpips")
+"""Distortions of which less is nearer to the clean image."""
 
 
 def counted(rows: pd.DataFrame) -> tuple[str, str]:
@@ -56,7 +71,7 @@ def _place(view: str, frame: pd.DataFrame, goal: Hashable, eps_255: float) -> st
     return f"{view}_{goal}" + f"_{eps_255:g}" * bool(several(frame, ("eps_255",)))
 
 
-def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
+def frontier(frame: pd.DataFrame, study: Study, block: str, **files: str) -> list[Section]:
     """A section per goal and budget: success against cost, and every attack by its price and success."""
     sections = []
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
@@ -73,7 +88,9 @@ def frontier(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
         )
         shown = {value: "success (%)"} | {far: said for far, said in DISTORTIONS.items() if far in found}
         tables = [
-            value_table(found, column, said, rows="attack", columns=("mechanism",), largest=column != "l2")
+            value_table(
+                found, column, said, rows="attack", columns=("mechanism",), largest=column not in NEARER
+            )
             for column, said in shown.items()
         ]
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."

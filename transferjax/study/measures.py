@@ -11,6 +11,7 @@ import numpy as np
 from transferjax import data, metrics
 from transferjax.devices import mapped
 from transferjax.random import fold_in
+from transferjax.study import content
 from transferjax.study.resolve import Context, drawn
 from transferjax.study.specs import Adversarial, Measure, Network, Pretrained
 from transferjax.typing import Array, Predict, PyTree
@@ -191,6 +192,20 @@ def _chunk(context: Context, count: int) -> int:
     return max(d for d in range(1, min(context.batch_size, count) + 1) if count % d == 0)
 
 
+def _of_pairs(context: Context, spec: Measure, compare: Callable[[Array, Array], Any]) -> Any:
+    """What `compare` says of clean and attacked images, uint8 both, in batches.
+
+    Raises:
+        ValueError: a measure of something else.
+    """
+    if spec.of or not isinstance(spec.data, Adversarial):
+        raise ValueError(f"{spec.call.name} is of attacked images, and of no network")
+    pairs = [context.dataset(images).images for images in (spec.data.data, spec.data)]
+    starts = range(0, len(pairs[0]), context.batch_size)
+    parts = [compare(*(jnp.asarray(images[i : i + context.batch_size]) for images in pairs)) for i in starts]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 def distortion(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure, Arrays]]:
     """How far attacked images are from clean ones: `l2` and `ssim`, `[N]` each; of no network."""
 
@@ -200,11 +215,33 @@ def distortion(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Mea
 
     compiled = context.cached(("measure", "distortion"), partial(jax.jit, both), 0)
     for spec in specs:
-        if spec.of or not isinstance(spec.data, Adversarial):
-            raise ValueError("distortion is of attacked images, and of no network")
-        pairs = [context.dataset(images).images for images in (spec.data.data, spec.data)]
-        parts = [
-            compiled(*(jnp.asarray(images[i : i + context.batch_size]) for images in pairs))
-            for i in range(0, len(pairs[0]), context.batch_size)
-        ]
-        yield spec, {name: np.concatenate([part[name] for part in parts]) for name in ("l2", "ssim")}
+        yield spec, _of_pairs(context, spec, compiled)
+
+
+def lpips(
+    context: Context,
+    specs: Sequence[Measure],
+    net: str = "alex",
+    *,
+    backbone: str,
+    linear: str,
+    sha256: tuple[str, ...] = (),
+) -> Iterator[tuple[Measure, Arrays]]:
+    """The perceptual distance of attacked images from clean ones, `[N]`; of no network of the study.
+
+    `net`, `backbone` and `linear` are those of `metrics.read_lpips`.
+    """
+
+    def read() -> metrics.Lpips:
+        for file, expected in zip((backbone, linear), sha256, strict=True):
+            if content.sha256(file) != expected:
+                raise ValueError(f"{file} is another file than the study named (sha256 {expected[:12]}…)")
+        return metrics.read_lpips(net, backbone, linear)
+
+    def distance(weights: metrics.Lpips, clean: Array, moved: Array) -> Array:
+        return metrics.lpips(weights, data.to_float(clean), data.to_float(moved))
+
+    weights = context.cached(("lpips", net, sha256), read)
+    compiled = partial(context.cached(("measure", "lpips"), partial(jax.jit, distance), 0), weights)
+    for spec in specs:
+        yield spec, {"values": _of_pairs(context, spec, compiled)}

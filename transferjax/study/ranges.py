@@ -64,6 +64,7 @@ MEASURES = _named(
     (INSIDE, "variance"),
     (METHODS, "method"),
     (("frechet", "off_subspace"), "statistic"),
+    (("alex", "vgg", "squeeze"), "net"),
 )
 FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lanczos5")
 APPLY = _named(
@@ -71,12 +72,12 @@ APPLY = _named(
     (_between(1, 100), "quality"),
     (COUNT, "samples size low high count"),
     (POSITIVE, "sigma"),
-    (FROM_ZERO, "angle shear decay attention qkv mlp scale"),
+    (FROM_ZERO, "angle shear decay attention qkv mlp gamma weight scale"),
     (POSITIVE, "factor"),
     (BELOW_ONE, "radius ghost_dropout.rate zoom"),
     (SHARE, "shift"),
     (Range("must be above 1", lambda value: value > 1), "resize_and_pad.rate"),
-    (WHOLE, "first last indices seed"),
+    (WHOLE, "first last indices seed truncated"),
     (FILTERS, "method"),
 )
 DERIVED = _named((COUNT, "steps"), (POSITIVE, "step_size eps"))

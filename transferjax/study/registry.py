@@ -30,6 +30,8 @@ class Row:
         place: "module:attribute" of the factory, or "module:attribute[key]".
         version: of its definition; of one's own factory, the digest of the file it stands in.
         free: options that change no result, such as `chunk`.
+        files: those of them that name a file, each with what the file is; results are known by what is in
+            them, the option `sha256`.
         slot: which slot of training a part fills.
         column: what reports call the quantity.
         alone: an attack of one surrogate; the others take several.
@@ -39,6 +41,7 @@ class Row:
     place: str
     version: int | str = 1
     free: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
     slot: str = ""
     column: str = ""
     alone: bool = False
@@ -134,7 +137,7 @@ ATTACKS = _table(
         ),
         **_rows(
             "transferjax.attacks",
-            "po_trip self_universality fia bfa ilpd cfm everywhere apgd apgd_t fab square auto_attack",
+            "po_trip self_universality fia bfa ilpd cfm everywhere att apgd apgd_t fab square auto_attack",
             free=("chunk",),
             alone=True,
         ),
@@ -192,6 +195,15 @@ MEASURES = _table(
         "bound": Row("transferjax.study.theory:bound", column="Theorem 1"),
         "transfer_loss": Row("transferjax.study.theory:transfer_loss", column="Theorem 3.1"),
         "distortion": Row("transferjax.study.measures:distortion", column="L2 and SSIM"),
+        "lpips": Row(
+            "transferjax.study.measures:lpips",
+            free=("backbone", "linear"),
+            files=(
+                ("backbone", "torchvision's weights of alexnet, vgg16 or squeezenet1_1"),
+                ("linear", "lpips/weights/v0.1/<net>.pth of the package lpips (pip download lpips)"),
+            ),
+            column="LPIPS",
+        ),
         "flatness": Row("transferjax.study.measures:flatness", column="E‖∇ₓ ℓ‖₂"),
         "loss_surface": Row("transferjax.study.measures:loss_surface", column="loss surface"),
         "attention": Row("transferjax.study.measures:attention", column="Grad-CAM"),
@@ -206,8 +218,8 @@ APPLY = _table(
         **_rows("transferjax.defences", "bit_depth jpeg feature_distillation resize_and_pad random_affine"),
         **_rows("transferjax.defences", "smoothed purified"),
         **_rows("transferjax.predicts", "skip_gradient", version=2),
-        **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout tgr pna weight_scaling"),
-        **_rows("transferjax.predicts", "mean_logits mean_probabilities swag_mean"),
+        **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout tgr pna att"),
+        **_rows("transferjax.predicts", "weight_scaling mean_logits mean_probabilities swag_mean"),
         **_rows("transferjax.models", "select_classes"),
         **_rows("transferjax.study.resolve", "resized"),
     },
@@ -237,7 +249,9 @@ PIECES = _table(
         **_rows("transferjax.attacks.blockwise", "structures scaled_blocks kept_blocks"),
         **_rows("transferjax.attacks.warps", "compositions"),
         **_rows(
-            "transferjax.attacks.samplers", "constrained_warps inverted_points patch_out", free=("chunk",)
+            "transferjax.attacks.samplers",
+            "constrained_warps inverted_points patch_out paced_patch_out",
+            free=("chunk",),
         ),
         **_rows("transferjax.attacks.ensembles", "one_member"),
         **_rows("transferjax.attacks.updates", "smooth sign"),

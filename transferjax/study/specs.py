@@ -321,6 +321,10 @@ class Verdicts(Spec):
     images: "Seen"
 
 
+OF_IMAGES = ("distortion", "lpips")
+"""Measures of attacked images and of no network of the study."""
+
+
 class Measure(Spec):
     """A quantity of one network, of several or of none on data, attacked ones too."""
 
@@ -331,7 +335,7 @@ class Measure(Spec):
 
     @model_validator(mode="after")
     def _is_of_some(self) -> "Measure":
-        if not self.of and self.call.name != "distortion":
+        if not self.of and self.call.name not in OF_IMAGES:
             raise ValueError(f"of: expected at least one network for {self.call.name!r}; got ()")
         return self
 

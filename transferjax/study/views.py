@@ -189,7 +189,7 @@ VIEWS: dict[str, Kind] = {
     "accuracy": Kind(accuracy_rows, accuracy),
     "table": Kind(transfer_rows, table),
     "plane": Kind(transfer_rows, plane),
-    "frontier": Kind(frontier_rows, frontier),
+    "frontier": Kind(frontier_rows, frontier, ("block", "net", "backbone", "linear")),
     "ranking": Kind(transfer_rows, ranking),
     "curve": Kind(curve_rows, curve, ("block", "show", "mechanisms", "x")),
     "regression": Kind(transfer_rows, regression),
