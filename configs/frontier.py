@@ -74,6 +74,7 @@ ATTACKS = {
         ),
     ),
     "MuMoDIG": ("mumodig", _by_cost({"steps": 5, "samples": 1}, {"samples": 9}, {"samples": 99})),
+    "L2T": ("l2t", _by_cost({"steps": 5, "samples": 2}, {"samples": 10}, {"samples": 100})),
     "EMI": ("emi_fgsm", _by_cost({"steps": 5, "samples": 2}, {"samples": 10}, {"samples": 100})),
     "VMI": ("vmi_fgsm", _neighbors),
     "GRA": ("gra", _neighbors),

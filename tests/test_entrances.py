@@ -46,7 +46,7 @@ class Net(nn.Module):
 NET = models.predictor(Net(), Net().init(KEY, IMAGES))
 
 LAYERED = ("self_universality", "fia", "bfa", "ilpd")
-POOLED = ("admix", "cfm", "everywhere")
+POOLED = ("admix", "cfm", "everywhere", "l2t")
 NEEDED = {
     **{name: {"pool": IMAGES} for name in POOLED},
     "tpa": {"neighbors": 2},

@@ -72,6 +72,7 @@ def test_a_running_program_asks_as_often_as_was_counted(name):
         (attacks.decowa(EPS), 400, 400),
         (attacks.anda(EPS), 250, 250),
         (attacks.ops(EPS), 9010, 9010),
+        (attacks.l2t(EPS, pool=NEEDED["pool"]), 30, 30),
         (attacks.mef(EPS), 400, 400),
         (attacks.fgsra(EPS), 210, 210),
         (attacks.logit_margin(EPS), 300, 300),

@@ -47,6 +47,7 @@ TABLE = {
     "anda": ({"side": 2}, EVERYWHERE, 1),
     "decowa": ({"samples": 2}, EVERYWHERE, 1),
     "mumodig": ({"samples": 2}, EVERYWHERE, 1),
+    "l2t": ({"pool": POOL, "samples": 2}, EVERYWHERE, 1),
     "ops": ({"neighbors": 2, "samples": 4}, EVERYWHERE, 1),
     "mef": ({"neighbors": 2}, 1 + 2 + 0.15, 2 / 10),
     "fgsra": ({"neighbors": 2, "rho": 0.0}, 1 + 2, 1),

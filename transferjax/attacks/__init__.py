@@ -8,6 +8,7 @@ samplers     rules that look at points as `average` cannot: with memory, through
 inputs       input transformations for `rules.average`
 blockwise    those that treat blocks of an image each in its own way
 warps        images bent, turned and laid elsewhere
+learned      transformations that a policy draws, which learns
 ensembles    one gradient from those of several surrogates
 goals        away from the labels, or towards which targets
 inspection   whether a model can be attacked at all
@@ -53,6 +54,7 @@ from transferjax.attacks.catalogue.transformed import (
     bsr,
     decowa,
     dim,
+    l2t,
     mumodig,
     ops,
     si_ni_fgsm,
@@ -102,6 +104,7 @@ __all__ = [
     "gradient_of",
     "ilpd",
     "inputs",
+    "l2t",
     "lgv",
     "logit",
     "logit_margin",
