@@ -81,6 +81,7 @@ ATTACKS = {
     "FGSRA": ("fgsra", _neighbors),
     "GNP": ("gnp", lambda cost: {"steps": cost // 2}),
     "PGN": ("pgn", _samples("neighbors", each=2)),
+    "AWT": ("awt", _by_cost({"steps": 1, "neighbors": 3}, {"neighbors": 3}, {"neighbors": 48})),
     "MEF": ("mef", _samples("neighbors", steps=20)),
     "RAP": (
         "rap",

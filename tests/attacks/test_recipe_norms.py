@@ -39,6 +39,7 @@ TABLE = {
     "gnp": ({}, 1 + 0.16, 1),
     "gra": ({"neighbors": 2}, 1 + 3.5, 1),
     "pgn": ({"neighbors": 2}, 1 + 3 + 0.5, 1),
+    "awt": ({"neighbors": 2}, 1 + 3 + 0.5, 1),
     "rap": ({"inner_steps": 2}, 1 + 1, 2 / 8),
     "tpa": ({"neighbors": 2, "random_start": False}, 1 + 1.84 + 0.18, 2.9 / 10),
     "logit": ({"kernel_size": 3}, EVERYWHERE, 2 / 8),

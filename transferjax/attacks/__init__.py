@@ -10,6 +10,7 @@ blockwise    those that treat blocks of an image each in its own way
 warps        images bent, turned and laid elsewhere
 learned      transformations that a policy draws, which learns
 ensembles    one gradient from those of several surrogates
+tuning       surrogates whose weights are tuned on the way
 goals        away from the labels, or towards which targets
 inspection   whether a model can be attacked at all
 cost         gradients and evaluations per image, counted in the traced program
@@ -27,6 +28,7 @@ from transferjax.attacks.catalogue.auto_attack import apgd, apgd_t, auto_attack,
 from transferjax.attacks.catalogue.committees import ada_ea, cwa, lgv, smer, svre
 from transferjax.attacks.catalogue.features import bfa, cfm, everywhere, fia, ilpd
 from transferjax.attacks.catalogue.neighbors import (
+    awt,
     fgsra,
     gnp,
     gra,
@@ -83,6 +85,7 @@ __all__ = [
     "apgd_t",
     "ascend",
     "auto_attack",
+    "awt",
     "bfa",
     "bim",
     "bsr",

@@ -79,6 +79,8 @@ ELSEWHERE = {  # what torchattacks, TransferAttack, ART, CleverHans, foolbox and
     "inner_steps": "adv_steps inner_iter",
     "inner_step": "inner_step_size alpha_n",
     "depth": "ops_num num_ops",
+    "weight_rate": "sam_lr",
+    "rho": "sam_rho",
     "late_start": "transpoint",
     "target_classes": "n_target_classes num_target_classes",
     "eot": "eot_iter",
