@@ -49,7 +49,7 @@ TRANSFORMER = ViT(num_classes=K, image_size=SIDE, patch=4, depth=2, width=8, hea
 ATTENTIVE = models.predictor(TRANSFORMER, TRANSFORMER.init(KEY, IMAGES))
 
 LAYERED = ("self_universality", "fia", "bfa", "ilpd")
-POOLED = ("admix", "cfm", "everywhere")
+POOLED = ("admix", "cfm", "everywhere", "l2t")
 NEEDED = {
     **{name: {"pool": IMAGES} for name in POOLED},
     "tpa": {"neighbors": 2},

@@ -64,6 +64,8 @@ TABLE = {
     "anda": linf(attacks.anda, side=3, **FEW),
     "decowa": linf(attacks.decowa, samples=4, chunk=2, **FEW),
     "mumodig": linf(attacks.mumodig, samples=2, **FEW),
+    "l2t": linf(attacks.l2t, pool=POOL, samples=2, **FEW),
+    "awt": linf(attacks.awt, neighbors=2, **FEW),
     "ops": linf(attacks.ops, neighbors=2, samples=2, **FEW),
     "mef": linf(attacks.mef, neighbors=4, chunk=2, **FEW),
     "fgsra": linf(attacks.fgsra, neighbors=2, **FEW),
@@ -140,7 +142,7 @@ def test_laws(name, data, key, tiny_predict):
     assert np.mean(np.abs(spread - x) < 1e-6) > 0.99
 
 
-@pytest.mark.parametrize("name", ["pgd_l2", "mi_fgsm", "dim", "gra", "rap"])
+@pytest.mark.parametrize("name", ["pgd_l2", "mi_fgsm", "dim", "gra", "rap", "l2t", "awt"])
 def test_jit_is_eager(name, data, key, tiny_predict):
     """Every kind of loop and draw, run operation by operation."""
     images, labels = data

@@ -72,6 +72,8 @@ def test_a_running_program_asks_as_often_as_was_counted(name):
         (attacks.decowa(EPS), 400, 400),
         (attacks.anda(EPS), 250, 250),
         (attacks.ops(EPS), 9010, 9010),
+        (attacks.l2t(EPS, pool=NEEDED["pool"]), 30, 30),
+        (attacks.awt(EPS), 10 * (4 + 40), 10 * (4 + 40)),
         (attacks.mef(EPS), 400, 400),
         (attacks.fgsra(EPS), 210, 210),
         (attacks.logit_margin(EPS), 300, 300),
@@ -95,6 +97,7 @@ def test_all_surrogates_count():
     assert spent(attacks.pgd(EPS), pair, SHAPE[1:]).gradients == 20
     assert spent(attacks.lgv(EPS), pair, SHAPE[1:]).gradients == 50
     assert spent(attacks.lgv(EPS), Snapshots.stack(pair), SHAPE[1:]).gradients == 50
+    assert spent(attacks.awt(EPS), pair, SHAPE[1:]).gradients == 2 * 10 * (4 + 40)
     assert spent(attacks.svre(EPS), pair, SHAPE[1:]).gradients == 10 * (2 + 8 * 2)
     assert spent(attacks.ada_ea(EPS), pair, SHAPE[1:]) == (10 * (2 + 4 + 2), 10 * (2 + 2))
     assert spent(attacks.smer(EPS), pair, SHAPE[1:]) == (10 * 8 * (1 + 2), 10 * 8)

@@ -21,7 +21,10 @@ X = jax.random.uniform(jax.random.key(0), SHAPE)
 LABELS = jnp.array([0, 1, 2])
 LAYERED = ("self_universality", "fia", "bfa", "ilpd", "att")  # of Flax nets; their rules: `with_momentum`'s
 POOLED = ("cfm", "everywhere")
-NEEDED = {**{name: {"pool": X} for name in ("admix", *POOLED)}, **{name: {"layer": "x"} for name in LAYERED}}
+NEEDED = {
+    **{name: {"pool": X} for name in ("admix", "l2t", *POOLED)},
+    **{name: {"layer": "x"} for name in LAYERED},
+}
 
 
 def net(weights, x):

@@ -58,6 +58,8 @@ ATTACKS = {
     ),
     **dict.fromkeys(["emi_fgsm", "ssa", "bsr", "sia", "decowa", "s4st", "mumodig"], FEW | {"samples": 2}),
     **dict.fromkeys(["vmi_fgsm", "vni_fgsm", "gra", "pgn", "tpa", "mef", "fgsra"], FEW | {"neighbors": 2}),
+    "l2t": FEW | {"samples": 2, "policy_rate": 1e4},  # so that what is learned shows in a few steps
+    "awt": FEW | {"neighbors": 2, "weight_rate": 0.02, "rho": 0.05},
     **dict.fromkeys(["sim", "si_ni_fgsm"], FEW | {"scales": 2}),
     **dict.fromkeys(["svre", "cwa", "ada_ea", "lgv"], FEW),
     "smer": FEW | {"inner_steps": 2},

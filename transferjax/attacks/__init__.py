@@ -8,7 +8,9 @@ samplers     rules that look at points as `average` cannot: with memory, through
 inputs       input transformations for `rules.average`
 blockwise    those that treat blocks of an image each in its own way
 warps        images bent, turned and laid elsewhere
+learned      transformations that a policy draws, which learns
 ensembles    one gradient from those of several surrogates
+tuning       surrogates whose weights are tuned on the way
 goals        away from the labels, or towards which targets
 inspection   whether a model can be attacked at all
 cost         gradients and evaluations per image, counted in the traced program
@@ -26,6 +28,7 @@ from transferjax.attacks.catalogue.auto_attack import apgd, apgd_t, auto_attack,
 from transferjax.attacks.catalogue.committees import ada_ea, cwa, lgv, smer, svre
 from transferjax.attacks.catalogue.features import bfa, cfm, everywhere, fia, ilpd
 from transferjax.attacks.catalogue.neighbors import (
+    awt,
     fgsra,
     gnp,
     gra,
@@ -53,6 +56,7 @@ from transferjax.attacks.catalogue.transformed import (
     bsr,
     decowa,
     dim,
+    l2t,
     mumodig,
     ops,
     si_ni_fgsm,
@@ -83,6 +87,7 @@ __all__ = [
     "ascend",
     "att",
     "auto_attack",
+    "awt",
     "bfa",
     "bim",
     "bsr",
@@ -104,6 +109,7 @@ __all__ = [
     "gradient_of",
     "ilpd",
     "inputs",
+    "l2t",
     "lgv",
     "logit",
     "logit_margin",

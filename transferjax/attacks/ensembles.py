@@ -286,14 +286,16 @@ def cwa(
     return ensemble
 
 
-def _weighable(inner: Members) -> tuple[tuple[Predict, ...], Callable[[Predict], GradFn], Objective]:
-    """The nets whose logits are weighed, the gradient of what is made of them, and what it maximizes.
+def opened(inner: Members) -> tuple[tuple[Predict, ...], Callable[[Predict], GradFn], Objective]:
+    """The nets themselves, the gradient of what is made of them, and what it maximizes.
 
     Raises:
         ValueError: members that do not say it.
     """
     if inner.of is None or inner.objective is None:
-        raise ValueError("members without nets and an objective: their logits cannot be weighed")
+        raise ValueError(
+            "members without nets and an objective: nothing can be made of their logits or weights"
+        )
     return nets_of(inner.predict), inner.of, inner.objective
 
 
@@ -319,7 +321,7 @@ def adaptive(
     """
 
     def ensemble(inner: Members) -> GradFn:
-        nets, gradient, objective = _weighable(inner)
+        nets, gradient, objective = opened(inner)
         project, up = ball(norm, eps), direction(norm)
 
         def modulated(x: Array, memory: Memory, keys: Key, labels: Array):
@@ -388,7 +390,7 @@ def reweighed(
     """
 
     def ensemble(inner: Members) -> GradFn:
-        nets, gradient, objective = _weighable(inner)
+        nets, gradient, objective = opened(inner)
         count = 4 * inner.size if inner_steps is None else inner_steps
         climb = _inner_step(eps, step_size, norm, decay)
 

@@ -208,18 +208,19 @@ def spectrum(sigma: float, rho: float = 0.5, norm: str = "linf") -> InputTransfo
     return transform
 
 
-def _shuffle_line(key: Key, size: int, blocks: int) -> tuple[Array, Array, Array]:
-    """Cuts a line at random and shuffles the pieces.
+def _shuffle_line(key: Key, size: int, blocks: int | Array, most: int) -> tuple[Array, Array, Array]:
+    """Cuts a line at random and shuffles the pieces; those beyond the first `blocks` of `most` are empty.
 
-    Returns, for every place `[size]`: the piece that lies there and its source; and the cuts `[blocks + 1]`.
+    Returns, for every place `[size]`: the piece that lies there and its source; and the cuts `[most + 1]`.
     """
     lengths, order = jax.random.split(key)
-    share = jnp.cumsum(jax.random.uniform(lengths, (blocks,), minval=1e-3))
+    drawn = jax.random.uniform(lengths, (most,), minval=1e-3)
+    share = jnp.cumsum(jnp.where(jnp.arange(most) < blocks, drawn, 0))
     cuts = jnp.concatenate([jnp.zeros(1), jnp.round(share / share[-1] * size)])
-    order = jnp.argsort(jax.random.uniform(order, (blocks,)))
+    order = jnp.argsort(jax.random.uniform(order, (most,)))
     ends = jnp.cumsum(jnp.diff(cuts)[order])
     place = jnp.arange(size)
-    rank = jnp.minimum(jnp.searchsorted(ends, place, side="right"), blocks - 1)
+    rank = jnp.minimum(jnp.searchsorted(ends, place, side="right"), most - 1)
     piece = order[rank]
     return piece, cuts[piece] + place - (ends - jnp.diff(cuts)[order])[rank], cuts
 
@@ -246,6 +247,30 @@ def either_way(key: Key, x: Array, by_rows: Callable[[Key, Array], Array]) -> Ar
     return jnp.where(upright, by_rows(key, x), by_rows(key, x.swapaxes(0, 1)).swapaxes(0, 1))
 
 
+def shuffled_blocks(
+    key: Key, x: Array, blocks: int | Array, most: int, max_angle: float | Array = 0.0
+) -> Array:
+    """One image `[H, W, C]` after `block_shuffle`; `blocks` may be traced, there are at most `most`."""
+
+    def strips_of_rows(key: Key, x: Array) -> Array:
+        outer, inner, turn = jax.random.split(key, 3)
+        height, width = x.shape[:2]
+        strip, row, cuts = _shuffle_line(outer, height, blocks, most)
+        line = lambda key: _shuffle_line(key, width, blocks, most)[1]  # noqa: E731
+        within = jax.vmap(line)(jax.random.split(inner, most))
+        column = within[strip]  # every strip shuffles its columns in its own way
+        angle = jnp.deg2rad(jax.random.uniform(turn, (most,), minval=-max_angle, maxval=max_angle))[strip]
+        top, bottom = cuts[strip], cuts[strip + 1]
+        middle_row, middle_column = (top + bottom - 1) / 2, (width - 1) / 2
+        dr, dc = (row - middle_row)[:, None], column - middle_column
+        cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+        at_row = middle_row[:, None] + cos * dr - sin * dc
+        at_column = middle_column + sin * dr + cos * dc
+        return sample_inside(x, at_row, at_column, top[:, None], bottom[:, None])
+
+    return either_way(key, x, strips_of_rows)
+
+
 def block_shuffle(blocks: int = 3, max_angle: float = 24.0) -> InputTransform:
     """Cut the image in strips, shuffle them, rotate each, and shuffle the blocks within each.
 
@@ -255,20 +280,5 @@ def block_shuffle(blocks: int = 3, max_angle: float = 24.0) -> InputTransform:
 
     Reference: Wang et al., "Boosting Adversarial Transferability by Block Shuffle and Rotation", CVPR 2024.
     """
-
-    def strips_of_rows(key: Key, x: Array) -> Array:
-        outer, inner, turn = jax.random.split(key, 3)
-        height, width = x.shape[:2]
-        strip, row, cuts = _shuffle_line(outer, height, blocks)
-        within = jax.vmap(lambda key: _shuffle_line(key, width, blocks)[1])(jax.random.split(inner, blocks))
-        column = within[strip]  # every strip shuffles its columns in its own way
-        angle = jnp.deg2rad(jax.random.uniform(turn, (blocks,), minval=-max_angle, maxval=max_angle))[strip]
-        top, bottom = cuts[strip], cuts[strip + 1]
-        middle_row, middle_column = (top + bottom - 1) / 2, (width - 1) / 2
-        dr, dc = (row - middle_row)[:, None], column - middle_column
-        cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
-        at_row = middle_row[:, None] + cos * dr - sin * dc
-        at_column = middle_column + sin * dr + cos * dc
-        return sample_inside(x, at_row, at_column, top[:, None], bottom[:, None])
-
-    return lambda keys, x, _: jax.vmap(lambda key, x: either_way(key, x, strips_of_rows))(keys, x)
+    one = lambda key, x: shuffled_blocks(key, x, blocks, blocks, max_angle)  # noqa: E731
+    return lambda keys, x, _: jax.vmap(one)(keys, x)

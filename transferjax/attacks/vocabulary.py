@@ -34,12 +34,12 @@ RANGES = {
         (
             COUNT,
             "steps samples neighbors scales chunk blocks side mesh inner_steps restarts queries "
-            "target_classes eot regions patch",
+            "target_classes eot regions patch depth",
         ),
         (
             FROM_ZERO,
             "eps step_size inner_step reverse_step zeta radius sigma decay inner_decay beta gamma ratio "
-            "max_angle weight margin weight_rate weight_decay attention qkv mlp",
+            "max_angle weight margin weight_rate weight_decay policy_rate attention qkv mlp",
         ),
         (FROM_ZERO._replace(whole=True), "late_start seed truncated"),
         (POSITIVE, "rate eta tau"),
@@ -78,6 +78,9 @@ ELSEWHERE = {  # what torchattacks, TransferAttack, ART, CleverHans, foolbox and
     "kernel_size": "len_kernel kern_size kernlen",
     "inner_steps": "adv_steps inner_iter",
     "inner_step": "inner_step_size alpha_n",
+    "depth": "ops_num num_ops",
+    "weight_rate": "sam_lr",
+    "rho": "sam_rho",
     "late_start": "transpoint",
     "target_classes": "n_target_classes num_target_classes",
     "eot": "eot_iter",

@@ -87,7 +87,7 @@ class Operation(NamedTuple):
 
     A turn of `angle` degrees, counter-clockwise; flips (-1) of rows and columns; a roll of rows or columns
     by a random length (1); a division by `scale`; shrinking to a random size from `1 / rate` on, laid
-    somewhere.
+    somewhere; an enlargement by `zoom` around the middle; a way of `shift` pixels down and right.
     """
 
     angle: float | Array = 0.0
@@ -97,6 +97,8 @@ class Operation(NamedTuple):
     roll_columns: float | Array = 0.0
     scale: float | Array = 1.0
     rate: float | Array = 1.0
+    zoom: float | Array = 1.0
+    shift: float | Array = 0.0
 
 
 OPERATIONS = (
@@ -120,7 +122,7 @@ def operate(key: Key, x: Array, operation: Operation) -> Array:
         u = jax.random.uniform(side, (), _exact(x))
         place = jnp.where(roll == 1, (jnp.arange(size) - jnp.floor(u * size)) % size, jnp.arange(size))
         place = (place + 0.5 - u * (1 - share) * size) / share - 0.5
-        at.append(flip * (place - (size - 1) / 2))
+        at.append(flip * (place - (size - 1) / 2 - operation.shift) / operation.zoom)
     cos, sin = jnp.cos(jnp.deg2rad(operation.angle)), jnp.sin(jnp.deg2rad(operation.angle))
     down, across = at[0][:, None], at[1]
     row = cos * down + sin * across + (x.shape[0] - 1) / 2

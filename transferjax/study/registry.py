@@ -132,7 +132,7 @@ ATTACKS = _table(
             "transferjax.attacks",
             "fgsm bim pgd mi_fgsm ni_fgsm emi_fgsm pi_fgsm dim tim sim si_ni_fgsm admix ssa bsr vmi_fgsm "
             "vni_fgsm gra pgn gnp rap tpa logit svre cwa lgv noise sia anda decowa ops mumodig mef fgsra "
-            "ada_ea smer logit_margin s4st",
+            "ada_ea smer logit_margin s4st awt l2t",
             free=("chunk",),
         ),
         **_rows(
@@ -254,6 +254,7 @@ PIECES = _table(
             free=("chunk",),
         ),
         **_rows("transferjax.attacks.ensembles", "one_member"),
+        **_rows("transferjax.attacks.tuning", "tuned_weights"),
         **_rows("transferjax.attacks.updates", "smooth sign"),
         **_rows("transferjax.attacks.projections", "l2_nearest"),
     },

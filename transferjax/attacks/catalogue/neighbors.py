@@ -10,8 +10,9 @@ from transferjax.attacks.projections import Start, uniform
 from transferjax.attacks.recipe import Momentum, Options, recipe
 from transferjax.attacks.rules import along, average, mix, probe, uniform_noise
 from transferjax.attacks.samplers import inverted_points
+from transferjax.attacks.tuning import tuned_weights
 from transferjax.chain import chain
-from transferjax.typing import Attack
+from transferjax.typing import Attack, Rule
 
 
 @recipe
@@ -180,12 +181,53 @@ def pgn(
     Reference: Ge et al., "Boosting Adversarial Transferability by Achieving Flat Local Maxima", NeurIPS 2023:
     steps of `eps / steps`, ten, N = 20, ζ = 3, δ = 0.5.
     """
-    norm, step_size = options["norm"], given(options["step_size"], eps / steps)
-    flat = chain(
-        average(uniform_noise(zeta * eps, norm), neighbors, chunk=chunk),
-        probe(-step_size, 1 - delta, delta, along(norm)),
-    )
+    flat = _flat(neighbors, zeta, delta, chunk, eps, steps, options)
     return with_momentum(flat, eps=eps, steps=steps, **options)
+
+
+def _flat(
+    neighbors: int, zeta: float, delta: float, chunk: int, eps: float, steps: int, options: Momentum
+) -> Rule:
+    """PGN's."""
+    norm, step_size = options["norm"], given(options["step_size"], eps / steps)
+    around = average(uniform_noise(zeta * eps, norm), neighbors, chunk=chunk)
+    return chain(around, probe(-step_size, 1 - delta, delta, along(norm)))
+
+
+@recipe(without=("ensemble",))
+def awt(
+    eps: float,
+    steps: int = 10,
+    *,
+    neighbors: int = 20,
+    zeta: float = 3.0,
+    delta: float = 0.5,
+    weight_rate: float = 0.002,
+    rho: float = 0.005,
+    inner_decay: float = 0.5,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Adversarial weight tuning: PGN on weights that move at each step so that x is harder to find.
+
+    Before each step a sharpness-aware one down `L(x) + L(x0)` in the surrogate's weights, then `pgn`'s
+    gradient with them standing still; see `tuning.tuned_weights`. Every image has weights of its own, which
+    takes the memory of four or five nets for each image of a batch: attack few at once. The net runs on one
+    image after the other, with `chunk` neighbours at once.
+
+    Args:
+        neighbors, zeta, delta: as in `pgn`; 2 N + 4 gradients a step, four of them with respect to weights.
+        weight_rate: of the weights.
+        rho: Euclidean length of the ascent in the weights, all of them together.
+        inner_decay: of the weights' momentum.
+
+    Reference: Chen et al., "Enhancing Adversarial Transferability with Adversarial Weight Tuning", AAAI 2025:
+    steps of `eps / steps`, ten, N = 20, ζ = 3, δ = 0.5, and for a ResNet-50 0.002, ρ = 0.005 and a momentum
+    of 0.5 (an Inception-v3 0.001, 0.002), in its official code; how that differs from ours is said there.
+    """
+    flat = _flat(neighbors, zeta, delta, chunk, eps, steps, options)
+    tuned = tuned_weights(weight_rate, rho, inner_decay, (flat,))
+    return with_momentum(eps=eps, steps=steps, **options | {"ensemble": tuned})
 
 
 @recipe

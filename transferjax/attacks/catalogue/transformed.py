@@ -5,7 +5,8 @@ from typing import Unpack
 import optax
 
 from transferjax.attacks import blockwise, inputs, rules, updates, warps
-from transferjax.attacks.builders import given, in_ball, nesterov, with_momentum
+from transferjax.attacks.builders import PAPER_EPS, given, in_ball, nesterov, paper_length, with_momentum
+from transferjax.attacks.learned import learned_transforms
 from transferjax.attacks.recipe import Momentum, Options, recipe
 from transferjax.attacks.rules import average
 from transferjax.attacks.samplers import constrained_warps
@@ -277,3 +278,40 @@ def mumodig(
     both = rules.mix(1 / (samples + 1), samples / (samples + 1), several)
     way = rules.integrated(inputs.lower_ends(regions), position)
     return with_momentum(both, way, eps=eps, steps=steps, **options)
+
+
+@recipe
+def l2t(
+    eps: float,
+    steps: int = 10,
+    *,
+    pool: Array,
+    samples: int = 3,
+    depth: int = 2,
+    policy_rate: float = 0.01,
+    chunk: int = 1,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Learning to transform: the mean gradient over compositions that a policy draws, which learns.
+
+    `1/N Σ_n J_nᵀ g(T_n(x))`, T_n two of 98 operations by the odds softmax(θ), and then `θ ← θ + policy_rate/N
+    Σ_n L(T_n(x)) ∇θ p(T_n)` with p the product of their odds; θ begins at 0, for each image its own (see
+    `learned.policy`, `learned.CHOICES`).
+
+    Args:
+        pool: other images `[P, H, W, C]`, for Admix among the operations.
+        samples: N.
+        depth: operations in a composition.
+        policy_rate: of θ.
+
+    Reference: Zhu et al., "Learning to Transform Dynamically for Better Adversarial Transferability", CVPR
+    2024: steps of `eps / steps`, ten, N = 3, two operations, 0.01, in its official code. There an operation
+    has up to 15 copies and all are evaluated, up to 225 gradients for a composition, where one of them is
+    drawn here; images are mixed with those of their batch, which shares draws and θ; and what turns or shifts
+    takes the nearest pixel. With p near 1/98² its θ hardly moves in ten steps, and so does ours.
+    """
+    sigma = paper_length(PAPER_EPS, eps, options["norm"])
+    learned = learned_transforms(
+        pool, sigma, samples, depth=depth, policy_rate=policy_rate, norm=options["norm"], chunk=chunk
+    )
+    return with_momentum(learned, eps=eps, steps=steps, **options)
