@@ -18,7 +18,8 @@ network, whose training is in their cost, at a constant rate of 0.05 (`TUNED`):
 "ST, WS" and "SASD, WS" are attacked while their weights are scaled at random.
 
 Scales are `cifar10`, `imagenette`, `cpu` and `smoke`, with the targets of `configs/frontier.py`. Behind one,
-`,key=value` changes it: `cpu,seeds=1,mechanisms=ST+SAM+IR,cost=4`; `cost` is in epochs of standard training.
+`,key=value` changes it: `cpu,seeds=1,mechanisms=ST+SAM+IR,targets=VGG16+ViT,cost=4`; `cost` is in epochs of
+standard training.
 """
 
 from configs import attacked, common, frontier, scales, sp2024
@@ -110,11 +111,12 @@ def _surrogates(s, mechanisms, seeds, cost):
 
 def get_config(variant="cpu"):
     """Every mechanism for the same cost, three attacks, the targets of the table of attacks."""
-    s, seeds, said = scales.chosen(SCALES, variant, mechanisms="", cost=0.0)
+    s, seeds, said = scales.chosen(SCALES, variant, mechanisms="", targets="", cost=0.0)
     mechanisms = named(said["mechanisms"]) if said["mechanisms"] else s.main
     cost = said["cost"] or 2 * s.training["epochs"]
     surrogates = tuple(_surrogates(s, mechanisms, seeds, cost))
-    targets = tuple((label, {}, s.target(label)) for label in s.targets)
+    asked = scales.several(said["targets"], s.targets, "targets", "this scale") or s.targets
+    targets = tuple((label, {}, s.target(label)) for label in asked)
     chosen = tuple(row for name, spent in ATTACKS for row in frontier.attacks(s.layer, (name,), (spent,)))
     labels = [tuple(dict.fromkeys(label for label, *_ in rows)) for rows in (surrogates, chosen, targets)]
     few = s.images(min(s.count or 1000, 200))
