@@ -1,7 +1,7 @@
 """What a traced program does, counted; nothing is compiled or computed.
 
-A program is a jaxpr; what nothing reads does not count. Loops count as often as they run; of a loop that ends
-early the limit in its condition counts, of a branch the one that does the most.
+A program is a jaxpr. Loops count as often as they run; of a loop that ends early the limit in its condition
+counts, of a branch the one that does the most.
 """
 
 from collections import Counter
@@ -15,16 +15,21 @@ CONVOLUTIONS = ("conv_general_dilated", "conv_nhwc")  # XLA's own, and the one f
 PRODUCTS = (*CONVOLUTIONS, "dot_general")
 
 
-def count(program: Any, of: Callable[[Any], Mapping[str, int]]) -> Counter[str]:
+def count(program: Any, of: Callable[[Any], Mapping[str, int]], *, unread: bool = True) -> Counter[str]:
     """The sum of what `of` finds in each equation of a jaxpr and of the programs inside of it.
+
+    Args:
+        program: the jaxpr.
+        of: what an equation adds.
+        unread: whether equations count that nothing hangs on, which a compiler leaves out.
 
     Raises:
         ValueError: a loop without a limit around something that counts.
     """
     counts: Counter[str] = Counter()
-    for equation in _read(program):
+    for equation in program.eqns if unread else _read(program):
         counts.update(of(equation))
-        inner = [count(part, of) for part in _parts(equation.params)]
+        inner = [count(part, of, unread=unread) for part in _parts(equation.params)]
         if equation.primitive.name == "cond":
             inner = [max(inner, key=Counter.total)]
         times = _times(equation) if any(inner) else 1
@@ -44,8 +49,8 @@ def _read(program: Any) -> list[Any]:
 
 
 def operations(program: Any) -> int:
-    """Floating-point operations of a jaxpr's convolutions and matrix products, with padding's."""
-    return count(program, _operations)["operations"]
+    """Floating-point operations of a jaxpr's convolutions and products that are read, with padding's."""
+    return count(program, _operations, unread=False)["operations"]
 
 
 def outputs(program: Any) -> int:
