@@ -102,11 +102,12 @@ def _surrogates(s, mechanisms, seeds, cost):
         for seed in seeds:
             how = TUNED.get(mechanism)
             spec = how(s, seed, cost) if how else _network(s, mechanism, seed, cost)
-            yield mechanism, {"mechanism": mechanism, "seed": seed, "epochs": epochs_of(spec)}, spec
+            tags = {"seed": seed, "epochs": epochs_of(spec)}
+            yield mechanism, {"mechanism": mechanism, **tags}, spec
             if mechanism in SCALED:
                 scaled = {"kind": "Apply", "call": common.call("weight_scaling"), "of": (spec,)}
                 label = f"{mechanism}, WS"
-                yield label, {"mechanism": label, "seed": seed, "epochs": epochs_of(spec)}, scaled
+                yield label, {"mechanism": label, **tags}, scaled
 
 
 def get_config(variant="cpu"):

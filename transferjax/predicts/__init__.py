@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transferjax.predicts.platforms import aws, azure, baidu, google
     from transferjax.predicts.preprocessing import Preprocessing
     from transferjax.predicts.rankings import ranked
-    from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities, swag
+    from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities, swag, swag_mean
     from transferjax.predicts.stochastic import Stochastic, with_keys
     from transferjax.predicts.surrogates import ghost_dropout, ghost_skips, skip_gradient, weight_scaling
     from transferjax.predicts.tokens import att, pna, tgr

@@ -10,6 +10,7 @@ from typing import Any
 from transferjax.attacks.vocabulary import COUNT, FROM_ZERO, KERNEL, POSITIVE, SHARE, Range
 
 BELOW_ONE = Range("must lie in [0, 1), below 1", lambda value: 0 <= value < 1)
+PART = Range("must lie in (0, 1]", lambda value: 0 < value <= 1)
 INSIDE = Range("must lie between 0 and 1", lambda value: 0 < value < 1)
 WHOLE = FROM_ZERO._replace(whole=True)
 ANY = Range("may be any number", lambda value: True)
@@ -42,7 +43,7 @@ PARTS = _named(
     (POSITIVE, "rho mixup.alpha cutmix.alpha"),
     (FROM_ZERO, "alpha weight eps step_size"),
     (COUNT, "rounds size steps every projections"),
-    (Range("must lie in (0, 1]", lambda value: 0 < value <= 1), "esam.beta gamma"),
+    (PART, "esam.beta gamma"),
     (BELOW_ONE, "decay start"),
     (("official", "paper"), "scaling"),
     (("both", "first"), "batch_stats"),
@@ -52,7 +53,7 @@ PREPROCESSING = _named(
     (ANY, "mean"),
     (POSITIVE, "std scale"),
     (WHOLE, "size label_offset"),
-    (Range("must lie in (0, 1]", lambda value: 0 < value <= 1), "crop"),
+    (PART, "crop"),
     (("keep", "squash"), "aspect"),
     (("nearest", "bilinear", "bicubic", "lanczos"), "interpolation"),
     (("RGB", "BGR"), "channels"),
