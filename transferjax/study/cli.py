@@ -29,7 +29,7 @@ from transferjax.report.page import Section, told_apart, write_page
 from transferjax.stopping import SAID, Stopping, never
 from transferjax.study import config as configs
 from transferjax.study import flags as given
-from transferjax.study import mistakes, packed, rows, upkeep, views
+from transferjax.study import mistakes, packed, rows, upkeep, views, walk
 from transferjax.study.config import Study
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
@@ -37,7 +37,7 @@ from transferjax.study.printed import counted, counts, messages_of, print_list, 
 from transferjax.study.progress import Bar
 from transferjax.study.resolve import Context
 from transferjax.study.run import Executor, Local, Outcome, enable_compilation_cache, run
-from transferjax.study.specs import Spec
+from transferjax.study.specs import STORED, Spec
 from transferjax.study.store import Corrupt, Store
 
 PLIGHTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile)
@@ -206,10 +206,28 @@ def _pack(store: Store, file: str) -> int:
         raise ValueError("pack: --config is missing: the study whose results are packed")
     study = _read(store)
     demand = _demand({view.name: views.rows_of(study, view) for view in chosen(study)})
+    demand += _networks(study)
     count, missing = packed.pack(store, demand, Path(file))
     lacks = f", {missing} of {count + missing} are not there yet" if missing else ""
     print(f"{count} results in {file} ({Path(file).stat().st_size / 1e3:.0f} kB){lacks}")
     return 0
+
+
+def _networks(study: Study) -> list[Spec]:
+    """The trained networks with the labels that were asked for; of one behind a transformation, that one.
+
+    Raises:
+        Mistakes: no network has such a label.
+    """
+    labels = [member.label for member in study.networks]
+    if wrong := [name for name in given.NETWORKS.value if name not in labels]:
+        raise Mistakes(
+            [f"--networks: unknown label {name!r}; {mistakes.nearest(name, labels)}" for name in wrong]
+        )
+    asked = [
+        spec for member in study.networks if member.label in given.NETWORKS.value for spec in member.specs
+    ]
+    return [net for spec in asked for net in ([spec] if isinstance(spec, STORED) else walk.needs(spec))]
 
 
 def _begin(plans: bool) -> None:

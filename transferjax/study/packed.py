@@ -4,7 +4,8 @@
 
 A pack holds verdicts and measures, not what they were made of: some hundred kilobytes where networks and
 images are gigabytes. What a store has stands for all that went into it, so a study whose results were
-unpacked has nothing left to make, and one with more seeds makes only those.
+unpacked has nothing left to make, and one with more seeds makes only those. Networks that are asked for
+come along: others then attack and judge with the same weights, which another machine would not train.
 """
 
 import io
