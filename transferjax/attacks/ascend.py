@@ -53,7 +53,7 @@ def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = F
         (_, values), grads = jax.value_and_grad(objective, has_aux=True)(x, keys, labels)
         return (values, memory), grads
 
-    return grad_fn
+    return jax.jit(grad_fn)  # traced once, however often rules ask
 
 
 class Info(NamedTuple):
