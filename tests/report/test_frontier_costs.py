@@ -1,5 +1,6 @@
 """Which attacks no other equals at their price."""
 
+import numpy as np
 import pandas as pd
 
 from transferjax.report.frontier import costs, success_by_cost
@@ -48,8 +49,18 @@ def test_the_figure_shows_all_attacks_and_the_front():
         lines = {line.get_label(): line for line in axis.lines}
         assert len(lines["attacks"].get_xdata()) == 6
         assert list(lines["the best so far"].get_xdata()) == [10, 100]
-        assert {text.get_text() for text in axis.texts} <= {"MI 10", "PGN 100", "SIA 100"}
+        names = {text.get_text(): text.xyann[1] for text in axis.texts}
+        assert set(names) == {"PGD", "MI", "PGN", "SIA", "VMI", "OPS"}
+        heights = sorted(names.values())
+        assert min(np.diff(heights)) > 0.02 * np.ptp(axis.get_ylim())  # none over another
+        assert abs(names["VMI"] - (20 if axis is axes[0] else 30)) < 3
         assert list(lines[NOISE].get_ydata()) == [5, 5]
+
+
+def test_names_without_their_cost_still_tell_attacks_apart():
+    assert set(costs(ROWS)["name"]) == {"PGD", "MI", "PGN", "SIA", "VMI", "OPS"}
+    twice = ROWS.replace({"attack": {"MI 10": "PGD"}})
+    assert {"PGD", "PGD 10", "PGN 100"} <= set(costs(twice)["name"])
 
 
 def test_success_that_is_not_known_is_on_no_front():

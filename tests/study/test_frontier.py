@@ -13,6 +13,7 @@ from transferjax import models
 from transferjax.attacks import spent
 from transferjax.report.tables import NOISE
 from transferjax.study import along, config, estimate, registry, views, walk
+from transferjax.study import frontier as frontier_views
 from transferjax.study.binding import call_of
 from transferjax.study.make import attack_of
 from transferjax.study.specs import KINDS, STORED, Call, Goal
@@ -42,7 +43,11 @@ def test_the_view_draws_a_section_for_each_goal(known):
     study = config.read(frontier.get_config("smoke"), views.VIEWS)
     rows = [
         {"mechanism": m, "seed": 0, "attack": a, "gradients": g, "target": t, "goal": goal, "eps_255": 8.0}
-        | {"asr": g / 2000, "asr_correct": g / 1000 if known else np.nan}
+        | {
+            "asr": g / 2000,
+            "asr_correct": g / 1000 if known else np.nan,
+            "error": 0.1 if t == "VGG" else np.nan,
+        }
         for m in ("ST", "SAM&IR")
         for a, g in (("PGD 10", 10), ("PGN 100", 100))
         for t in ("VGG", "ViT")
@@ -54,8 +59,30 @@ def test_the_view_draws_a_section_for_each_goal(known):
     assert [s.title.split(": ")[1] for s in sections] == ["untargeted, ε = 8/255", "targeted, ε = 8/255"]
     for section in sections:
         ((table,), (figure,)) = section.tables, section.figures
-        assert list(table.center.index) == ["PGD 10", "PGN 100"]
+        assert list(table.center.index) == ["PGN", "PGD"]
+        assert list(table.center.columns) == [("ST", 10), ("ST", 100), ("SAM&IR", 10), ("SAM&IR", 100)]
+        assert (table.error.loc["PGN", ("ST", 100)] == pytest.approx(10)) == known
         assert figure.startswith("frontier_")
+
+
+def test_the_interval_of_a_mean_over_targets_holds():
+    """As often as it says, over draws of images that some targets share."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(1000):
+        hard = rng.random(300)
+        hits = [hard < 0.4, hard < 0.6, rng.random(300) < 0.5]
+        seen = [rng.random(300) < 0.9 for _ in hits]
+        mean = np.mean([hit[both].mean() for hit, both in zip(hits, seen, strict=True)])
+        held.append(abs(mean - 0.5) < frontier_views.mean_error(list(zip(hits, seen, strict=True))))
+    assert 0.93 < np.mean(held) < 0.97
+
+
+def test_one_target_has_its_own_interval_and_one_without_images_is_left_out():
+    hit, both = np.arange(10) < 4, np.ones(10, bool)
+    expected = 1.96 * np.sqrt(0.4 * 0.6 / 10)
+    assert frontier_views.mean_error([(hit, both)]) == pytest.approx(expected, rel=1e-4)
+    assert frontier_views.mean_error([(hit, both), (hit, ~both)]) == pytest.approx(expected, rel=1e-4)
+    assert np.isnan(frontier_views.mean_error([(hit, ~both)]))
 
 
 def test_the_config_is_read_and_its_variants_choose():

@@ -55,7 +55,7 @@ def test_the_same_results_are_the_same_bytes_and_what_is_missing_is_counted(stor
     more = [*demand[::-1], demand[0], verdicts(network(seed=9))]
     assert pack(store, more, tmp_path / "again.tar.xz") == (2, 1)
     assert (tmp_path / "again.tar.xz").read_bytes() == file.read_bytes()
-    with pytest.raises(ValueError, match="has none of the 1 results that the views read: run it first"):
+    with pytest.raises(ValueError, match="has none of the 1 results that are asked for: run it first"):
         pack(store, [verdicts(network(seed=9))], tmp_path / "none.tar.xz")
     assert not (tmp_path / "none.tar.xz").exists()
 

@@ -205,8 +205,10 @@ def _pack(store: Store, file: str) -> int:
     if given.CONFIG.value is None:
         raise ValueError("pack: --config is missing: the study whose results are packed")
     study = _read(store)
-    demand = _demand({view.name: views.rows_of(study, view) for view in chosen(study)})
-    demand += _networks(study)
+    if given.NETWORKS.value:
+        demand = _networks(study)
+    else:
+        demand = _demand({view.name: views.rows_of(study, view) for view in chosen(study)})
     count, missing = packed.pack(store, demand, Path(file))
     lacks = f", {missing} of {count + missing} are not there yet" if missing else ""
     print(f"{count} results in {file} ({Path(file).stat().st_size / 1e3:.0f} kB){lacks}")

@@ -10,7 +10,9 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 STORE = flags.DEFINE_string("store", "", "where results are kept, of any number of studies")
 VIEWS = flags.DEFINE_list("views", [], "draw and make only what these views need; all by default")
-NETWORKS = flags.DEFINE_list("networks", [], "pack: the weights of the networks with these labels too")
+NETWORKS = flags.DEFINE_list(
+    "networks", [], "pack: the networks with these labels, instead of what views read"
+)
 DRY = flags.DEFINE_bool("dry_run", False, "say what is there and what is missing; compute nothing")
 JSON = flags.DEFINE_bool("json", False, "end with one line of JSON: made, found, missing, failed")
 LIST = flags.DEFINE_bool("list", False, "list the config's networks, attacks, blocks and views")
@@ -33,7 +35,7 @@ USAGE = """usage: transferjax study --store=DIR --config=FILE[:VARIANT] [flags] 
        transferjax study --store=DIR why KEY|LABEL [--config=…]   what a result is, and who needs it
        transferjax study --store=DIR gc [--drop=STUDY]            remove what no study needs
        transferjax study --store=DIR pack FILE --config=…         what its views read, in one small file
-                                     [--networks=LABEL,…]         and these networks
+                                       [--networks=LABEL,…]       or these networks of it
        transferjax study --store=DIR unpack FILE                  into this store
        transferjax quickstart [flags]                             a study of handwritten digits
 

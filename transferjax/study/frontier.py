@@ -1,6 +1,8 @@
 """Views at equal cost: of attacks, success against gradients per image; of trainings, a ranking."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,8 @@ from transferjax.study.binding import call_of
 from transferjax.study.config import Study
 from transferjax.study.content import facts
 from transferjax.study.estimate import cost_of
-from transferjax.study.rows import Arrays, Row, transfer_rows
-from transferjax.study.specs import Measure
+from transferjax.study.rows import Arrays, Row, hit_and_right, transfer_rows
+from transferjax.study.specs import Call, Measure
 
 
 def frontier_rows(
@@ -34,26 +36,60 @@ def frontier_rows(
 ) -> Iterator[Row]:
     """The rows of transfer, each with its attack's `gradients` for an image, and `l2` and `ssim`.
 
-    Where `backbone` and `linear` name the files of LPIPS, with `lpips` besides (see `metrics.read_lpips`).
+    Where `backbone` and `linear` name the files of LPIPS, with `lpips` besides (see `metrics.read_lpips`). Of
+    each attack the first target's row has the `error` of the mean over targets (see `mean_error`).
     """
     calls = {"distortion": call_of(registry.MEASURES, "distortion", {})}
     if backbone or linear:
         files = {"net": net, "backbone": backbone, "linear": linear}
         calls["lpips"] = call_of(registry.MEASURES, "lpips", files)
-    for row in transfer_rows(study, block):
-        images = row.needs["target"].images  # type: ignore[attr-defined]
-        shape = facts(images.data).image_shape
-        spent = cost_of(images.attack, images.goal, images.norm, len(images.surrogates), shape)
+    for _, targets in groupby(transfer_rows(study, block), lambda row: {**row.tags, "target": ""}):
+        yield from _with_costs(list(targets), calls)
 
-        def reduce(found: Mapping[str, Arrays], own: Any = row.reduce) -> dict[str, Any]:
-            far = dict(found["distortion"])
-            if "lpips" in found:
-                far["lpips"] = found["lpips"]["values"]
-            means = {name: np.mean(far[name], dtype=np.float64) for name in DISTORTIONS if name in far}
-            return {**own(found), **means}
 
-        needs = {**row.needs, **{name: Measure(call=call, data=images) for name, call in calls.items()}}
+def _with_costs(rows: Sequence[Row], calls: Mapping[str, Call]) -> Iterator[Row]:
+    """The rows of one attack, a target each, with its cost, how far it goes, and how sure their mean is."""
+    images: Any = rows[0].needs["target"].images  # type: ignore[attr-defined]
+    shape = facts(images.data).image_shape
+    spent = cost_of(images.attack, images.goal, images.norm, len(images.surrogates), shape)
+    far = {name: Measure(call=call, data=images) for name, call in calls.items()}
+    whole = {f"{i} {name}": spec for i, row in enumerate(rows) for name, spec in row.needs.items()}
+
+    def more(found: Mapping[str, Arrays]) -> dict[str, Any]:
+        values = dict(found["distortion"])
+        if "lpips" in found:
+            values["lpips"] = found["lpips"]["values"]
+        return {name: np.mean(values[name], dtype=np.float64) for name in DISTORTIONS if name in values}
+
+    def error(found: Mapping[str, Arrays]) -> float:
+        each = [{name: found[f"{i} {name}"] for name in row.needs} for i, row in enumerate(rows)]
+        return mean_error([hit_and_right(target, images) for target in each])
+
+    for row in rows:
+        first = row is rows[0]
+
+        def reduce(found: Mapping[str, Arrays], own: Any = row.reduce, first: bool = first) -> dict[str, Any]:
+            return {**own(found), **more(found), "error": error(found) if first else np.nan}
+
+        needs = {**row.needs, **far, **(whole if first else {})}
         yield Row({**row.tags, "gradients": spent.gradients}, needs, reduce)
+
+
+def mean_error(targets: Sequence[tuple[np.ndarray, np.ndarray]], *, level: float = 0.95) -> float:
+    """Half of the interval of a mean over targets that see the same images, by the delta method.
+
+    `z √(Σ_i d_i²) / T`, `d_i = Σ_t b_ti (h_ti - p̂_t) / n_t`, where `p̂_t` is the share of the n_t images that
+    count (b) which target t is fooled by (h).
+
+    Args:
+        targets: h and b of each target, `[N]` booleans; one of which no image counts is left out.
+        level: how often the interval holds.
+    """
+    counted = [(hit, both) for hit, both in targets if both.any()]
+    if not counted:
+        return np.nan
+    away = sum(both * (hit - hit[both].mean()) / both.sum() for hit, both in counted)
+    return NormalDist().inv_cdf((1 + level) / 2) * float(np.linalg.norm(away)) / len(counted)
 
 
 NEARER = ("l2", "lpips")
@@ -76,27 +112,35 @@ def frontier(frame: pd.DataFrame, study: Study, block: str, **files: str) -> lis
     sections = []
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
         value, of = counted(rows)
-        found = percent(costs(rows, value).assign(seed=0))
+        found = percent(costs(rows, value).assign(seed=0)).sort_values("gradients", kind="stable")
         name = f"{goal}, ε = {eps_255:g}/255"
-        found = found.sort_values(["gradients", value], ascending=[True, False])
         front = found[found["front"]].groupby("mechanism", sort=False)["attack"].agg(", ".join)
         text = (
             f"Success on images {of}, the mean over targets and defences, against the gradients that an "
             "attack takes for each image; and how far its images are from the clean ones, which success may "
-            "have been bought with. What none equals at the same price or below: "
+            "have been bought with. ± is half of the 95 % interval over images; all attacks have the same, "
+            "so that differences are surer. What none equals at the same price or below: "
             f"{'; '.join(f'on {surrogate} {best}' for surrogate, best in front.items())}."
         )
         shown = {value: "success (%)"} | {far: said for far, said in DISTORTIONS.items() if far in found}
-        tables = [
-            value_table(
-                found, column, said, rows="attack", columns=("mechanism",), largest=column not in NEARER
-            )
-            for column, said in shown.items()
-        ]
+        last = found[found["gradients"] == found["gradients"].max()].groupby("name")[value].mean()
+        order = last.reindex(found["name"].unique()).sort_values(ascending=False, kind="stable").index
+        tables = [_by_cost(found, column, said, order) for column, said in shown.items()]
+        if "error" in found and value == "asr_correct":
+            error = _by_cost(found, "error", "", order).center
+            tables[0] = tables[0]._replace(error=100 * error.reindex_like(tables[0].center))
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
         figures = {_place("frontier", frame, goal, eps_255): figure}
         sections.append(Section(f"At equal cost: {name}", text, tables, figures))
     return sections
+
+
+def _by_cost(found: pd.DataFrame, column: str, said: str, order: pd.Index) -> Table:
+    """A row per attack, in this order; a column per surrogate and cost."""
+    columns = ("mechanism", "gradients")
+    table = value_table(found, column, said, rows="name", columns=columns, largest=column not in NEARER)
+    center, error, best = (frame.loc[order] for frame in (table.center, table.error, table.best))
+    return table._replace(center=center, error=error, best=best, corner="attack")
 
 
 def ranking(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:

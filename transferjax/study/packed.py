@@ -4,8 +4,8 @@
 
 A pack holds verdicts and measures, not what they were made of: some hundred kilobytes where networks and
 images are gigabytes. What a store has stands for all that went into it, so a study whose results were
-unpacked has nothing left to make, and one with more seeds makes only those. Networks that are asked for
-come along: others then attack and judge with the same weights, which another machine would not train.
+unpacked has nothing left to make, and one with more seeds makes only those. Or it holds the networks that
+are asked for: others then attack and judge with the same weights, which another machine would not train.
 """
 
 import io
@@ -45,7 +45,7 @@ def pack(store: Store, demand: Iterable[Spec], file: Path) -> tuple[int, int]:
     there = {place: spec for place, spec in sorted(wanted.items()) if store.has(spec)}
     if not there:
         raise ValueError(
-            f"{store.root} has none of the {len(wanted)} results that the views read: run it first"
+            f"{store.root} has none of the {len(wanted)} results that are asked for: run it first"
         )
     with replacing(file) as partial, tarfile.open(partial, "w:xz", format=tarfile.GNU_FORMAT) as archive:
         for place, spec in there.items():

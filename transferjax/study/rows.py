@@ -85,10 +85,9 @@ def _transfer_row(
     members = range(len(surrogate.specs))
 
     def reduce(found: Mapping[str, Arrays]) -> dict[str, Any]:
-        hit, both = _hits(found["target"], images), is_right(found["target clean"])
+        hit, both = hit_and_right(found, images)
         fooled = hit
         for i in members:
-            both = both & is_right(found[f"own {i} clean"])
             fooled = fooled & _hits(found[f"own {i}"], images)
         said: dict[str, Any] = {
             "asr": hit.mean(),
@@ -109,6 +108,14 @@ def _transfer_row(
         return said
 
     return Row({**tags, "target": target.label}, needs, reduce)
+
+
+def hit_and_right(found: Mapping[str, Arrays], images: Adversarial) -> tuple[np.ndarray, np.ndarray]:
+    """Of what a row of transfer reads: which images fool the target, and which all got right beforehand."""
+    both = is_right(found["target clean"])
+    for i in range(len(images.surrogates)):
+        both = both & is_right(found[f"own {i} clean"])
+    return _hits(found["target"], images), both
 
 
 def _verdicts(name: str, network: Any, images: Adversarial, block: Block) -> dict[str, Spec]:
