@@ -94,5 +94,5 @@ def test_the_frontier_shows_it_where_its_files_are_named(tmp_path):
     (section,) = views.VIEWS["frontier"].draw(frame, study, **study.views[0].options)
     table = section.tables[-1]
     assert "LPIPS" in table.title
-    assert table.best.loc["MI 10"].all()
-    assert not table.best.loc["PGD 10"].any()
+    assert table.best.loc["MI"].all()
+    assert not table.best.loc["PGD"].any()

@@ -12,7 +12,7 @@ from transferjax.attacks.ensembles import Ensemble, Objective, mean_losses, memb
 from transferjax.attacks.entrance import enter
 from transferjax.attacks.projections import Start
 from transferjax.attacks.vocabulary import check_option
-from transferjax.chain import chain, initial_memory
+from transferjax.chain import chain, initial_memory, traced_once
 from transferjax.checks import check_no_nan, check_outputs
 from transferjax.losses import cross_entropy, values_of
 from transferjax.predicts.snapshots import Snapshots, check_members, nets_of
@@ -53,7 +53,7 @@ def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = F
         (_, values), grads = jax.value_and_grad(objective, has_aux=True)(x, keys, labels)
         return (values, memory), grads
 
-    return jax.jit(grad_fn)  # traced once, however often rules ask
+    return traced_once(grad_fn)
 
 
 class Info(NamedTuple):

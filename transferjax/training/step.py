@@ -80,8 +80,7 @@ def make_train_step(
         The pair; `update(state, key, batch)` folds `key` with `state.step`: pass the same key always. `init`
         reads only the shapes of its batch, which is one device's.
     """
-    once = jax.jit(jax.value_and_grad(objective, has_aux=True))  # traced once, however often rules ask
-    grad_fn = chain(*rules)(averaged(once, axis_name))
+    grad_fn = chain(*rules)(averaged(jax.value_and_grad(objective, has_aux=True), axis_name))
 
     def example_keys(key: Key, step: Array, count: int) -> Key:
         start = jax.lax.axis_index(axis_name) * count if axis_name else 0
