@@ -62,6 +62,7 @@ def test_the_view_draws_a_section_for_each_goal(known):
         assert list(table.center.index) == ["PGN", "PGD"]
         assert list(table.center.columns) == [("ST", 10), ("ST", 100), ("SAM&IR", 10), ("SAM&IR", 100)]
         assert (table.error.loc["PGN", ("ST", 100)] == pytest.approx(10)) == known
+        assert ("±" in section.text) == known
         assert figure.startswith("frontier_")
 
 

@@ -57,6 +57,8 @@ def test_the_same_results_are_the_same_bytes_and_what_is_missing_is_counted(stor
     assert (tmp_path / "again.tar.xz").read_bytes() == file.read_bytes()
     with pytest.raises(ValueError, match="has none of the 1 results that are asked for: run it first"):
         pack(store, [verdicts(network(seed=9))], tmp_path / "none.tar.xz")
+    with pytest.raises(ValueError, match="nothing to pack: what is asked for is read from files"):
+        pack(store, [], tmp_path / "none.tar.xz")
     assert not (tmp_path / "none.tar.xz").exists()
 
 

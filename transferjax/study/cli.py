@@ -221,7 +221,7 @@ def _networks(study: Study) -> list[Spec]:
     Raises:
         Mistakes: no network has such a label.
     """
-    labels = [member.label for member in study.networks]
+    labels = dict.fromkeys(member.label for member in study.networks)
     if wrong := [name for name in given.NETWORKS.value if name not in labels]:
         raise Mistakes(
             [f"--networks: unknown label {name!r}; {mistakes.nearest(name, labels)}" for name in wrong]

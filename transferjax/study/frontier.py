@@ -115,18 +115,21 @@ def frontier(frame: pd.DataFrame, study: Study, block: str, **files: str) -> lis
         found = percent(costs(rows, value).assign(seed=0)).sort_values("gradients", kind="stable")
         name = f"{goal}, ε = {eps_255:g}/255"
         front = found[found["front"]].groupby("mechanism", sort=False)["attack"].agg(", ".join)
+        sure = "error" in found and value == "asr_correct"
+        errors = (
+            "± is half of the 95 % interval over images, the same for all attacks: differences are surer. "
+        )
         text = (
             f"Success on images {of}, the mean over targets and defences, against the gradients that an "
             "attack takes for each image; and how far its images are from the clean ones, which success may "
-            "have been bought with. ± is half of the 95 % interval over images; all attacks have the same, "
-            "so that differences are surer. What none equals at the same price or below: "
+            f"have been bought with. {errors * sure}What none equals at the same price or below: "
             f"{'; '.join(f'on {surrogate} {best}' for surrogate, best in front.items())}."
         )
         shown = {value: "success (%)"} | {far: said for far, said in DISTORTIONS.items() if far in found}
         last = found[found["gradients"] == found["gradients"].max()].groupby("name")[value].mean()
         order = last.reindex(found["name"].unique()).sort_values(ascending=False, kind="stable").index
         tables = [_by_cost(found, column, said, order) for column, said in shown.items()]
-        if "error" in found and value == "asr_correct":
+        if sure:
             error = _by_cost(found, "error", "", order).center
             tables[0] = tables[0]._replace(error=100 * error.reindex_like(tables[0].center))
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."

@@ -38,11 +38,13 @@ def pack(store: Store, demand: Iterable[Spec], file: Path) -> tuple[int, int]:
         How many there are in the file, and how many were missing.
 
     Raises:
-        ValueError: nothing of the demand is there.
+        ValueError: nothing is demanded, or nothing of it is there.
         Corrupt: a result is damaged.
     """
     wanted = {f"{type(spec).__name__}/{spec.key}": spec for spec in demand}
     there = {place: spec for place, spec in sorted(wanted.items()) if store.has(spec)}
+    if not wanted:
+        raise ValueError("nothing to pack: what is asked for is read from files and never made; copy those")
     if not there:
         raise ValueError(
             f"{store.root} has none of the {len(wanted)} results that are asked for: run it first"
