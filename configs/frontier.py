@@ -20,7 +20,7 @@ surrogate behind transformations, without any victim, and the table says what th
 
 Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=10+100,attacks=PGD+PGN,tables=attacks`;
 `seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
-In TransferAttack's panel stand a PiT and a Visformer for our ConvNeXt and DenseNet.
+Its targets are the panel of TransferAttack, and two more: a deeper ResNet and one trained adversarially.
 """
 
 from configs import attacked, common, scales
@@ -145,10 +145,10 @@ def _full():
         "VGG16": ("vgg16_bn",),
         "MobileNetV2": ("mobilenetv2_100",),
         "InceptionV3": ("inception_v3", "", 299, HALF),
-        "DenseNet121": ("densenet121",),
         "ViT": ("vit_base_patch16_224", "", 224, HALF),
+        "PiT": ("pit_b_224",),
+        "Visformer": ("visformer_small",),
         "Swin": ("swin_tiny_patch4_window7_224",),
-        "ConvNeXt": ("convnext_tiny",),
         "ResNet152": ("resnet152",),
         "AT": ("resnet50", ".l2_eps3"),
     }

@@ -38,11 +38,13 @@ QUICK = [
     "cifar_resnet50",
     "cifar_vgg16",
     "mobilenetv2_100",
+    "pit_s_224",
     "regnetx_032",
     "shufflenet_v2_x1_0",
     "squeezenet1_1",
     "swin_tiny_patch4_window7_224",
     "torchvision.mobilenet_v3_small",
+    "visformer_tiny",
     "vit_base_patch32_224",
 ]
 

@@ -23,14 +23,23 @@ TINY = {
     "cifar_densenet121": {"growth": 4, "blocks": (1, 2)},
     "cifar_vit_small": {"image_size": 8, "patch": 4, "depth": 1, "width": 8, "heads": 2, "hidden": 16},
 }
+FIXED = {
+    "vgg11_bn": 256,
+    "swin_tiny_patch4_window7_224": 448,
+    "cifar_vit_small": 32,
+    "pit_ti_224": 224,
+    "visformer_tiny": 224,
+}
 CURVED = {
     "cifar_vit_small",
     "convnext_tiny",
     "efficientnet_b0",
     "mobilenet_v3_small",
     "mobilenetv3_small_100",
+    "pit_ti_224",
     "regnety_032",
     "swin_tiny_patch4_window7_224",
+    "visformer_tiny",
 }
 
 
@@ -90,9 +99,7 @@ def test_round_trip(name):
 @pytest.mark.parametrize("name", ONE_OF_EACH_CLASS)
 def test_classes_channels_precision_and_size_are_free(name):
     module = models.build(name, num_classes=7, dtype=jnp.bfloat16)
-    size = {"vgg11_bn": 256, "swin_tiny_patch4_window7_224": 448, "cifar_vit_small": 32}.get(
-        name, 64 if "cifar" in name else 160
-    )
+    size = FIXED.get(name, 64 if "cifar" in name else 160)
     images = jax.ShapeDtypeStruct((2, size, size, 1), jnp.float32)
     logits, variables = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x), images)
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)

@@ -15,6 +15,13 @@ from transferjax.models.layers import Attended, Branch, Layers, Net
 from transferjax.typing import Array
 
 
+def attend(qkv: Array, heads: int) -> Array:
+    """`softmax(QKᵀ / √d) V` of each head: `[B, n, 3 C]` -> `[B, n, C]`; within a module that is compact."""
+    q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=heads)
+    weights = Attended()(jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5))
+    return rearrange(jnp.einsum("bhnm,bhmd->bhnd", weights, v), "b h n d -> b n (h d)")
+
+
 class Attention(nn.Module):
     """Multi-head self-attention `softmax(QKᵀ / √d) V`."""
 
@@ -24,10 +31,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         qkv = self.layers.dense(3 * x.shape[-1], "qkv")(x)
-        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        weights = Attended()(jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5))
-        x = rearrange(jnp.einsum("bhnm,bhmd->bhnd", weights, v), "b h n d -> b n (h d)")
-        return self.layers.dense(x.shape[-1], "proj")(x)
+        return self.layers.dense(x.shape[-1], "proj")(attend(qkv, self.heads))
 
 
 class MLP(nn.Module):
@@ -56,6 +60,16 @@ class Block(nn.Module):
         return x + Branch()(MLP(self.layers, self.hidden, name="mlp")(self.layers.layer_norm("norm2")(x)))
 
 
+def check_positions(net: Net, x: Array) -> None:
+    """Images have the size for which a net has learned positions."""
+    size = net.image_size
+    if x.shape[1:3] != (size, size):
+        raise ValueError(
+            f"this {type(net).__name__} has learned positions for {size} x {size} images, "
+            f"got {x.shape[1]} x {x.shape[2]}; build it with image_size={x.shape[1]}"
+        )
+
+
 class ViT(Net):
     """A vision transformer for images of exactly `image_size` (the positions are learned).
 
@@ -81,11 +95,7 @@ class ViT(Net):
     head: ClassVar[str] = "head"
 
     def forward(self, layers: Layers, x: Array) -> Array:
-        if x.shape[1:3] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this ViT has learned positions for {self.image_size} x {self.image_size} images, "
-                f"got {x.shape[1]} x {x.shape[2]}; build it with image_size={x.shape[1]}"
-            )
+        check_positions(self, x)
         x = layers.conv(self.width, self.patch, self.patch, padding=0, bias=True, name="patch_embed.proj")(x)
         x = rearrange(x, "b h w c -> b (h w) c")
         token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.width))

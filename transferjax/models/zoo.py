@@ -23,12 +23,14 @@ from transferjax.models.mobile import (
     MobileNetV3,
     scaled,
 )
+from transferjax.models.pit import PiT
 from transferjax.models.regnet import RegNet
 from transferjax.models.resnet import CifarResNet, CifarWideResNet, ResNet
 from transferjax.models.shufflenet import ShuffleNetV2
 from transferjax.models.squeezenet import SqueezeNet
 from transferjax.models.swin import Swin
 from transferjax.models.vgg import VGG, CifarVGG
+from transferjax.models.visformer import Visformer
 from transferjax.models.vit import ViT
 from transferjax.models.weights.layouts import renamed
 from transferjax.models.weights.names import own_tensors
@@ -54,6 +56,12 @@ _DENSENET: dict[int, dict[str, Any]] = {
     161: {"blocks": (6, 12, 36, 24), "growth": 48},
     169: {"blocks": (6, 12, 32, 32)},
     201: {"blocks": (6, 12, 48, 32)},
+}
+_PIT: dict[str, dict[str, Any]] = {
+    "pit_ti_224": {"patch": 16, "stride": 8, "blocks": (2, 6, 4), "heads": (2, 4, 8), "head_width": 32},
+    "pit_xs_224": {"patch": 16, "stride": 8, "blocks": (2, 6, 4), "heads": (2, 4, 8), "head_width": 48},
+    "pit_s_224": {"patch": 16, "stride": 8, "blocks": (2, 6, 4), "heads": (3, 6, 12), "head_width": 48},
+    "pit_b_224": {},
 }
 
 
@@ -91,6 +99,9 @@ ZOO: dict[str, Callable[..., Net]] = {
     "vit_base_patch32_224": partial(ViT, patch=32),
     "convnext_tiny": ConvNeXt,
     "swin_tiny_patch4_window7_224": Swin,
+    **{name: partial(PiT, **options) for name, options in _PIT.items()},
+    "visformer_tiny": partial(Visformer, width=192, heads=3, stem_width=16),
+    "visformer_small": Visformer,
     "regnetx_032": partial(RegNet, blocks=(2, 6, 15, 2), widths=(96, 192, 432, 1008), group=48, squeeze=0.0),
     "regnetx_160": partial(
         RegNet, blocks=(2, 6, 13, 1), widths=(256, 512, 896, 2048), group=128, squeeze=0.0
