@@ -9,7 +9,7 @@ from transferjax import models
 from transferjax.models import vit
 from transferjax.predicts import att, pna, tgr
 from transferjax.predicts.modules import tapped
-from transferjax.predicts.tokens import _scale_extreme_lines, _scale_extremes, _Tokens
+from transferjax.predicts.tokens import _part, _scale_extreme_lines, _scale_extremes, _Tokens
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,54 @@ def test_extremes_are_cut_off():
     halved = np.array(grads[0])
     halved[[0, 2, 1, 0], [0, 0, 1, 1]] *= 0.5
     np.testing.assert_array_equal(_scale_extremes(grads, 0.5)[0], halved)
+    grid = grads.reshape(1, 2, 2, 2)  # the same tokens, of an image
+    np.testing.assert_array_equal(_scale_extremes(grid, jnp.full((1, 1, 1, 1), 0.5))[0].reshape(4, 2), halved)
+
+
+OTHERS = {
+    "pit_ti_224": {
+        "image_size": 8,
+        "patch": 4,
+        "stride": 2,
+        "blocks": (1, 1),
+        "heads": (1, 2),
+        "head_width": 4,
+    },
+    "visformer_tiny": {
+        "image_size": 32,
+        "blocks": (1, 1, 1),
+        "width": 16,
+        "heads": 2,
+        "stem_width": 4,
+        "groups": 2,
+    },
+    "swin_tiny_patch4_window7_224": {
+        "image_size": 8,
+        "patch": 2,
+        "blocks": (2,),
+        "heads": (2,),
+        "width": 8,
+        "window": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_transformers_have_the_same_parts(name):
+    """Blocks of every family: each with an attention, and tokens that lie in a row, a grid or in windows."""
+    module = models.build(name, num_classes=5, **OTHERS[name])
+    x = jax.random.uniform(jax.random.key(1), (2, module.image_size, module.image_size, 3))
+    predict = models.predictor(module, jax.jit(module.init)(jax.random.key(0), x[:1]))
+    found = []
+    tapped(predict, x, lambda module, y: (found.append(_part(module)), y)[1])
+    blocks = module.blocks[1:] if name == "visformer_tiny" else module.blocks  # its first stage convolves
+    assert [part for part in found if part] == ["qkv", "attention", "mlp"] * sum(blocks)
+    for wrap in (tgr, pna, att):
+        np.testing.assert_allclose(wrap(predict)(x), predict(x), rtol=1e-6)
+        grads = gradient(wrap(predict), x)
+        assert np.isfinite(grads).all()
+        assert np.abs(grads - gradient(predict, x)).max() > 0
+        np.testing.assert_allclose(gradient(wrap(predict), x[1:]), grads[1:], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("wrap", [tgr, pna, att])

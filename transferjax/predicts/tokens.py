@@ -44,10 +44,15 @@ def _coming_back_with(
 
 
 def _scale_extremes(grads: Array, by: Array | float = 0.0) -> Array:
-    """`[…, tokens, channels]`, times `by` at the tokens of each channel's largest and smallest entry."""
-    places = jnp.arange(grads.shape[-2])[:, None]
-    extreme = [pick(grads, -2, keepdims=True) == places for pick in (jnp.argmax, jnp.argmin)]
-    return jnp.where(extreme[0] | extreme[1], by * grads, grads).astype(grads.dtype)
+    """`[B, tokens, channels]`, times `by` at the tokens of each channel's largest and smallest entry.
+
+    Tokens may be those of a grid, or of windows: `[B, rows, columns, channels]`.
+    """
+    tokens = grads.reshape(len(grads), -1, grads.shape[-1])
+    places = jnp.arange(tokens.shape[1])[:, None]
+    extreme = [pick(tokens, 1, keepdims=True) == places for pick in (jnp.argmax, jnp.argmin)]
+    hit = (extreme[0] | extreme[1]).reshape(grads.shape)
+    return jnp.where(hit, by * grads, grads).astype(grads.dtype)
 
 
 def _scale_extreme_lines(grads: Array, by: Array | float = 0.0) -> Array:
@@ -68,10 +73,13 @@ SCALE = {"attention": _scale_extreme_lines, "qkv": _scale_extremes, "mlp": _scal
 
 
 def _part(module: nn.Module) -> str | None:
-    """Which part of a block it is that the module ends, by its name in `SCALE`."""
+    """Which part of a block it is that the module ends, by its name in `SCALE`.
+
+    An MLP that convolves (Visformer's first stage) has no tokens.
+    """
     if isinstance(module, Attended):
         return "attention"
-    return module.name if module.name in ("qkv", "mlp") else None
+    return module.name if module.name in ("qkv", "mlp") and not getattr(module, "groups", 0) else None
 
 
 def _found(parts: Collection[str]) -> None:
