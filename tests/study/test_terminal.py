@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from transferjax.study import progress
 from transferjax.study.flags import helped
+from transferjax.study.plan import Group, Plan
+from transferjax.study.run import Done
+from transferjax.study.specs import Data
 from transferjax.study.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +45,30 @@ def test_the_bar_on_a_terminal(start, tmp_path):
     assert re.search(r"images/s=\d+.*loss=\d", text)
     assert "100%|" in text
     assert "Error" not in text
+
+
+def test_a_line_a_minute_without_a_terminal(monkeypatch, capsys, tmp_path):
+    """What a file or a pipe gets; figures that wait on a device are not asked for in between."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[-1])
+    groups = [Group(str(i), [Data(name="digits", split="test")]) for i in range(3)]
+    with progress.Bar() as bar:
+        bar.begin(Plan({}, {}, groups), Store(tmp_path))
+        ends = bar.over(lambda groups: ((group, Done()) for group in groups))(groups)
+        for now, images in ((0.0, 0), (20.0, 200), (50.0, 500)):
+            clock.append(now)
+            bar.progress("train VGG", images, 1000, loss=object())
+            assert capsys.readouterr().err == ""
+        clock.append(60.0)
+        bar.progress("train VGG", 600, 1000, loss=0.25)
+        assert capsys.readouterr().err.endswith(
+            " 0 of 3 tasks done; train VGG 60%, images/s=10, loss=0.250\n"
+        )
+        next(ends)
+        assert capsys.readouterr().err == ""
+        clock.append(120.0)
+        next(ends)
+        assert capsys.readouterr().err.endswith(" 2 of 3 tasks done; last a Data\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
