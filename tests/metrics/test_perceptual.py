@@ -1,4 +1,4 @@
-"""LPIPS against a copy in NumPy, and its files as PyTorch writes them."""
+"""LPIPS against its package and a copy in NumPy, and its files as PyTorch writes them."""
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,13 @@ def linear_of(net):
         f"lin{i}.model.1.weight": draw.uniform(size=(1, width, 1, 1)).astype(np.float32)
         for i, width in enumerate(WIDTHS[net])
     }
+
+PACKAGE = {
+    "alex": (0.08799911343964575, 0.09539073034847576, 0.08544787302265065),
+    "vgg": (0.12061742942025472, 0.08702420986049798, 0.10014694542445525),
+    "squeeze": (0.08972783526069246, 0.07969770133343977, 0.07736130625546073),
+}
+"""Of `case`: the package lpips 0.1.4 in float64 with these weights."""
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +150,10 @@ def direct(net, x, y):
     return total
 
 
-def test_it_is_the_sum_over_layers_by_hand(case):
+def test_it_is_the_packages_and_the_sum_over_layers_by_hand(case):
     net, weights, x, y = case
     expected = [direct(net, a, b) for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(expected, PACKAGE[net], rtol=1e-6)
     found = metrics.lpips(weights, jnp.asarray(x), jnp.asarray(y))
     np.testing.assert_allclose(found, expected, rtol=2e-3)
     compiled = jax.jit(metrics.lpips)
