@@ -51,7 +51,8 @@ _OTHERS = {
     "LookSAM": (("look_sam", {"rho": 0.1}),),
     "MSAM": (("msam", {"rho": 0.3}),),
     "ESAM": (("esam", {"rho": 0.1}),),
-    "GNP": (("gnp", {"weight": 1.0}),),
+    "GNP": (("gnp", {"weight": 0.08}),),  # λ/ρ = 0.8, as Zhao et al. advise
+    "MBA": (("gnp", {"weight": 1.0}),),  # what Li et al. go on with from a trained network: MoreBayesian
     "DCG": (("score_matching", {"weight": 6.0}),),
     "SWA": (("swa", {}),),
     "EMA": (("ema", {"decay": 0.999}),),
