@@ -133,7 +133,7 @@ def test_trainings_have_the_epochs_that_the_same_cost_buys():
     assert epochs["AT"] == pytest.approx(6 / (1 + 10 * 2 / 3))
     ((_, block),) = c.blocks
     assert block["surrogates"] == ("ST", "ST, WS", "SAM", "SAM&IR", "AT")
-    assert block["attacks"] == ("PGD 10", "MI 10", "SIA 100")
+    assert block["attacks"] == ("PGD 10", "MI 10", "MEF 100")
     ((_, few),) = trainings.get_config("cpu,targets=ViT+VGG16").blocks
     assert few["targets"] == ("ViT", "VGG16")
     with pytest.raises(ValueError, match="targets=VGG: this scale has ResNet50, VGG16"):
