@@ -31,7 +31,6 @@ TABLE_2 = (
     *("AT", "IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR"),
 )
 PAPER = ("IR[paper]", "JR[paper]", "MU_1[paper]", "MU_5[paper]", "CM_1[paper]", "CM_5[paper]")
-BEYOND = ("MSAM",)  # not in the paper: SAM along the momentum, for the price of ST
 SWEPT = ("MU", "CM", "CO", "LS", "AT", "IR", "JR", "ER", "SAM")  # every magnitude of Table 11
 OTHERS = {
     **{"AT_0.01": "AT_1", "AT_0.05": "AT_3", "AT": "AT"},
@@ -52,9 +51,9 @@ DEFAULTS = {
     "attack": {"steps": 20, "step_size": 2 / 255, "random_start": False},
     "autoattack": {},
     "collected": (10, 4),  # LGV: epochs and snapshots of each
-    "main": TABLE_2 + PAPER + BEYOND,
+    "main": TABLE_2 + PAPER + sp2024_tables.BEYOND,
     "swept": _every_magnitude("cifar10"),
-    "every_seed": ("AT_1", "AT_7"),  # of those swept, what claims compare
+    "every_seed": ("AT_1", "AT_7", *sp2024_tables.MIDDLE),  # of those swept: what claims, Table 13 compare
     "others": OTHERS,
     "tables": sp2024_tables.ALL,
     "asked": (),  # tables that need more than networks, and are made where a variant names them

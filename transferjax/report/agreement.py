@@ -52,13 +52,17 @@ def spearman_interval(
     """Rank correlation with a percentile bootstrap interval over the pairs, which are drawn with replacement.
 
     Args:
-        x, y: one number for each row of a table.
+        x, y: one number for each row of a table; pairs that are not finite are left out.
         level: coverage.
         resamples: how many draws; those in which either is constant are left out.
 
     Reference: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
     """
     a, b = np.asarray(x, float), np.asarray(y, float)
+    finite = np.isfinite(a) & np.isfinite(b)
+    a, b = a[finite], b[finite]
+    if len(a) < 3:
+        return (float("nan"),) * 3
     chosen = np.random.default_rng(0).integers(0, len(a), (resamples, len(a)))
     rho, draws = float(spearman(a, b)), spearman(a[chosen], b[chosen])
     draws = draws[~np.isnan(draws)]
@@ -73,8 +77,10 @@ def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are
-        above or below the baseline in both.
+        above or below the baseline in both. Empty of a table whose rows are no rivals (`Shape.ranked`).
     """
+    if not SHAPES[table].ranked:
+        found = found.iloc[:0]
     groups = ["quantity", *SHAPES[table].groups]
     rows = [
         _rank(dict(zip(groups, cell, strict=True)), part, SHAPES[table].baseline)
@@ -90,6 +96,7 @@ def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rank(where: dict[str, Hashable], part: pd.DataFrame, baseline: str) -> dict[str, object]:
+    part = part[np.isfinite(part[["ours", "paper"]]).all(axis=1)]
     rho, low, high = spearman_interval(part["ours"], part["paper"])
     found = {"rows": len(part), "spearman": rho, "low": low, "high": high, "same_side": np.nan}
     base, others = part[part["row"] == baseline], part[part["row"] != baseline]
@@ -104,6 +111,8 @@ def agreement_section(table: str, found: pd.DataFrame, ranked: pd.DataFrame) -> 
     title = f"Agreement with {called(table)}"
     if found.empty:
         return Section(title, f"No cell of {called(table)} is among these results.", [], {})
+    if ranked.empty:
+        return Section(title, f"Ours beside {called(table)}.", _cell_tables(table, found), {})
     text = (
         f"Ours beside {called(table)}. ρ is Spearman's over the rows, its interval a bootstrap over rows "
         f"(95 %); same side: the share of rows that lie above or below {SHAPES[table].baseline} in both."

@@ -25,7 +25,8 @@ class Shape(NamedTuple):
     """How a table is laid out.
 
     `rows` name what is compared, `groups` within which it is ranked, `values` are (centre, error or None);
-    `baseline` is the row that the others are above or below; `title` is what pages call it.
+    `baseline` is the row that the others are above or below; `title` is what pages call it; `ranked` whether
+    rows are rivals, whose order can be compared.
     """
 
     rows: tuple[str, ...]
@@ -34,6 +35,7 @@ class Shape(NamedTuple):
     fixed: tuple[str, ...] = ()
     baseline: str = BASELINE
     title: str = "the paper's Table {}"
+    ranked: bool = True
 
     @property
     def columns(self) -> list[str]:
@@ -61,7 +63,7 @@ SHAPES = {
     "table3": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
     "table4": Shape(("surrogate",), _WHERE, _RATE, ("dataset",)),
     "table5": Shape(("surrogate",), _WHERE, _RATE, ("dataset",)),
-    "table6": Shape(("statistic",), ("target", "eps_255"), (("value", None),), ("dataset",)),
+    "table6": Shape(("statistic",), ("target", "eps_255"), (("value", None),), ("dataset",), ranked=False),
     "table7": Shape(
         ("surrogate",), ("target_training",), (("gradient_similarity", None), ("increment_score", None))
     ),
@@ -69,7 +71,7 @@ SHAPES = {
     "table9": Shape(("surrogate",), ("target",), (("surrogate_acc", None), ("asr", None))),
     "table10": Shape(("mechanism",), ("goal", "eps_255", "platform"), (("asr", None),)),
     "table11": Shape(
-        ("mechanism", "tau"), ("parameter",), (("value", None),), ("dataset", "used_in_tables_2_3")
+        _MECHANISM, ("parameter",), (("value", None),), ("dataset", "used_in_tables_2_3"), ranked=False
     ),
     "table12": Shape(_MECHANISM, (), (("train_acc", None), ("test_acc", None)), ("dataset",)),
     "table13": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
