@@ -34,7 +34,7 @@ class Attacks:
         steps: of all attacks but those that their papers give hundreds.
         neighbors: of PGN, VMI and the others that look around; `samples` of those that transform.
         kernel_size: of TIM.
-        long: steps of RAP and of targeted attacks.
+        long: steps of RAP.
         step: length of a step as a share of the budget; 1 / steps if None.
     """
 
@@ -53,7 +53,6 @@ class Attacks:
     def named(self):
         """Every attack by a neutral name."""
         n, s = {"neighbors": self.neighbors}, {"samples": self.samples}
-        late = {"steps": self.long, "late_start": self.long // 4}
         return {
             "BIM": self.plain("bim"),
             "MI": self.plain("mi_fgsm"),
@@ -61,7 +60,7 @@ class Attacks:
             "EMI": self.plain("emi_fgsm", samples=min(11, self.samples)),
             "VMI": self.plain("vmi_fgsm", **n),
             "PGN": self.plain("pgn", **n),
-            "RAP": ("rap", late),
+            "RAP": self.plain("rap", steps=self.long, late_start=self.long // 4),
             "TPA": self.plain("tpa", neighbors=max(self.neighbors // 2, 1)),
             "DIM": self.plain("dim"),
             "TIM": self.plain("tim", kernel_size=self.kernel_size),

@@ -13,7 +13,10 @@ ALL = (
     *("figure2", "figure3", "figures4to6", "figures7to10", "figure11", "hypothesis1", "theorem1", "claims"),
 )
 _CIFAR10 = ("table4", "table5", "table7", "table8")  # the paper has them of CIFAR-10 alone
-IMAGENETTE = tuple("table3" if name == "table2" else name for name in ALL if name not in _CIFAR10)
+IMAGENETTE = (
+    *("table3" if name == "table2" else name for name in ALL if name not in _CIFAR10),
+    "smoothness",  # the official notebook's
+)
 BEYOND = ("MSAM",)  # not in the paper: SAM along the momentum, for the price of ST
 AUGMENTED = ("MU", "CM", "CO", "LS", "AT")
 STRONG = ("ST", "SAM", "SAM&JR")  # the surrogates of Tables 4 and 5
@@ -208,13 +211,14 @@ def views(s):
         first: ("paper", {"block": "main", "table": first, **ours}),
         **{name: ("paper", options) for name, options in paper.items()},
         "table6": ("paper", {"block": "explained", "table": "table6", **ours}),
+        "smoothness": ("paper", {"block": "all", "table": "smoothness_imagenette", **ours}),
         "table7": ("pairs", {"block": "table7", "table": "table7", **ours}),
         "table11": ("magnitudes", {"block": "all", "shown": "main", "table": "table11", **ours}),
         "table12": ("clean", {"block": "main", "train": "train", "table": "table12", **ours}),
         "figure2": ("curve", {"block": "all", "mechanisms": ("AT",), "x": "strength"}),
-        "figure3": ("curve", {"block": "all", "show": ("smoothness",)}),
-        "figures4to6": ("curve", {"block": "all", "show": ("similarity",)}),
-        "figures7to10": ("curve", {"block": "all", "show": ("transfer",)}),
+        "figure3": ("curve", {"block": "all", "show": ("smoothness",), "x": "strength"}),
+        "figures4to6": ("curve", {"block": "all", "show": ("similarity",), "x": "strength"}),
+        "figures7to10": ("curve", {"block": "all", "show": ("transfer",), "x": "strength"}),
         "figure11": ("seeds", {"block": "main"}),
         "hypothesis1": ("pairs", {"block": "hypothesis1"}),
         "theorem1": ("bound", {"block": "theorem1"}),

@@ -3,8 +3,8 @@
 python -m experiments.publish --config=configs/sp2024.py:cpu --report=runs/store/studies/sp2024-cpu \
     --out=docs/results/sp2024/cpu
 
-What is not done yet is missing there, and said to be; run it again when more is. The page begins with what
-`notes.md` there says, if it is there.
+What is not done yet is missing there, and said to be, also what the scale has and a variant leaves out; run
+it again when more is. The page begins with what `notes.md` there says, if it is there.
 """
 
 import argparse
@@ -98,9 +98,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="where to publish it")
     flags = parser.parse_args()
     file, _, variant = flags.config.partition(":")
-    c = runpy.run_path(file)["get_config"](*filter(None, [variant]))
+    get_config = runpy.run_path(file)["get_config"]
+    c, whole = (get_config(*filter(None, [text])) for text in (variant, variant.partition(",")[0]))
+    views = dict.fromkeys(name for config in (whole, c) for name, _, _ in config.views)
     try:
-        print(publish(c.title, [name for name, _, _ in c.views], flags.report, flags.out))
+        print(publish(c.title, list(views), flags.report, flags.out))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

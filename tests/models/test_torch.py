@@ -136,7 +136,7 @@ def test_torchvisions_vgg_has_linear_layers_on_flattened_features():
 
 @pytest.mark.parametrize(("net", "head"), [("inception_v3", "fc"), ("inception_resnet_v2", "classif")])
 def test_tensorflows_nets_have_a_class_for_nothing_and_may_have_an_auxiliary_head(net, head):
-    """As in timm's files of the adversarially trained ones; `select_classes` takes the first logit away."""
+    """As in TensorFlow's files (timm's have a thousand); `select_classes` takes the first logit away."""
     module = models.build(net, num_classes=1001)
     tensors = {
         name: np.broadcast_to(np.float32(0), value.shape)

@@ -122,6 +122,34 @@ def test_one_mechanism_against_its_own_magnitude(make_results, check_texts):
     assert len(axis.containers) == 1  # IR is not asked for
 
 
+def test_mechanisms_with_hyper_parameters_of_their_own_have_an_axis_each(make_results, check_texts):
+    values = {"CO_1": 8, "CO_2": 12, "CO_3": 24, "JR_1": 1e-5, "JR_2": 0.01, "JR_3": 0.02, "JR_4": 0.1}
+    results = make_results(mechanisms=("ST", *values), goals=("untargeted",), budgets=(8.0,))
+    results["strength"] = results["mechanism"].map(values)
+    xlabels = {"CO": "side (pixels)", "JR": "weight λ"}
+    section = magnitude_section(results, x="strength", xlabel=xlabels)
+    assert set(section.figures) == {
+        f"magnitude_strength_{name}"
+        for name in ("smoothness", "surrogate_accuracy", "similarity", "untargeted_8")
+    }
+    for figure, _ in section.figures.values():
+        check_texts(figure)
+    figure, _ = section.figures["magnitude_strength_untargeted_8"]
+    assert [(axis.get_title(), axis.get_xlabel(), axis.get_xscale()) for axis in figure.axes] == [
+        ("CO", "side (pixels)", "linear"),
+        ("JR", "weight λ", "log"),
+    ]
+    targets = results["target"].nunique()
+    for axis, name in zip(figure.axes, xlabels, strict=True):
+        assert len(axis.containers) == targets  # a curve for each, beside its level of ST
+        rows = results[results["mechanism"].str.startswith(name)]
+        first = rows[rows["target"] == rows["target"].iloc[0]].groupby("strength")["asr"]
+        middle = 100 * (first.max() + first.min()) / 2
+        np.testing.assert_allclose(axis.containers[0].lines[0].get_ydata(), middle)
+        np.testing.assert_allclose(axis.containers[0].lines[0].get_xdata(), middle.index)
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["1e-05", "0.01", "", "0.1"]
+
+
 def test_unknown_things_to_show_are_named(make_results):
     results = make_results(mechanisms=("ST", "IR_1"))
     with pytest.raises(ValueError, match=r"unknown \['speed'\]; expected some of smoothness"):

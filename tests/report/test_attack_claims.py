@@ -42,7 +42,7 @@ def flat(sign, **attacks):
 def pgn(sign):
     tables = {"MI-FGSM": 30, "NI-FGSM": 31, "EMI-FGSM": 40, "VMI-FGSM": 50, "RAP": 45, "PGN": 70}
     combined = {"DIM": 40, "VMI-DIM": 50, "EMI-DIM": 45, "PGN-DIM": 60}
-    apart = {"PGN": 70, "PGN, Hessian": 70.2 if sign > 0 else 60}
+    apart = {"PGN": 70, "PGN, Hessian": 60 if sign > 0 else 75}
     return {
         "attacks": rows(sign, **tables),
         "combined": rows(sign, **combined),
@@ -91,7 +91,7 @@ def gubri(sign):
     ends = {"SGD": 30, "SGD, stopped": 40, "SAM": 45, "l-SAM": 60, "ASAM": 35, "l-ASAM": 50}
     stopped = rows(sign, **ends)
     stopped = stopped.assign(mechanism=stopped["attack"], attack="BIM")
-    rates = [30, 50, 40, 35] if sign > 0 else [30, 35, 40, 50]
+    rates = [30, 50, 40, 55] if sign > 0 else [30, 35, 40, 32]  # falls, or rises, right after the decay
     training = along("SGD", rates, [50.0 if sign > 0 else 2.0] * 4)
     training += along("SAM", rates, [9.0, 5.0, 6.0, 8.0] if sign > 0 else [1.0, 2.0, 3.0, 4.0])
     training += along("l-SAM", rates, [5.0] * 4)

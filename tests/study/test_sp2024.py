@@ -14,6 +14,7 @@ from configs.methods import method
 from configs.sp2024_vit import NETS
 from experiments.publish import publish
 from transferjax import data, models
+from transferjax.report.claims import CLAIMS
 from transferjax.report.published import OF_ATTACKS, SHAPES, published
 from transferjax.report.tables import NOISE
 from transferjax.study import config, content, estimate, resolve, shapes, trial, views
@@ -66,7 +67,7 @@ class TestScales:
         printed = published(table, "cifar10" if table == "table2" else "imagenette")
         main = dict(c.blocks)["main"]
         rows = {f"{r.mechanism}_{r.tau}" if r.tau is not pd.NA else r.mechanism for r in printed.itertuples()}
-        assert set(main["surrogates"]) == rows | {*sp2024.PAPER, *sp2024.BEYOND}
+        assert set(main["surrogates"]) == rows | {*sp2024.PAPER, *sp2024_tables.BEYOND}
         assert set(main["targets"]) == set(printed["target"])
         assert main["eps_255"] == tuple(sorted(printed["eps_255"].unique()))
 
@@ -251,11 +252,15 @@ def test_table_11_is_what_the_networks_have(smoke):
 
 def test_figures_and_claims_are_drawn(smoke):
     figures = {file.stem for file in (smoke / "figures").iterdir()}
-    assert {"magnitude_AT_strength_targeted_16", "magnitude_similarity", "seeds_similarity"} <= figures
+    assert {
+        "magnitude_AT_strength_targeted_16",
+        "magnitude_strength_similarity",
+        "seeds_similarity",
+    } <= figures
     pairs = pd.read_csv(smoke / "figure11.csv")
     assert len(pairs) == 9  # three mechanisms of two seeds: each pair of different seeds once
     claims = pd.read_csv(smoke / "claims.csv")
-    assert claims["number"].tolist() == list(range(1, 14))
+    assert claims["number"].tolist() == list(range(1, len(CLAIMS["sp2024"]) + 1))
     assert claims["verdict"].notna().all()
     page = (smoke / "report.md").read_text()
     assert "Agreement with the paper's Table 2" in page

@@ -4,7 +4,7 @@ Not imported with the rest of the report: the regression needs statsmodels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from transferjax.metrics.bootstrap import bootstrap_interval
 from transferjax.metrics.regression import FACTORS, explain
-from transferjax.report.curves import correlation_intervals, metric_curves
+from transferjax.report.curves import correlation_intervals, metric_by_strength, metric_curves
 from transferjax.report.maps import similarity_heatmap
 from transferjax.report.markup import slug
 from transferjax.report.page import Section, split, surrogates_section
@@ -132,7 +132,7 @@ def magnitude_section(
     show: Sequence[str] = SHOWN,
     mechanisms: Sequence[str] = (),
     x: str = "tau",
-    xlabel: str = "",
+    xlabel: str | Mapping[str, str] = "",
 ) -> Section:
     """Every quantity against the magnitude of the mechanism: the S&P paper's Figures 2, 3 and 7-10.
 
@@ -142,7 +142,8 @@ def magnitude_section(
         show: of `SHOWN`.
         mechanisms: whose curves; all by default.
         x: `"tau"`, or a column that holds the magnitude itself, such as ε of adversarial training.
-        xlabel: what x is, with its unit; the column's name if empty.
+        xlabel: what x is, with its unit; the column's name if empty. By mechanism, where each has its own:
+            these are shown then, each in a panel by itself.
 
     Raises:
         ValueError: something unknown to show, or a column that is not there.
@@ -156,7 +157,13 @@ def magnitude_section(
         raise ValueError(f"x={x!r} is no column of the results, which have {', '.join(tidy)}")
     if mechanisms:
         tidy = tidy[tidy["mechanism"].isin((*mechanisms, "ST"))]
-    curves = partial(metric_curves, magnitude=x, xlabel=xlabel, error=error)
+
+    def curves(rows: pd.DataFrame, value: str, label: str, panel: str | None = None, **look: Any) -> Figure:
+        if isinstance(xlabel, str):
+            look |= {"magnitude": x, "xlabel": xlabel, "panel": panel}
+            return metric_curves(rows, value, label, error=error, **look)
+        return metric_by_strength(rows, value, label, xlabel, x=x, lines=panel, error=error, **look)
+
     figures, tables = _of_surrogates(tidy, error, show, x, curves)
     if "similarity" in show:
         pairs = tidy.drop_duplicates(["mechanism", "tau", "seed", "target"])

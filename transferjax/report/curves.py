@@ -12,17 +12,19 @@ from transferjax.report.style import COLORS, COLUMN, LINES, PAGE, legend_below, 
 from transferjax.report.tables import check, ordered, percent, spread
 
 
-def _panels(names: Sequence[object], height: float, share: str) -> tuple[Figure, list[Axes]]:
+def _panels(
+    names: Sequence[object], height: float, share: str, sharex: bool = True
+) -> tuple[Figure, list[Axes]]:
     """One axis per name, in rows of two or three on a page's width; a single one has a column's."""
     across = {1: 1, 2: 2, 4: 2}.get(len(names), 3)
     down = -(-len(names) // across)
     width = COLUMN if across == 1 else PAGE
-    figure, axes = subplots(down, across, width, height * down + 0.45, sharex=True, sharey=share)
+    figure, axes = subplots(down, across, width, height * down + 0.45, sharex=sharex, sharey=share)
     flat = [axis for line in axes for axis in line]
     for axis in flat[len(names) :]:
         axis.set_visible(False)
     for i in range(len(names)):  # the lowest panel of each column has the ticks' labels
-        flat[i].tick_params(labelbottom=i + across >= len(names))
+        flat[i].tick_params(labelbottom=not sharex or i + across >= len(names))
     return figure, flat[: len(names)]
 
 
@@ -67,7 +69,8 @@ def metric_curves(
         for axis, name in zip(axes, names, strict=True):
             rows = data[data[panel] == name] if panel else data
             for index, mechanism in enumerate(mechanisms):
-                _curve(axis, rows[rows["mechanism"] == mechanism], magnitude, value, error, index)
+                own = rows[rows["mechanism"] == mechanism]
+                _curve(axis, own, magnitude, value, error, index, str(mechanism))
             _level(axis, rows.loc[rows["mechanism"] == baseline, value], error, str(baseline))
             ticks = sorted(data[magnitude].dropna().unique())
             if magnitude != "tau":  # a hyper-parameter spans powers of ten
@@ -80,7 +83,64 @@ def metric_curves(
     return figure
 
 
-def _curve(axis: Axes, rows: pd.DataFrame, magnitude: str, value: str, error: str, index: int) -> None:
+def metric_by_strength(
+    data: pd.DataFrame,
+    value: str,
+    label: str,
+    xlabels: Mapping[str, str],
+    *,
+    x: str = "strength",
+    lines: str | None = None,
+    error: str = "half_range",
+    baseline: str = "ST",
+    log: bool = False,
+) -> Figure:
+    """A quantity against the hyper-parameter itself, a panel for each mechanism with an axis of its own.
+
+    Args:
+        data: one row per mechanism, magnitude, seed (and line): `mechanism`, `seed`, `x`, `value`.
+        value, label, error, baseline, log: as in `metric_curves`.
+        xlabels: what the hyper-parameter of each mechanism is, with its unit; these are the panels.
+        x: the hyper-parameter's column; logarithmic where it spans more than a factor of 20.
+        lines: a column with one curve per value, say `"target"`; the baseline's level is drawn for each.
+    """
+    data = percent(check(data, ["mechanism", "seed", x, value, *([lines] if lines else [])]))
+    with style():
+        figure, axes = _panels(list(xlabels), 1.9, share="all", sharex=False)
+        for axis, (mechanism, xlabel) in zip(axes, xlabels.items(), strict=True):
+            rows = data[data["mechanism"] == mechanism]
+            shown = data[data["mechanism"].isin((mechanism, baseline))]
+            for index, name in enumerate(ordered(rows[lines]) if lines else [""]):
+                own = shown[shown[lines] == name] if lines else shown
+                curve = own[own["mechanism"] == mechanism]
+                _curve(axis, curve, x, value, error, index, str(name) or "the mechanism")
+                level = own.loc[own["mechanism"] == baseline, value]
+                _level(axis, level, error, "" if lines else baseline, COLORS[index] if lines else "#777777")
+            _strengths(axis, rows[x])
+            axis.set(title=mechanism, xlabel=xlabel, yscale="log" if log else "linear")
+        figure.supylabel(label, fontsize="medium")
+        legend_below(figure, axes[0], columns=6)
+    return figure
+
+
+def _strengths(axis: Axes, values: pd.Series) -> None:
+    """Ticks at a hyper-parameter's values; labels where there is room for them."""
+    ticks = np.array(sorted(values.dropna().unique()), float)
+    scale = "log" if ticks.size and ticks[0] > 0 and ticks[-1] > 20 * ticks[0] else "linear"
+    places = np.log(ticks) if scale == "log" else ticks
+    labels, last = [], -np.inf
+    for tick, place in zip(ticks, places, strict=True):
+        room = place - last >= 0.16 * np.ptp(places)
+        labels.append(f"{tick:g}" if room else "")
+        last = place if room else last
+    axis.set_xscale(scale)
+    axis.set_xticks(ticks, labels)
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _curve(
+    axis: Axes, rows: pd.DataFrame, magnitude: str, value: str, error: str, index: int, name: str
+) -> None:
     """One mechanism's quantity against its magnitude, with errors over seeds."""
     groups = rows.groupby(magnitude)[value]
     points = np.array([(at, *spread(group, error)) for at, group in groups]).reshape(-1, 3)
@@ -88,20 +148,20 @@ def _curve(axis: Axes, rows: pd.DataFrame, magnitude: str, value: str, error: st
         points[:, 0],
         points[:, 1],
         yerr=np.nan_to_num(points[:, 2]),
-        label=str(rows["mechanism"].iloc[0]) if len(rows) else None,
+        label=name if len(rows) else None,
         linestyle=LINES[index % len(LINES)],
         **look(index),
     )
 
 
-def _level(axis: Axes, values: pd.Series, error: str, name: str) -> None:
+def _level(axis: Axes, values: pd.Series, error: str, name: str, color: str = "#777777") -> None:
     """A quantity without magnitude, as a line across with its band."""
     if values.empty:
         return
     center, half = spread(values, error)
     half = float(np.nan_to_num(half))
-    axis.axhline(center, color="#777777", linewidth=1, linestyle=":", label=name)
-    axis.axhspan(center - half, center + half, color="#777777", alpha=0.15)
+    axis.axhline(center, color=color, linewidth=1, linestyle=":", label=name)
+    axis.axhspan(center - half, center + half, color=color, alpha=0.15)
 
 
 def training_curves(

@@ -75,6 +75,9 @@ SHAPES = {
     ),
     "table12": Shape(_MECHANISM, (), (("train_acc", None), ("test_acc", None)), ("dataset",)),
     "table13": Shape(_MECHANISM, _WHERE, _RATE, ("dataset", "attack")),
+    "smoothness_imagenette": Shape(
+        _MECHANISM, (), (("mean_top_eigenvalue", None),), title="the official notebook's smoothness"
+    ),
     "tpa_table1": _attacks("MI", "iters"),
     "tpa_table2": _attacks("MI", "iters"),
     "tpa_table3": _attacks("MI", "iters"),
@@ -146,6 +149,9 @@ def in_its_columns(
         found = results.drop_duplicates("mechanism").replace({"parameter": _PARAMETERS})
     elif table == "table12":
         found = _accuracies(results)
+    elif table == "smoothness_imagenette":
+        means = results.groupby("mechanism", sort=False)["smoothness"].mean()
+        found = means.rename("mean_top_eigenvalue").round(4).reset_index()
     elif table == "table9":
         found = _transformers(results)
     else:

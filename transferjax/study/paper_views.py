@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transferjax.report.agreement import agreement_section, cells, ranks
+from transferjax.report.agreement import agreement_section, cells, ranks, spearman_interval
 from transferjax.report.analysis import regression_section, similarity_section
+from transferjax.report.figures import against
 from transferjax.report.markup import slug
-from transferjax.report.page import Section, split, success_section, warned
-from transferjax.report.published import OF_ATTACKS, SHAPES, called, in_its_columns
+from transferjax.report.page import Section, split, success_section, surrogates_section, warned
+from transferjax.report.published import BASELINE, OF_ATTACKS, SHAPES, called, in_its_columns
 from transferjax.report.tables import NOISE, apart, of_surrogates, ordered, said, value_table
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study
@@ -120,6 +121,8 @@ def paper(
     sections = []
     if table == "table6":
         sections += explained(frame, ("untargeted",))
+    elif table == "smoothness_imagenette":
+        sections += [surrogates_section(frame, study.error)]
     else:
         for attack, own in apart(frame, ("attack",)):
             for goal in ordered(own["goal"]):
@@ -198,13 +201,41 @@ def pairs(
         if call.name in PAIRS
     ]
     text = "Means over images of what is measured of a surrogate and a target."
-    if "augmentation_shift" in {call.name for _, call, _ in known(study, block).measures}:
-        text += (
-            " frechet: the squared Fréchet distance of the training data's features to those of clean data;"
-            " off_subspace: the share of the training data's features outside of the clean ones' directions."
-            " Hypothesis 1 expects the similarity to fall where these rise."
+    first = Section("Pairs of networks", text, tables, {})
+    shifts = [name for name, call, _ in known(study, block).measures if call.name == "augmentation_shift"]
+    return [first, *_lost(frame, shifts, study.error), *_agreement(table, frame, study, dataset)]
+
+
+def _lost(frame: pd.DataFrame, shifts: list[str], error: str) -> list[Section]:
+    """Hypothesis 1: the similarity that a training loses, against how far it moves the data."""
+    means = frame.groupby("mechanism", sort=False)[["similarity", *shifts]].mean() if shifts else frame
+    if not shifts or BASELINE not in means.index:
+        return []
+    means["lost"] = means.at[BASELINE, "similarity"] - means["similarity"]
+    rows = means.drop(BASELINE).reset_index()
+    found = {name: spearman_interval(rows[name], rows["lost"]) for name in shifts}
+    orders = "; ".join(
+        f"{name} {rho:.2f} [{low:.2f}, {high:.2f}]" for name, (rho, low, high) in found.items()
+    )
+    text = (
+        "frechet: the squared Fréchet distance of the training data's features to those of clean data; "
+        "off_subspace: the share of the training data's features outside of the clean ones' directions. "
+        f"Hypothesis 1 expects more similarity to be lost against {BASELINE} where these rise. Spearman's ρ "
+        f"of both over {len(rows)} trainings, means over targets and seeds (95 %, bootstrap): {orders}."
+    )
+    lost = "similarity lost"
+    plain = frame[frame["mechanism"] == BASELINE].set_index(["target", "seed"])["similarity"]
+    cells = pd.MultiIndex.from_frame(frame[["target", "seed"]])
+    each = frame.assign(**{lost: plain.reindex(cells).to_numpy() - frame["similarity"].to_numpy()})
+    table = value_table(each, lost, lost, columns=("target",), error=error, largest=None)
+    figures = {
+        f"lost_{name}": (
+            against(rows, name, "lost", "mechanism", name.replace("_", " "), lost),
+            f"Similarity lost against {BASELINE}, and {name.replace('_', ' ')} of the training data.",
         )
-    return [Section("Pairs of networks", text, tables, {}), *_agreement(table, frame, study, dataset)]
+        for name in shifts
+    }
+    return [Section("Similarity lost by moving the data", text, [table], figures)]
 
 
 MAGNITUDES = {

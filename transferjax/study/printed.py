@@ -3,6 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+import jax
+
 from transferjax.study import estimate, shapes, walk
 from transferjax.study.config import Study
 from transferjax.study.plan import Plan, group_key
@@ -72,8 +74,10 @@ def print_plan(plan: Plan, store: Store, batch_size: int = 128) -> None:
     for kind, seconds in by_kind.items():
         print(f"  {kind}: about {estimate.readable(seconds)}")
     print(f"  in all: about {estimate.readable(sum(by_kind.values()))}, {len(plan.groups)} tasks")
-    for name, (parameters, needed) in shapes.sizes(plan, batch_size).items():
-        print(f"  {name}: {parameters:,} parameters, about {needed / 2**20:,.0f} MiB on a device")
+    devices = jax.local_device_count()
+    for name, (parameters, needed) in shapes.sizes(plan, batch_size, devices).items():
+        share = f"each of {devices} devices" if devices > 1 else "a device"
+        print(f"  {name}: {parameters:,} parameters, about {needed / 2**20:,.0f} MiB on {share}")
     took, speed = estimate.readable(3600 * estimate.gpu_hours(plan)), estimate.GPU_SPEED / 1e12
     print(f"  on a GPU that sustains {speed:g} TFLOP/s (an assumption): about {took}")
     shapes.check_plan(plan)

@@ -15,12 +15,14 @@ import pandas as pd
 from transferjax import report
 from transferjax.report.analysis import (
     SHOWN,
+    by_magnitude,
     magnitude_section,
     similarity_section,
     smoothness_table,
 )
 from transferjax.report.page import Section, success_sections, surrogates_section
-from transferjax.report.tables import of_surrogates
+from transferjax.report.published import BASELINE
+from transferjax.report.tables import of_surrogates, ordered
 from transferjax.study import along, claim_views, image_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
@@ -63,9 +65,16 @@ def curve(
     mechanisms: tuple[str, ...] = (),
     x: str = "tau",
 ) -> list[Section]:
-    """Everything, or what `show` names, against the mechanisms' magnitudes ("IR_3") or the tag `x`."""
-    xlabel = paper_views.magnitude_of(study, block, mechanisms, x)
-    return [magnitude_section(of_surrogates(frame), study.error, show, mechanisms, x, xlabel)]
+    """Everything, or what `show` names, against the mechanisms' magnitudes ("IR_3") or the tag `x`.
+
+    A tag that is another thing for each mechanism has an axis for each.
+    """
+    rows = of_surrogates(frame)
+    xlabel: str | dict[str, str] = paper_views.magnitude_of(study, block, mechanisms, x)
+    if x != "tau" and not xlabel:
+        names = [str(name) for name in ordered(by_magnitude(rows)["mechanism"]) if name != BASELINE]
+        xlabel = {name: paper_views.magnitude_of(study, block, (name,), x) or x for name in names}
+    return [magnitude_section(rows, study.error, show, mechanisms, x, xlabel)]
 
 
 def regression(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:

@@ -48,7 +48,7 @@ def _adds_most(rows: pd.DataFrame) -> float:
 
 def _difference_serves(rows: pd.DataFrame) -> float:
     asr = success(rows, "attack")
-    return 1 - abs(asr["PGN"] - asr["PGN, Hessian"])
+    return 1 - (asr["PGN, Hessian"] - asr["PGN"])
 
 
 def _both_gradients(rows: pd.DataFrame) -> float:

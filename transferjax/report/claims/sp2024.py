@@ -116,7 +116,7 @@ def _sgd_undoes(rows: pd.DataFrame) -> float:
 
 
 def _scores(rows: pd.DataFrame) -> float:
-    """Minus the largest increment score of an augmentation; half a point is what rounds to none above zero."""
+    """Minus the largest increment score of an augmentation; half a point rounds to none above zero."""
     similarities = rows.pivot_table(index="mechanism", columns="target", values="similarity")
     return 0.5 - float(named(increments(similarities), *AUGMENTATIONS).max())
 
