@@ -15,12 +15,16 @@ Every attack spends exactly what its label says, "PGN 100" a hundred gradients f
 Besides the targets there are defences, the first target behind each, and the noise row. What needs a layer
 is told the second stage's end.
 
-`choices` is the protocol of S4ST (Liu et al., 2024): an option of an attack is chosen by its success on the
+`choices` is in the manner of S4ST (Liu et al., 2024): an option of an attack is chosen by its success on the
 surrogate behind transformations, without any victim, and the table says what the choice is worth on targets.
+S4ST itself asks for a targeted gain in probability behind twelve transformations, and searches four options.
 
 Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=10+100,attacks=PGD+PGN,tables=attacks`;
 `seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
-Its targets are the panel of TransferAttack, and two more: a deeper ResNet and one trained adversarially.
+Its targets are the seven others of TransferAttack's panel (VGG-16 with batch normalization), a deeper ResNet
+and one trained adversarially; its defences those that need no weights. The table is of untargeted attacks on
+one convolutional network: what is targeted, of ensembles or of transformers is in the catalogue alone.
+`lpips=weights/alexnet.pth+weights/alex.pth` adds LPIPS (AlexNet) to SSIM and L2, from files of its package.
 """
 
 from configs import attacked, common, scales
@@ -217,6 +221,18 @@ def _networks(s, seeds):
     return surrogates, (*targets, *guarded), own
 
 
+def _lpips(text):
+    """The files of LPIPS that a variant names.
+
+    Raises:
+        ValueError: not two.
+    """
+    files = text.split("+")
+    if len(files) != 2:
+        raise ValueError(f"lpips={text}: expected two files, AlexNet's and the linear weights: a.pth+b.pth")
+    return dict(zip(("backbone", "linear"), files, strict=True))
+
+
 def swept(s):
     """The attacks of which an option is chosen, at each of its values."""
     found = {}
@@ -228,7 +244,7 @@ def swept(s):
 
 def get_config(variant="cpu"):
     """Two surrogates, all attacks at all costs, targets and defences; options chosen without a victim."""
-    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients="", tables="")
+    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients="", tables="", lpips="")
     names = scales.several(said["attacks"], ATTACKS, "attacks", "the table") or s.attacks
     tables = scales.several(said["tables"], TABLES, "tables", "this config") or TABLES
     costs = scales.several(said["gradients"], [f"{cost}" for cost in COSTS], "gradients", "the table")
@@ -241,8 +257,9 @@ def get_config(variant="cpu"):
         "swept": attacked.block(s, MECHANISMS[:1], labels[2], labels[1], noise=False),
         "own": attacked.block(s, MECHANISMS[:1], labels[2], labels[3], noise=False),
     }
+    files = _lpips(said["lpips"]) if said["lpips"] else {}
     views = {
-        "attacks": (("frontier", "frontier", {"block": "main"}),),
+        "attacks": (("frontier", "frontier", {"block": "main", **files}),),
         "choices": (
             ("choices", "choices", {"block": "swept", "validation": "own"}),
             ("swept", "sweep", {"block": "swept"}),

@@ -92,6 +92,8 @@ def test_the_config_is_read_and_its_variants_choose():
     one = frontier.get_config("cpu,gradients=100,attacks=PGN+SIA,count=50,tables=attacks")
     assert [label for label, *_ in one.attacks] == ["PGN 100", "SIA 100"]
     assert dict(one.blocks)["main"]["data"]["count"] == 50
+    ((_, _, options),) = frontier.get_config("smoke,tables=attacks,lpips=a.pth+b.pth").views
+    assert (options["backbone"], options["linear"]) == ("a.pth", "b.pth")
     whole = frontier.get_config()
     sweeps = sum(len(values) for _, values in frontier.SWEPT.values())
     assert len(whole.attacks) == 3 * len(frontier.ATTACKS) + sweeps
@@ -99,6 +101,7 @@ def test_the_config_is_read_and_its_variants_choose():
     for wrong, said in (
         ("attacks=PDG", "attacks=PDG: the table has PGD, MI"),
         ("gradients=50", "gradients=50: the table has 10, 100"),
+        ("lpips=a.pth", "lpips=a.pth: expected two files"),
     ):
         with pytest.raises(ValueError, match=said):
             frontier.get_config(f"cpu,{wrong}")

@@ -33,7 +33,7 @@ from transferjax.study import mistakes, packed, rows, upkeep, views, walk
 from transferjax.study.config import Study
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
-from transferjax.study.printed import counted, counts, messages_of, print_list, print_plan, spent
+from transferjax.study.printed import cost_section, counted, counts, messages_of, print_list, print_plan
 from transferjax.study.progress import Bar
 from transferjax.study.resolve import Context
 from transferjax.study.run import Executor, Local, Outcome, enable_compilation_cache, run
@@ -327,8 +327,8 @@ def _report(
             print(f"view {view.name}: nothing to draw, its results are missing")
             continue
         drawn = told_apart(views.draw(study, view, frame), view.name, taken)
-        cost = Section("Cost", spent(_demand({view.name: asked[view.name]}), store), [], {})
-        write_page(directory, view.name, [*drawn, cost], f"{study.title}: {view.name}")
+        parts = [*drawn, cost_section(asked[view.name], store)]
+        write_page(directory, view.name, parts, f"{study.title}: {view.name}")
         sections += drawn
         if view.kind in ("table", "paper") and (warning := below_noise(frame)):
             print(warning)

@@ -1,15 +1,21 @@
 """What the command prints: plans, counts, messages, a config as a list."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
+import pandas as pd
 
+from transferjax.report.page import Section
+from transferjax.report.tables import Table, significant
 from transferjax.study import estimate, shapes, walk
 from transferjax.study.config import Study
+from transferjax.study.content import size
 from transferjax.study.plan import Plan, group_key
+from transferjax.study.rows import Row
 from transferjax.study.run import Outcome
-from transferjax.study.specs import Spec
+from transferjax.study.specs import Adversarial, Spec, Verdicts
 from transferjax.study.store import Store
 
 
@@ -34,6 +40,36 @@ def _called(spec: Spec, labels: Mapping[str, str]) -> str:
     of = [labels[net.key] for net in walk.children(spec) if net.key in labels]
     called = labels.get(spec.key) or " ".join(filter(None, (name, ", ".join(of))))
     return f"{type(spec).__name__} {called} ({spec.key[:12]})"
+
+
+def cost_section(rows: Sequence[Row], store: Store) -> Section:
+    """What a view's results took to make; of several attacks also each one's seconds for an image."""
+    said = spent((spec for row in rows for spec in row.needs.values()), store)
+    table = seconds_per_image(rows, store)
+    return Section("Cost", said, [] if table is None else [table], {})
+
+
+def seconds_per_image(rows: Sequence[Row], store: Store) -> Table | None:
+    """Attacks by surrogate, the median over seeds, goals and budgets; None of one attack or fewer.
+
+    Seconds are those of the machine that made them, with compilation, beside whatever else it did.
+    """
+    found: dict[Adversarial, tuple[Any, Any, float]] = {}
+    for row in rows:
+        for spec in row.needs.values():
+            images = spec.images if isinstance(spec, Verdicts) else None
+            if isinstance(images, Adversarial) and images.surrogates and store.has(images):
+                took = store.entry(images).provenance.get("seconds", float("nan")) / size(images.data)
+                found[images] = (row.tags.get("attack"), row.tags.get("mechanism"), took)
+    each = pd.DataFrame(found.values(), columns=["attack", "mechanism", "seconds"]).dropna()
+    if each["attack"].nunique() < 2:
+        return None
+    center = each.groupby(["attack", "mechanism"], sort=False)["seconds"].median().unstack()
+    center = center.reindex(index=each["attack"].unique(), columns=each["mechanism"].unique())
+    center.columns = pd.MultiIndex.from_product([["seconds"], center.columns])
+    nothing = pd.DataFrame(float("nan"), center.index, center.columns)
+    best = nothing.notna()
+    return Table("Seconds per image, compilation included", center, nothing, best, significant, "attack")
 
 
 def spent(demand: Iterable[Spec], store: Store) -> str:
