@@ -15,11 +15,12 @@ from configs.sp2024_vit import NETS
 from experiments.publish import publish
 from transferjax import data, models
 from transferjax.report.claims import CLAIMS
-from transferjax.report.published import OF_ATTACKS, SHAPES, published
+from transferjax.report.published import OF_ATTACKS, SHAPES, in_its_columns, published
 from transferjax.report.tables import NOISE
 from transferjax.study import config, content, estimate, resolve, shapes, trial, views
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
+from transferjax.study.rows import transfer_rows
 from transferjax.study.run import Local, run
 from transferjax.study.specs import Adversarial
 from transferjax.study.store import Store
@@ -47,7 +48,7 @@ class TestScales:
         assert c.attacks[0] == ("pgd", "pgd", {"steps": 20, "step_size": 2 / 255, "random_start": False})
         named = {name: options for name, _, options in c.attacks}
         assert named["MI"]["decay"] == 0.9
-        assert (named["DIM"]["prob"], named["DIM"]["rate"]) == (0.7, (0.75, 1.5))
+        assert (named["DIM"]["prob"], named["DIM"]["rate"], named["DIM"]["decay"]) == (0.7, (0.75, 1.5), 0.0)
         assert named["LGV"]["replace"] is True
         assert dict(c.blocks)["main"]["data"]["count"] == 0  # all of them
 
@@ -225,6 +226,55 @@ def test_numbers_are_those_of_the_rows(smoke):
     np.testing.assert_allclose(ours["asr_mean"], 50 * (ours["max"] + ours["min"]), atol=1e-3)
     np.testing.assert_allclose(ours["asr_err"], 50 * (ours["max"] - ours["min"]), atol=1e-3)
     assert (rows["transferred"].dropna() <= rows["asr"][rows["transferred"].notna()] + 1e-9).all()
+
+
+def test_the_exact_rate_asks_that_both_were_right_and_both_are_fooled():
+    """T_r of Section 3, which `metrics.transferability` counts from nets, here from what nets said."""
+    row = next(transfer_rows(config.read(sp2024.get_config("smoke"), views.VIEWS), "main"))
+    rng, labels = np.random.default_rng(0), np.arange(64) % 3
+    said = {name: rng.integers(0, 3, 64) for name in row.needs}
+    found = {
+        name: {"classes": classes, "labels": labels, "values": np.ones(64)} for name, classes in said.items()
+    }
+    right = {name: classes == labels for name, classes in said.items()}
+    expected = right["own 0 clean"] & right["target clean"] & ~right["own 0"] & ~right["target"]
+    assert 0 < expected.mean() < min((~right["target"]).mean(), (~right["own 0"]).mean())
+    assert row.reduce(found)["transferred"] == expected.mean()
+
+
+def test_table_6_calls_smooth_high():
+    """Success that falls with λ₁ correlates with smoothness, -λ₁, at +1, as printed."""
+    rng, places = np.random.default_rng(0), np.arange(8)
+    results = pd.DataFrame({"mechanism": [f"M{i}" for i in places], "smoothness": 10.0 - places})
+    results = results.assign(
+        **{"seed": 0, "goal": "untargeted", "eps_255": 8.0, "target": "VGG16", "asr": places / 10},
+        **{name: rng.uniform(size=8) for name in ("surrogate_accuracy", "fooling_rate", "similarity")},
+    )
+    found = in_its_columns("table6", results).set_index("statistic")["value"]
+    assert found["r_smoothness"] == pytest.approx(1)
+    assert (published("table6").query("statistic == 'r_smoothness'")["value"] > 0).all()
+
+
+@pytest.mark.parametrize("scale", ["cifar10", "imagenette"])
+def test_what_explains_transfer_counts_every_training_once(scale):
+    """AT is AT_2 of CIFAR-10 and AT_5 of ImageNette; equations and what came later are not the paper's."""
+    c = sp2024.get_config(scale)
+    labels = dict(c.blocks)["explained"]["surrogates"]
+    parts = {repr(specs(c)[label][0]["parts"]): label for label in labels}
+    assert len(parts) == len(labels)
+    assert not {label for label in labels if "[" in label or label in sp2024_tables.BEYOND}
+    twin = {"cifar10": "AT_2", "imagenette": "AT_5"}[scale]
+    assert "AT" in labels
+    assert twin not in labels
+    assert {*specs(c)} >= {twin, *labels}
+
+
+def test_targets_are_trained_with_the_budgets_that_they_are_named_after():
+    c = sp2024.get_config("cifar10")
+    for label in ("AT_0.01", "AT_0.05"):
+        (part,) = specs(c)[f"target {label}"][0]["parts"]
+        assert part["options"]["eps"] == float(label.removeprefix("AT_"))
+    assert not {"table7", "table8"} & {name for name, _, _ in sp2024.get_config("imagenette").views}
 
 
 def test_strategies_ensembles_and_trainings_are_rows(smoke):
