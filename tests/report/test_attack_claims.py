@@ -109,6 +109,18 @@ def test_every_claim_holds_where_the_rows_say_so_and_fails_where_they_say_the_op
         assert (told == verdict).all(), found[told.to_numpy() != verdict][["claim", "margin", "low", "why"]]
 
 
+def test_surrogates_are_runs_where_attacks_are_compared():
+    """Networks from files have one seed, and may be several."""
+    frame = rows(PGN=70, **{"VMI-FGSM": 50, "MI-FGSM": 30})
+    frame = pd.concat(frame[frame["seed"] == 0].assign(mechanism=name) for name in ("A", "B", "C"))
+    frame["asr"] += frame["mechanism"].map({"A": 0, "B": 0.01, "C": 0.02}) * (frame["attack"] == "PGN")
+    found = check_claims(CLAIMS["pgn"], {"attacks": frame}).set_index("claim").loc["PGN beats VMI"]
+    assert (found["verdict"], found["runs"]) == (HOLDS, 3)
+    assert found["margin"] == pytest.approx(21, abs=0.3)
+    one = check_claims(CLAIMS["pgn"], {"attacks": frame[frame["mechanism"] == "A"]})
+    assert one.set_index("claim").loc["PGN beats VMI", "runs"] == 1
+
+
 @pytest.mark.parametrize("paper", CLAIMS)
 def test_what_is_missing_is_named(paper):
     found = check_claims(CLAIMS[paper], {})

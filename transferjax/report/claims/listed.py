@@ -21,7 +21,7 @@ def claims_list(checked: pd.DataFrame) -> str:
         mark, name = _MARKS.get(str(row.verdict), ("?", "untold"))
         numbers = str(row.why)
         if math.isfinite(row.margin):
-            numbers = f"{significant(row.margin)} {row.unit}, {row.seeds} seed{'s' * (row.seeds != 1)}"
+            numbers = f"{significant(row.margin)} {row.unit}, {row.runs} run{'s' * (row.runs != 1)}"
             if math.isfinite(row.low):
                 numbers += f", interval {significant(row.low)} to {significant(row.high)}"
         items.append(

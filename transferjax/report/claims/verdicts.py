@@ -1,9 +1,10 @@
 """Papers' claims as numbered checks, each with a verdict and the interval that says so.
 
-A claim is a margin that should be positive, computed once for each training seed; Student's interval over
-the seeds decides: all of it above zero, the claim holds; all below, it does not; else, and with one seed, it
-cannot be told at this scale. Nor can it where the verdict is another, or nothing is left to compare, without
-the surrogates that have learnt nothing (see `at_chance`).
+A claim is a margin that should be positive, computed once for each training seed, or, where it compares
+attacks, for each surrogate; Student's interval over these runs decides: all of it above zero, the claim
+holds; all below, it does not; else, and with one run, it cannot be told at this scale. Nor can it where the
+verdict is another, or nothing is left to compare, without the surrogates that have learnt nothing (see
+`at_chance`).
 """
 
 import re
@@ -20,17 +21,18 @@ from transferjax.report.tables import Table, of_surrogates, significant
 HOLDS, FAILS, UNTOLD = "holds", "does not", "cannot be told at this scale"
 AT_CHANCE = "cannot be told (surrogates at chance)"
 Margin = Callable[[pd.DataFrame], float]
-"""Rows of one seed -> how much the claim is fulfilled; raises KeyError where what it compares is missing."""
+"""Rows of one run -> how much the claim is fulfilled; raises KeyError where what it compares is missing."""
 
 
 class Claim(NamedTuple):
-    """What the paper says, where, in which frame to look (`role`), and its margin."""
+    """What the paper says, where, in which frame to look (`role`), its margin, and what tells runs apart."""
 
     text: str
     place: str
     role: str
     margin: Margin
     unit: str
+    runs: tuple[str, ...] = ("seed",)
 
 
 def means(rows: pd.DataFrame, value: str, by: str = "mechanism") -> pd.Series:
@@ -65,20 +67,20 @@ POINTS = "points of ASR"
 
 
 class Verdict(NamedTuple):
-    """The margin's mean over seeds, its interval and what follows."""
+    """The margin's mean over runs, its interval and what follows."""
 
     verdict: str
     mean: float
     low: float
     high: float
-    seeds: int
+    runs: int
 
 
 def verdict(margins: pd.Series, level: float = 0.95) -> Verdict:
-    """What margins of several seeds say: `mean ± t(n - 1) s / √n` against zero.
+    """What margins of several runs say: `mean ± t(n - 1) s / √n` against zero.
 
     Args:
-        margins: one a seed.
+        margins: one a run.
         level: of Student's interval.
     """
     import scipy.stats
@@ -88,7 +90,7 @@ def verdict(margins: pd.Series, level: float = 0.95) -> Verdict:
         return Verdict(UNTOLD, float(margins.mean()), nan, nan, len(margins))
     half = scipy.stats.t.ppf((1 + level) / 2, len(margins) - 1) * margins.std(ddof=1) / len(margins) ** 0.5
     mean = float(margins.mean())
-    # Two seeds that agree to the last bit are few images, and no certainty.
+    # Two runs that agree to the last bit are few images, and no certainty.
     chance = half == 0 and len(margins) < 3
     said = UNTOLD if chance else HOLDS if mean - half > 0 else FAILS if mean + half < 0 else UNTOLD
     return Verdict(said, mean, mean - half, mean + half, len(margins))
@@ -113,7 +115,7 @@ def check_claims(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) ->
         frames: by role, rows as the study has them.
 
     Returns:
-        `number`, `claim`, `place`, `verdict`, `margin`, `low`, `high`, `unit`, `seeds`, `why` where nothing
+        `number`, `claim`, `place`, `verdict`, `margin`, `low`, `high`, `unit`, `runs`, `why` where nothing
         could be computed.
     """
     rows = []
@@ -121,48 +123,46 @@ def check_claims(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) ->
         frame = frames.get(claim.role, pd.DataFrame())
         margins, why = _margins(claim, frame)
         found, learnt = verdict(margins), verdict(_margins(claim, frame[~at_chance(frame)])[0])
-        same = (found.verdict, found.seeds) == (learnt.verdict, learnt.seeds)
+        same = (found.verdict, found.runs) == (learnt.verdict, learnt.runs)
         rows.append(
             {
                 "number": number,
                 **{"claim": claim.text, "place": claim.place},
                 **{"verdict": found.verdict if same else AT_CHANCE},
                 **{"margin": found.mean, "low": found.low, "high": found.high},
-                **{"unit": claim.unit, "seeds": found.seeds, "why": why},
+                **{"unit": claim.unit, "runs": found.runs, "why": why},
             }
         )
     return pd.DataFrame(rows)
 
 
 def _margins(claim: Claim, frame: pd.DataFrame) -> tuple[pd.Series, str]:
-    """One margin for each seed that has what the claim compares; else what is missing."""
+    """One margin for each run that has what the claim compares; else what is missing."""
     if frame.empty:
         return pd.Series(dtype=float), f"no rows of {claim.role!r}"
     found, why = {}, ""
-    for seed, rows in of_surrogates(frame).groupby("seed"):
+    for run, rows in of_surrogates(frame).groupby(list(claim.runs)):
         try:
-            found[seed] = claim.margin(rows)
+            found[run] = claim.margin(rows)
         except KeyError as error:
             why = f"missing: {error.args[0]}"
-    return pd.Series(found, dtype=float), "" if found else why
+    return pd.Series(found.values(), dtype=float), "" if found else why
 
 
 def claims_section(checked: pd.DataFrame) -> Section:
     """The verdicts as a table of margins, and in the page as a list."""
     text = (
-        "Each claim is a margin that should be positive, one for each training seed. Student's interval "
-        "(95 %) over seeds decides: above zero the claim holds, below it does not, else it cannot be told. "
-        "A surrogate is at chance where its accuracy is below the smaller of twice that of guessing and a "
-        "tenth of the way from guessing to 1; where the verdict is another without those, or nothing is left "
-        "to compare, it cannot be told either."
+        "Each claim is a margin that should be positive, one for each training seed; where attacks are "
+        "compared, for each surrogate. Student's interval (95 %) over these runs decides: above zero the "
+        "claim holds, below it does not, else it cannot be told. A surrogate is at chance where its accuracy "
+        "is below the smaller of twice that of guessing and a tenth of the way from guessing to 1; where the "
+        "verdict is another without those, or nothing is left to compare, it cannot be told either."
     )
     labels = [
         f"{row.number}. {row.claim}: {row.verdict} [{row.why or row.unit}]" for row in checked.itertuples()
     ]
-    center = checked[["margin", "low", "high", "seeds"]].astype(float).set_axis(labels, axis=0)
-    center.columns = pd.MultiIndex.from_tuples(
-        [("margin", name) for name in ("mean", "low", "high", "seeds")]
-    )
+    center = checked[["margin", "low", "high", "runs"]].astype(float).set_axis(labels, axis=0)
+    center.columns = pd.MultiIndex.from_tuples([("margin", name) for name in ("mean", "low", "high", "runs")])
     nothing = pd.DataFrame(np.nan, center.index, center.columns)
     best = pd.DataFrame(False, center.index, center.columns)
     table = Table("Claims", center, nothing, best, significant, "claim")
