@@ -159,13 +159,9 @@ def blocks(s, nets, together, defences):
 
 def views(s, tables):
     """The views by name."""
-    roles = (
-        *(
-            (role, "transfer", role)
-            for role in ("attacks", "combined", "zeta", "neighbors", "delta", "exact")
-        ),
-        ("flatness", "flatness", "flatness"),
-    )
+    flat = {"block": "flatness", "radius_255": float(s.eps_255)}
+    names = ("attacks", "combined", "zeta", "neighbors", "delta", "exact")
+    roles = (*((name, "transfer", {"block": name}) for name in names), ("flatness", "flatness", flat))
     found = {
         "attacks": (
             "attacks",
@@ -173,14 +169,14 @@ def views(s, tables):
         ),
         **{name: ("attacks", {"block": name}) for name in ("combined", "ensemble", "defences", "exact")},
         **{name: ("sweep", {"block": name}) for name in ("zeta", "neighbors", "delta")},
-        "flatness": ("flatness", {"block": "flatness", "radius_255": float(s.eps_255)}),
+        "flatness": ("flatness", flat),
         "surfaces": ("surfaces", {"block": "surfaces", "points": s.points}),
         "claims": (
             "claims",
             {
                 "block": "attacks",
                 "paper": "pgn",
-                "roles": tuple((role, kind, {"block": name}) for role, kind, name in roles if name in tables),
+                "roles": tuple(role for role in roles if role[0] in tables),
             },
         ),
     }

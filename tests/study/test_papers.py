@@ -65,6 +65,14 @@ def test_pgn_takes_its_codes_settings():
     assert exact[1]["options"]["exact"] is True
 
 
+@pytest.mark.parametrize("paper", [pgn, tpa])
+def test_claims_look_at_what_the_pages_show(paper):
+    """The flatness of a claim is that of the view, at its radius: nothing is measured twice."""
+    views = {name: options for name, _, options in paper.get_config("cpu").views}
+    roles = {role: options for role, _, options in views["claims"]["roles"]}
+    assert roles["flatness"] == views["flatness"]
+
+
 def test_tpa_has_every_surrogate_attack_and_target_of_its_tables():
     c = tpa.get_config("full")
     blocks = dict(c.blocks)
