@@ -8,7 +8,8 @@ import pytest
 from small import TEST, network
 
 from transferjax.report import to_markdown
-from transferjax.study import paper_views, views
+from transferjax.report.tables import NOISE
+from transferjax.study import paper_views, printed, views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.rows import transfer_rows
 from transferjax.study.specs import Call
@@ -103,3 +104,57 @@ def test_rows_know_the_accuracy_of_guessing():
     found = row.reduce(dict.fromkeys(row.needs, said))
     assert found["chance"] == 0.1
     assert found["surrogate_accuracy"] == 0.25
+
+
+def test_seconds_per_image_are_their_makers_notes():
+    """By attack and surrogate; of many surrogates the median alone, of one attack nothing."""
+    names = [f"M{i}" for i in range(printed.MOST_SURROGATES + 1)]
+    surrogates = [
+        Member(name, {"mechanism": name, "seed": 0}, (network(epochs=i + 1),)) for i, name in enumerate(names)
+    ]
+    attacks = (("BIM", Call(name="bim")), ("MI", Call(name="mi_fgsm")))
+    block = Block(
+        "b",
+        tuple(surrogates),
+        attacks,
+        budgets=(("8/255", 8.0, 8 / 255),),
+        targets=(surrogates[0],),
+        data=TEST,
+        accuracy=TEST,
+    )
+    rows = list(transfer_rows(SimpleNamespace(blocks={"b": block}), "b"))
+
+    def entry(images):  # a second for each epoch of the surrogate, ten times that for MI
+        took = images.surrogates[0].training.epochs * (10 if images.attack.name == "mi_fgsm" else 1)
+        return SimpleNamespace(provenance={"seconds": took})
+
+    store = SimpleNamespace(has=lambda spec: True, entry=entry)
+    (first, second), few = names[:2], [row for row in rows if row.tags["mechanism"] in (*names[:2], NOISE)]
+    table = printed.seconds_per_image(few, store).center
+    assert list(table.index) == ["BIM", "MI"]
+    assert table.loc["MI"].tolist() == [10 / TEST.count, 20 / TEST.count]
+    assert list(table.columns) == [("seconds", first), ("seconds", second)]
+    many = printed.seconds_per_image(rows, store).center
+    assert many.to_numpy().ravel().tolist() == [4 / TEST.count, 40 / TEST.count]
+    assert printed.seconds_per_image([row for row in rows if row.tags["attack"] == "BIM"], store) is None
+    nothing = SimpleNamespace(has=lambda spec: False)
+    assert printed.seconds_per_image(rows, nothing) is None
+
+
+def test_what_a_training_loses_of_similarity_is_beside_how_far_it_moves_the_data():
+    """Hypothesis 1: of ST nothing is lost, and a training that moves the data farther loses more."""
+    table = {"ST": (0.5, 0.0), "CM_1": (0.45, 1.0), "CM_5": (0.3, 3.0), "CO_5": (0.1, 6.0)}
+    frame = pd.DataFrame(
+        {"mechanism": name, "seed": seed, "target": target, "similarity": similarity + off, "frechet": far}
+        for name, (similarity, far) in table.items()
+        for seed in (0, 1)
+        for target, off in (("A", 0.0), ("B", 0.2))
+    )
+    ((_, text, (lost,), figures),) = (
+        tuple(part)[:4] for part in paper_views._lost(frame, ["frechet"], "std")
+    )
+    assert "frechet 1.00 [" in text
+    np.testing.assert_allclose(lost.center.to_numpy(), [[0, 0], [0.05, 0.05], [0.2, 0.2], [0.4, 0.4]])
+    assert set(figures) == {"lost_frechet"}
+    assert paper_views._lost(frame[frame["mechanism"] != "ST"], ["frechet"], "std") == []
+    assert paper_views._lost(frame, [], "std") == []

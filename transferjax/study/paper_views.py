@@ -208,9 +208,9 @@ def pairs(
 
 def _lost(frame: pd.DataFrame, shifts: list[str], error: str) -> list[Section]:
     """Hypothesis 1: the similarity that a training loses, against how far it moves the data."""
-    means = frame.groupby("mechanism", sort=False)[["similarity", *shifts]].mean() if shifts else frame
-    if not shifts or BASELINE not in means.index:
+    if not shifts or "similarity" not in frame or not (frame["mechanism"] == BASELINE).any():
         return []
+    means = frame.groupby("mechanism", sort=False)[["similarity", *shifts]].mean()
     means["lost"] = means.at[BASELINE, "similarity"] - means["similarity"]
     rows = means.drop(BASELINE).reset_index()
     found = {name: spearman_interval(rows[name], rows["lost"]) for name in shifts}

@@ -18,6 +18,8 @@ from transferjax.study.run import Outcome
 from transferjax.study.specs import Adversarial, Spec, Verdicts
 from transferjax.study.store import Store
 
+MOST_SURROGATES = 6
+
 
 def messages_of(study: Study, outcome: Outcome) -> dict[str, list[str]]:
     """By kind a line for each cause: what fails together, fails once."""
@@ -52,7 +54,8 @@ def cost_section(rows: Sequence[Row], store: Store) -> Section:
 def seconds_per_image(rows: Sequence[Row], store: Store) -> Table | None:
     """Attacks by surrogate, the median over seeds, goals and budgets; None of one attack or fewer.
 
-    Seconds are those of the machine that made them, with compilation, beside whatever else it did.
+    Of more than `MOST_SURROGATES` surrogates there is the median alone. Seconds are those of the machine that
+    made them, with compilation, beside whatever else it did.
     """
     found: dict[Adversarial, tuple[Any, Any, float]] = {}
     for row in rows:
@@ -64,6 +67,8 @@ def seconds_per_image(rows: Sequence[Row], store: Store) -> Table | None:
     each = pd.DataFrame(found.values(), columns=["attack", "mechanism", "seconds"]).dropna()
     if each["attack"].nunique() < 2:
         return None
+    if (count := each["mechanism"].nunique()) > MOST_SURROGATES:
+        each["mechanism"] = f"median of {count} surrogates"
     center = each.groupby(["attack", "mechanism"], sort=False)["seconds"].median().unstack()
     center = center.reindex(index=each["attack"].unique(), columns=each["mechanism"].unique())
     center.columns = pd.MultiIndex.from_product([["seconds"], center.columns])
