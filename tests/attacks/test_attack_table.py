@@ -12,6 +12,7 @@ import pytest
 from attentive import attentive
 
 from transferjax import attacks, models
+from transferjax.losses import cross_entropy
 from transferjax.study.registry import ATTACKS
 
 SHAPE, CLASSES = (3, 4, 4, 3), 4
@@ -47,8 +48,8 @@ CASES = [
 ]
 
 
-def make(name, norm, targeted):
-    few = {option: value for option, value in FEW.items() if option in OPTIONS[name]}
+def make(name, norm, targeted, **more):
+    few = {option: value for option, value in FEW.items() if option in OPTIONS[name]} | more
     goal = {"targeted": targeted} if "targeted" in OPTIONS[name] else {}
     return ATTACKS.row(name).factory(EPS[norm], norm=norm, **few, **goal, **NEEDED.get(name, {}))
 
@@ -99,3 +100,24 @@ def test_the_dtype_of_the_images_is_kept(name, norm, targeted):
             nets = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, weights), surrogates(name))  # noqa: B023
             x = jax.eval_shape(attack, key, nets, jax.ShapeDtypeStruct(SHAPE, images), LABELS)
             assert (x.shape, x.dtype) == (SHAPE, images), (images, weights)
+
+
+@pytest.mark.parametrize("name", [*LAYERED, "cfm", "everywhere", "att", "ada_ea", "smer", "svre", "cwa"])
+def test_what_knows_layers_or_several_nets_climbs_and_stays_where_all_is_flat(name):
+    """The loss grows, or falls towards a target; where no gradient is, nothing but the start moves."""
+    targeted = OPTIONS[name]["targeted"].default
+    several, recipe = surrogates(name), make(name, "linf", targeted, steps=3)
+    attack = jax.jit(recipe)
+    net = several[0] if isinstance(several, tuple) else several
+
+    def loss(x):
+        return float(cross_entropy(net(x), LABELS).mean())
+
+    up = loss(attack(jax.random.key(2), several, X, LABELS)) - loss(X)
+    assert up < 0 if targeted else up > 0
+    flat = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if leaf.ndim > 1 else leaf, several)  # kernels
+    still, again = (attack(jax.random.key(2), flat, X, labels) for labels in (LABELS, LABELS[::-1]))
+    np.testing.assert_array_equal(still, again)
+    assert np.isfinite(still).all()
+    if not dict(recipe.settings).get("random_start"):
+        np.testing.assert_allclose(still, X, atol=1e-7)
