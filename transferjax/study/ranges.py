@@ -28,6 +28,7 @@ def _between(low: int, high: int) -> Range:
 MODELS = _named(
     (
         COUNT,
+        "stride head_width stem_width "
         "blocks growth patch depth heads hidden image_size window group groups width_per_group widths last "
         "middle",
     ),
