@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from transferjax.models.layers import Layers, Net
-from transferjax.models.vit import Block, check_positions
+from transferjax.models.vit import Block, check_positions, placed
 from transferjax.typing import Array
 
 
@@ -38,8 +38,7 @@ class PiT(Net):
         check_positions(self, x)
         width = self.heads[0] * self.head_width
         x = layers.conv(width, self.patch, self.stride, padding=0, bias=True, name="patch_embed.conv")(x)
-        positions = self.param("pos_embed", nn.initializers.normal(0.02), (1, width, *x.shape[1:3]))
-        x += rearrange(positions, "b c h w -> b h w c").astype(x.dtype)
+        x = placed(self, x, "pos_embed")
         token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, width))
         token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, width))
         for stage, (count, heads) in enumerate(zip(self.blocks, self.heads, strict=True)):

@@ -10,7 +10,7 @@ from einops import rearrange
 
 from transferjax.models.layers import Branch, Layers, Net
 from transferjax.models.pooling import global_pool
-from transferjax.models.vit import attend, check_positions
+from transferjax.models.vit import attend, check_positions, placed
 from transferjax.typing import Array
 
 
@@ -105,7 +105,4 @@ class Visformer(Net):
         """Patches of the features, and where they are."""
         width, name = self.width * 2 ** (stage - 1) // 2, f"patch_embed{stage}"
         x = layers.conv(width, patch, patch, padding=0, bias=True, name=f"{name}.proj")(x)
-        x = layers.norm(f"{name}.norm")(x)
-        shape = (1, width, *x.shape[1:3])
-        positions = self.param(f"pos_embed{stage}", nn.initializers.normal(0.02), shape)
-        return x + rearrange(positions, "b c h w -> b h w c").astype(x.dtype)
+        return placed(self, layers.norm(f"{name}.norm")(x), f"pos_embed{stage}")

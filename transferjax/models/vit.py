@@ -70,6 +70,13 @@ def check_positions(net: Net, x: Array) -> None:
         )
 
 
+def placed(net: Net, x: Array, name: str) -> Array:
+    """Features `[B, H, W, C]` plus learned positions, in files `[1, C, H, W]`; within `forward`."""
+    shape = (1, x.shape[3], *x.shape[1:3])
+    positions = net.param(name, nn.initializers.normal(0.02), shape)
+    return x + rearrange(positions, "b c h w -> b h w c").astype(x.dtype)
+
+
 class ViT(Net):
     """A vision transformer for images of exactly `image_size` (the positions are learned).
 

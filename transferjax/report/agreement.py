@@ -72,6 +72,15 @@ def spearman_interval(
     return rho, float(low), float(high)
 
 
+def orders(means: pd.DataFrame, names: Sequence[str], of: str) -> list[str]:
+    """How each of these columns orders the rows beside the column `of`: "flatness 0.50 [-0.12, 0.91]"."""
+    return [
+        f"{name.replace('_', ' ')} {rho:.2f} [{low:.2f}, {high:.2f}]"
+        for name in names
+        for rho, low, high in [spearman_interval(means[name], means[of])]
+    ]
+
+
 def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
     """For each group of cells, and the mean over its targets: ρ, its interval, which side of the baseline.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transferjax.report.agreement import spearman_interval
+from transferjax.report.agreement import orders
 from transferjax.report.figures import against
 from transferjax.report.maps import attention_grid, loss_surfaces
 from transferjax.report.page import Section, split
@@ -75,17 +75,12 @@ def _flatness(frame: pd.DataFrame, block: str, radius_255: float, error: str) ->
     ]
     means = frame.groupby("attack", sort=False)[["asr", *columns]].mean()
     means["bound"] = means[list(COMPONENTS)].sum(axis=1)
-    orders = [
-        f"{name.replace('_', ' ')} {rho:.2f} [{low:.2f}, {high:.2f}]"
-        for name in (*columns, "bound")
-        for rho, low, high in [spearman_interval(means[name], means["asr"])]
-    ]
     text = (
         f"Flatness is the mean gradient norm within {radius_255:g}/255 of the adversarial image (small is "
         "flat); the components are those of TPA's Theorem 3.1, means over images in squared nats, C = 1; a "
         "surrogate that is not piecewise linear has the Gauss-Newton part's second-order component. "
         f"Spearman's ρ with transfer over {len(means)} attacks, bootstrap over them (95 %): "
-        f"{', '.join(orders)}."
+        f"{', '.join(orders(means, (*columns, 'bound'), 'asr'))}."
     )
     percent = means.assign(success=100 * means["asr"]).reset_index()
     figures = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transferjax.report.agreement import agreement_section, cells, ranks, spearman_interval
+from transferjax.report.agreement import agreement_section, cells, orders, ranks
 from transferjax.report.analysis import regression_section, similarity_section
 from transferjax.report.figures import against
 from transferjax.report.markup import slug
@@ -210,27 +210,23 @@ def _lost(frame: pd.DataFrame, shifts: list[str], error: str) -> list[Section]:
     """Hypothesis 1: the similarity that a training loses, against how far it moves the data."""
     if not shifts or "similarity" not in frame or not (frame["mechanism"] == BASELINE).any():
         return []
-    means = frame.groupby("mechanism", sort=False)[["similarity", *shifts]].mean()
-    means["lost"] = means.at[BASELINE, "similarity"] - means["similarity"]
+    plain = frame[frame["mechanism"] == BASELINE].set_index(["target", "seed"])["similarity"]
+    cells = pd.MultiIndex.from_frame(frame[["target", "seed"]])
+    each = frame.assign(lost=plain.reindex(cells).to_numpy() - frame["similarity"].to_numpy())
+    means = each.groupby("mechanism", sort=False)[["lost", *shifts]].mean()
     rows = means.drop(BASELINE).reset_index()
-    found = {name: spearman_interval(rows[name], rows["lost"]) for name in shifts}
-    orders = "; ".join(
-        f"{name} {rho:.2f} [{low:.2f}, {high:.2f}]" for name, (rho, low, high) in found.items()
-    )
     text = (
         "frechet: the squared Fréchet distance of the training data's features to those of clean data; "
         "off_subspace: the share of the training data's features outside of the clean ones' directions. "
         f"Hypothesis 1 expects more similarity to be lost against {BASELINE} where these rise. Spearman's ρ "
-        f"of both over {len(rows)} trainings, means over targets and seeds (95 %, bootstrap): {orders}."
+        f"of both over {len(rows)} trainings, means over targets and seeds (95 %, bootstrap): "
+        f"{', '.join(orders(rows, shifts, 'lost'))}."
     )
-    lost = "similarity lost"
-    plain = frame[frame["mechanism"] == BASELINE].set_index(["target", "seed"])["similarity"]
-    cells = pd.MultiIndex.from_frame(frame[["target", "seed"]])
-    each = frame.assign(**{lost: plain.reindex(cells).to_numpy() - frame["similarity"].to_numpy()})
-    table = value_table(each, lost, lost, columns=("target",), error=error, largest=None)
+    title = "similarity lost"
+    table = value_table(each, "lost", title, columns=("target",), error=error, largest=None)
     figures = {
         f"lost_{name}": (
-            against(rows, name, "lost", "mechanism", name.replace("_", " "), lost),
+            against(rows, name, "lost", "mechanism", name.replace("_", " "), title),
             f"Similarity lost against {BASELINE}, and {name.replace('_', ' ')} of the training data.",
         )
         for name in shifts
