@@ -10,6 +10,7 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kinds import ATTENTIVE, FLAX, LAYERED, POOLED, SEVERAL
 from transferjax import attacks, checks, defences, losses, metrics, models, training
 from transferjax.attacks import projections, updates
 from transferjax.attacks.catalogue import targeted
@@ -46,14 +47,13 @@ class Net(nn.Module):
 
 NET = models.predictor(Net(), Net().init(KEY, IMAGES))
 TRANSFORMER = ViT(num_classes=K, image_size=SIDE, patch=4, depth=2, width=8, heads=2, hidden=8)
-ATTENTIVE = models.predictor(TRANSFORMER, TRANSFORMER.init(KEY, IMAGES))
+TOKENS = models.predictor(TRANSFORMER, TRANSFORMER.init(KEY, IMAGES))
 
-LAYERED = ("self_universality", "fia", "bfa", "ilpd")
-POOLED = ("admix", "cfm", "everywhere", "l2t")
 NEEDED = {
     **{name: {"pool": IMAGES} for name in POOLED},
     "tpa": {"neighbors": 2},
     **{name: {"layer": "conv"} for name in LAYERED},
+    "pna": {"patch": 4},
     "att": {"layer": "blocks.0", "patch": 4},
 }
 RECIPES = {
@@ -63,13 +63,12 @@ ATTACKS = RECIPES | {
     "one_after_another": one_after_another(attacks.fgsm(0.1)),
     "ascend": attacks.ascend(updates.sign(), projections.linf(0.1), steps=1),
 }
-SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
 
 
 def surrogate(name):
-    if name == "att":
-        return ATTENTIVE
-    net = NET if name in (*LAYERED, "cfm", "everywhere") else PREDICT
+    if name in ATTENTIVE:
+        return TOKENS
+    net = NET if name in FLAX else PREDICT
     return (net, net) if name in SEVERAL else net
 
 
@@ -395,10 +394,7 @@ def attacked(name, predict):
     return ATTACKS[name](KEY, (predict, predict) if name in SEVERAL else predict, IMAGES, LABELS)
 
 
-OF_FLAX = (*LAYERED, "cfm", "everywhere", "att")
-
-
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in OF_FLAX])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in FLAX])
 def test_predict_returns_classes_or_one_row(name):
     """You see: "predict must return logits [B, K] for 4 images; got shape (4,)".
     Do: return the logits of each image.

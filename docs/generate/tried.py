@@ -20,7 +20,6 @@ from transferjax.study.registry import ATTACKS
 SIZE, EPS = 32, 48 / 255
 """Pixels, and a budget that can be seen on black and white."""
 
-ATTENTIVE = ("att",)  # attacks on transformers
 VIT = ViT(num_classes=10, image_size=SIZE, patch=8, depth=2, width=32, heads=4, hidden=64)
 
 conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)  # fast inside an attack's loop
@@ -74,11 +73,16 @@ def predict(seed: int = 0, attentive: bool = False):
     return models.predictor(net(attentive), weights(seed, attentive))
 
 
+def _kind(name: str) -> str:
+    """The module of the catalogue that makes it."""
+    return ATTACKS.row(name).factory.__module__.rpartition(".")[2]
+
+
 def arguments(name: str) -> dict:
     """What an attack needs besides its budget."""
     pool = np.asarray(data.load("digits", "train", size=SIZE).images[:8], np.float32) / 255
     needed = inspect.signature(ATTACKS.row(name).factory).parameters
-    layer = "blocks.0" if name in ATTENTIVE else "mix"
+    layer = "blocks.0" if _kind(name) == "transformers" else "mix"
     return {key: value for key, value in {"pool": pool, "layer": layer}.items() if key in needed}
 
 
@@ -87,12 +91,12 @@ def run(name: str):
 
     Attacks of several surrogates have two; what goes to given targets goes to the next class.
     """
-    attentive = name in ATTENTIVE
+    attentive = _kind(name) == "transformers"
     images, labels = digit(attentive)
     attack = ATTACKS.row(name).factory(EPS, **arguments(name))
     aims = (labels + 1) % 10 if is_targeted(attack) else labels
     one = predict(attentive=attentive)
-    surrogate = (one, predict(seed=1)) if name in ("svre", "cwa", "ada_ea", "smer", "lgv") else one
+    surrogate = (one, predict(seed=1)) if _kind(name) == "committees" else one
     work = spent(attack, surrogate, images.shape[1:])
     adversarial = jax.jit(attack)(jax.random.key(0), surrogate, images, aims)
     says = [int(one(x).argmax(-1)[0]) for x in (images, adversarial)]

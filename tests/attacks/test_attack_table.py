@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from attentive import attentive
 
+from tests.kinds import ATTENTIVE, FLAX, LAYERED, POOLED, SEVERAL
 from transferjax import attacks, models
 from transferjax.losses import cross_entropy
 from transferjax.study.registry import ATTACKS
@@ -19,12 +20,10 @@ SHAPE, CLASSES = (3, 4, 4, 3), 4
 EPS = {"linf": 0.1, "l2": 0.5}
 FEW = {"steps": 1, "neighbors": 2, "samples": 2, "scales": 2, "inner_steps": 2, "queries": 3}
 FEW |= {"target_classes": 2, "kernel_size": 3, "side": 2}
-LAYERED = ("self_universality", "fia", "bfa", "ilpd")
-POOLED = ("admix", "cfm", "everywhere", "l2t")
 NEEDED = {name: {"pool": np.full((1, *SHAPE[1:]), 0.5, np.float32)} for name in POOLED}
-NEEDED |= {name: {"layer": "mix"} for name in LAYERED} | {"att": {"layer": "tokens", "patch": 2}}
+NEEDED |= {name: {"layer": "mix"} for name in LAYERED}
+NEEDED |= {"att": {"layer": "tokens", "patch": 2}, "pna": {"patch": 2}}
 ONLY_LINF = ("pi_fgsm",)  # its step spreads what the sign of a pixel cuts off
-SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
 UNMOVED = ("apgd", "apgd_t", "fab", "square", "auto_attack")  # leave what is fooled already as it is
 LABELS = jnp.array([0, 1, 3])
 
@@ -37,7 +36,7 @@ class Net(nn.Module):
 
 X = 0.2 + 0.6 * jax.random.uniform(jax.random.key(0), SHAPE)
 PREDICT = models.predictor(Net(), Net().init(jax.random.key(1), X))
-ATTENTIVE = attentive(Net(), jax.random.key(1), X)
+TRANSFORMER = attentive(Net(), jax.random.key(1), X)
 OPTIONS = {name: inspect.signature(ATTACKS.row(name).factory).parameters for name in ATTACKS.rows()}
 GOALS = {name: (False, True) if "targeted" in OPTIONS[name] else (False,) for name in ATTACKS.rows()}
 CASES = [
@@ -55,8 +54,8 @@ def make(name, norm, targeted, **more):
 
 
 def surrogates(name):
-    if name == "att":
-        return ATTENTIVE
+    if name in ATTENTIVE:
+        return TRANSFORMER
     return (PREDICT, PREDICT) if name in SEVERAL else PREDICT
 
 
@@ -102,7 +101,7 @@ def test_the_dtype_of_the_images_is_kept(name, norm, targeted):
             assert (x.shape, x.dtype) == (SHAPE, images), (images, weights)
 
 
-@pytest.mark.parametrize("name", [*LAYERED, "cfm", "everywhere", "att", "ada_ea", "smer", "svre", "cwa"])
+@pytest.mark.parametrize("name", [*FLAX, *SEVERAL])
 def test_what_knows_layers_or_several_nets_climbs_and_stays_where_all_is_flat(name):
     """The loss grows, or falls towards a target; where no gradient is, nothing but the start moves."""
     targeted = OPTIONS[name]["targeted"].default

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.kinds import FLAX, LAYERED, POOLED
 from transferjax import attacks, losses
 from transferjax.attacks import inputs
 from transferjax.attacks.ascend import ascend
@@ -19,10 +20,8 @@ EPS, SHAPE = 0.1, (3, 4, 4, 2)
 KEY = jax.random.key(7)
 X = jax.random.uniform(jax.random.key(0), SHAPE)
 LABELS = jnp.array([0, 1, 2])
-LAYERED = ("self_universality", "fia", "bfa", "ilpd", "att")  # of Flax nets; their rules: `with_momentum`'s
-POOLED = ("cfm", "everywhere")
 NEEDED = {
-    **{name: {"pool": X} for name in ("admix", "l2t", *POOLED)},
+    **{name: {"pool": X} for name in POOLED},
     **{name: {"layer": "x"} for name in LAYERED},
 }
 
@@ -66,7 +65,7 @@ RULED = [
     name
     for name in ATTACKS.rows()
     if "outer_rules" in inspect.signature(ATTACKS.row(name).factory).parameters
-    and name not in (*LAYERED, *POOLED)
+    and name not in FLAX  # their rules are `with_momentum`'s
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from attentive import attentive
 from watch import Watch
 
+from tests.kinds import ATTENTIVE, SEVERAL
 from transferjax import attacks, losses, models
 from transferjax.attacks import spent
 from transferjax.study.registry import ATTACKS
@@ -61,6 +62,8 @@ TABLE = {
     "cfm": ({"pool": POOL, "kernel_size": 3}, EVERYWHERE, 2 / 8),
     "everywhere": ({"pool": POOL, "samples": 3, "kernel_size": 3}, EVERYWHERE, 2 / 8),
     "self_universality": ({"layer": "Dense_0"}, EVERYWHERE, 2 / 8),
+    "tgr": ({}, 1, 1),
+    "pna": ({"patch": 2}, 1, 1),
     "att": ({"layer": "tokens", "patch": 2}, 1, 1),
     "svre": ({"inner_steps": 2}, 1, 1),
     "cwa": ({}, 1, 2 / 5),
@@ -68,6 +71,7 @@ TABLE = {
     "smer": ({"inner_steps": 2}, 1, 1),
     "lgv": ({}, 1, 2 / 10),
 }
+WHOLE = {"pna": {"share": 1.0}, "att": {"prob": 1.0, "low": 1.0, "high": 1.0}}  # no patch is left out
 every_recipe = pytest.mark.parametrize("name", TABLE)
 AUTO = {"apgd", "apgd_t", "auto_attack", "fab", "square", "noise"}  # with tests of their own
 
@@ -85,13 +89,13 @@ def make(name, norm, eps=None, **changes):
 
 
 def predict_of(name, net, images):
-    if name == "att":
+    if name in ATTENTIVE:
         return attentive(net, jax.random.key(1), images)
     return models.predictor(net, net.init(jax.random.key(1), images))
 
 
 def surrogates(name, predict):
-    return (predict, predict) if name in ("svre", "cwa", "ada_ea", "smer", "lgv") else predict
+    return (predict, predict) if name in SEVERAL else predict
 
 
 def lengths(norm, d):
@@ -163,7 +167,7 @@ class Slope(nn.Module):
 def test_steps_are_the_papers(name, norm, problem):
     """Without a projection and with a constant gradient, the way is the steps' number times their length."""
     images, predict = problem[0], predict_of(name, Slope(), problem[0])
-    everything = {"prob": 1.0, "low": 1.0, "high": 1.0} if name == "att" else {}  # no patch is left out
+    everything = WHOLE.get(name, {})
     attack = make(name, norm, eps=0.05, project=lambda x, x0: x, **everything)
     brighter = 0 if dict(attack.settings)["targeted"] else 1  # towards class 0, or away from class 1
     labels = jnp.full(len(images), 0 if name in ("fia", "bfa") else brighter)  # only z_0 feels a feature

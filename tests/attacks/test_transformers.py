@@ -8,6 +8,8 @@ import pytest
 from attentive import attentive
 
 from transferjax import attacks, models, predicts
+from transferjax.attacks import rules as rules_of
+from transferjax.attacks import samplers
 from transferjax.attacks.catalogue.transformers import _on_grid, _token_importance
 from transferjax.models.vit import ViT
 from transferjax.random import fold_in, per_example
@@ -68,6 +70,20 @@ def test_it_is_momentum_on_the_tuned_net_where_no_patch_is_left_out(net):
     x = attacks.att(EPS, 3, **options)(KEY, net, X, LABELS)
     expected = attacks.mi_fgsm(EPS, 3)(KEY, predicts.att(net, truncated=1), X, LABELS)
     np.testing.assert_allclose(x, expected, atol=1e-6)
+
+
+def test_tgr_and_pna_are_momentum_by_other_gradients(net):
+    """PNA's also on some patches alone, and away from the clean image."""
+    x = attacks.tgr(EPS, 3, qkv=0.5)(KEY, net, X, LABELS)
+    expected = attacks.mi_fgsm(EPS, 3)(KEY, predicts.tgr(net, qkv=0.5), X, LABELS)
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+    x, info = attacks.pna(EPS, 3, patch=2, share=0.5, weight=0.2)(KEY, net, X, LABELS, info=True)
+    rules = rules_of.outwards(0.2), samplers.patch_out(2, 0.5)
+    expected = attacks.mi_fgsm(EPS, 3, outer_rules=rules)(KEY, predicts.pna(net), X, LABELS)
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+    assert info.loss.shape == (4, 3)
+    once = np.abs(attacks.pna(EPS, 1, patch=2, share=0.5)(KEY, net, X, LABELS) - X)
+    assert ((once > 0).reshape(3, 4, 2, 4, 2, 3).all((2, 4, 5)).sum((1, 2)) == 8).all()  # of 16 patches
 
 
 def test_what_is_left_out_is_what_matters_least(net):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.kinds import ATTENTIVE, SEVERAL, TARGETED
 from transferjax import data, models
 from transferjax.losses import one_hot
 from transferjax.metrics import perceptual
@@ -74,6 +75,8 @@ ATTACKS = {
     "admix": FEW | {"samples": 2, "scales": 2},
     "rap": FEW | {"inner_steps": 2},
     **dict.fromkeys(["self_universality", "ilpd"], FEW | {"layer": "maps"}),
+    "tgr": FEW,
+    "pna": FEW | {"patch": 4},
     "att": FEW | {"layer": "blocks.0", "patch": 4},
     **dict.fromkeys(["fia", "bfa"], FEW | {"layer": "maps", "samples": 2}),
     "apgd": {"steps": 4},
@@ -82,8 +85,6 @@ ATTACKS = {
     "square": {"queries": 4},
     "auto_attack": {"steps": 2, "queries": 2, "target_classes": 2},
 }
-SEVERAL = ("svre", "cwa", "ada_ea", "smer", "lgv")
-TARGETED = ("logit", "po_trip", "self_universality", "logit_margin", "s4st", "cfm", "everywhere")
 PARTS = {
     "mixup": {},
     "cutmix": {},
@@ -221,7 +222,7 @@ def attack_result(name):
     call = binding.bind(registry.ATTACKS, Call(name=name, options=ATTACKS[name]))
     pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
 
-    net = tokens_predict() if name == "att" else smooth_predict(0)
+    net = tokens_predict() if name in ATTENTIVE else smooth_predict(0)
     labels = net(jnp.asarray(IMAGES)).argmax(-1)  # right, so that no attack has won before it begins
     classes = (labels + 1) % 4 if goal.targeted else labels
 

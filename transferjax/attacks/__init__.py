@@ -65,7 +65,7 @@ from transferjax.attacks.catalogue.transformed import (
     ssa,
     tim,
 )
-from transferjax.attacks.catalogue.transformers import att
+from transferjax.attacks.catalogue.transformers import att, pna, tgr
 from transferjax.attacks.cost import Spent, spent
 from transferjax.attacks.craft import Crafted, craft
 from transferjax.attacks.goals import choose_targets
@@ -122,6 +122,7 @@ __all__ = [
     "pgd",
     "pgn",
     "pi_fgsm",
+    "pna",
     "po_trip",
     "projections",
     "rap",
@@ -137,6 +138,7 @@ __all__ = [
     "square",
     "ssa",
     "svre",
+    "tgr",
     "tim",
     "tpa",
     "updates",

@@ -43,7 +43,7 @@ RANGES = {
         ),
         (FROM_ZERO._replace(whole=True), "late_start seed truncated"),
         (POSITIVE, "rate eta tau"),
-        (SHARE, "prob rho delta alpha_max p low high position"),
+        (SHARE, "prob rho delta alpha_max p low high position share"),
         (KERNEL, "kernel_size"),
         (Range("must lie in [-1, 1]", lambda value: -1 <= value <= 1), "threshold"),
     )

@@ -137,7 +137,8 @@ ATTACKS = _table(
         ),
         **_rows(
             "transferjax.attacks",
-            "po_trip self_universality fia bfa ilpd cfm everywhere att apgd apgd_t fab square auto_attack",
+            "po_trip self_universality fia bfa ilpd cfm everywhere tgr pna att apgd apgd_t "
+            "fab square auto_attack",
             free=("chunk",),
             alone=True,
         ),

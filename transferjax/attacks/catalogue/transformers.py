@@ -1,14 +1,15 @@
 """The catalogue, continued: attacks on vision transformers, which know of their tokens."""
 
 import math
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import jax
 import jax.numpy as jnp
 
 from transferjax.attacks.builders import with_momentum
 from transferjax.attacks.recipe import Momentum, recipe
-from transferjax.attacks.samplers import grid_of, paced_patch_out
+from transferjax.attacks.rules import outwards
+from transferjax.attacks.samplers import grid_of, paced_patch_out, patch_out
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, Key, Predict
@@ -53,6 +54,69 @@ def _on_grid(maps: Array, images: Array, patch: int) -> Array:
     means = sums[0] / sums[1]
     low, high = (pick(means, (1, 2), keepdims=True) for pick in (jnp.min, jnp.max))
     return (means - low) / jnp.where(high > low, high - low, 1)
+
+
+@recipe
+def tgr(
+    eps: float,
+    steps: int = 10,
+    *,
+    attention: float = 0.25,
+    qkv: float = 0.75,
+    mlp: float = 0.5,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Token gradient regularization: MI by gradients without their extreme tokens; see `predicts.tgr`.
+
+    Args:
+        attention, qkv, mlp: factors of the gradients in a block.
+
+    Reference: Zhang et al., "Transferable Adversarial Attacks on Vision Transformers with Token Gradient
+    Regularization", CVPR 2023, with the official code's values: steps of `eps / steps`, ten.
+    """
+
+    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
+        from transferjax.predicts import tokens  # with Flax, which few attacks need
+
+        run = with_momentum(eps=eps, steps=steps, **options)
+        return cast(Any, run)(key, tokens.tgr(predict, attention, qkv, mlp), images, labels, info=info)
+
+    return attack
+
+
+@recipe
+def pna(
+    eps: float,
+    steps: int = 10,
+    *,
+    patch: int = 16,
+    share: float = 130 / 196,
+    weight: float = 0.1,
+    attention: float = 0.0,
+    **options: Unpack[Momentum],
+) -> Attack:
+    """Pay no attention and patch out: `max L(x0 + m ⊙ δ) + λ ‖δ‖₂`, m on random patches, by other gradients.
+
+    They are those of `predicts.pna`, which come back through an attention's values alone.
+
+    Args:
+        patch: side of a patch in pixels, that of the transformer's.
+        share: of the patches on which m is 1, drawn for each gradient; see `samplers.patch_out`.
+        weight: λ, of the perturbation's length; see `rules.outwards`.
+        attention: factor of the gradients through attention weights.
+
+    Reference: Wei et al., "Towards Transferable Adversarial Attacks on Vision Transformers", AAAI 2022: steps
+    of `eps / steps`, ten, 130 of 196 patches, λ = 0.1.
+    """
+    own = outwards(weight), patch_out(patch, share)
+
+    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
+        from transferjax.predicts import tokens
+
+        run = with_momentum(*own, eps=eps, steps=steps, **options)
+        return cast(Any, run)(key, tokens.pna(predict, attention), images, labels, info=info)
+
+    return attack
 
 
 @recipe
