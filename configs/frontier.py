@@ -15,6 +15,14 @@ Every attack spends exactly what its label says, "PGN 100" a hundred gradients f
 Besides the targets there are defences, the first target behind each, and the noise row. What needs a layer
 is told the second stage's end.
 
+| table | attacks | from |
+|---|---|---|
+| `attacks` | untargeted, 28 | both surrogates |
+| `targeted` | towards the next class, what is made for that beside the best of the former | both surrogates |
+| `ensembles` | of several surrogates; "Ens 40" takes ten gradients of each of four | four nets |
+| `transformers` | what knows of tokens, beside what does not | the vision transformer of the targets |
+| `choices` | an option chosen | the first surrogate |
+
 `choices` is in the manner of S4ST (Liu et al., 2024): an option of an attack is chosen by its success on the
 surrogate behind transformations, without any victim, and the table says what the choice is worth on targets.
 S4ST itself asks for a targeted gain in probability behind twelve transformations, and searches four options.
@@ -22,8 +30,7 @@ S4ST itself asks for a targeted gain in probability behind twelve transformation
 Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=10+100,attacks=PGD+PGN,tables=attacks`;
 `seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
 Its targets are the seven others of TransferAttack's panel (VGG-16 with batch normalization), a deeper ResNet
-and one trained adversarially; its defences those that need no weights. The table is of untargeted attacks on
-one convolutional network: what is targeted, of ensembles or of transformers is in the catalogue alone.
+and one trained adversarially; its defences those that need no weights.
 `lpips=weights/alexnet.pth+weights/alex.pth` adds LPIPS (AlexNet) to SSIM and L2, from files of its package.
 """
 
@@ -108,7 +115,36 @@ ATTACKS = {
     "ILPD": ("ilpd", lambda cost: {"steps": cost}),
 }
 """Name -> the row, and its options at a cost."""
-LAYERED = ("FIA", "BFA", "ILPD")
+TARGETED = {
+    **{name: ATTACKS[name] for name in ("PGD", "MI", "DI", "SIA", "MEF", "TPA")},
+    "Logit": ("logit", lambda cost: {"steps": cost}),
+    "Logit-Margin": ("logit_margin", lambda cost: {"steps": cost}),
+    "Po+Trip": ("po_trip", lambda cost: {"steps": cost}),
+    "SU": ("self_universality", lambda cost: {"steps": cost // 2}),
+    "S4ST": ("s4st", lambda cost: {"steps": cost}),
+    "CFM": ("cfm", lambda cost: {"steps": cost}),
+    "Everywhere": (
+        "everywhere",
+        _by_cost({"steps": 5, "samples": 1}, {"steps": 10, "samples": 9}, {"steps": 100, "samples": 9}),
+    ),
+}
+ENSEMBLES = {
+    "Ens": ATTACKS["MI"],
+    **{f"Ens-{name}": ATTACKS[name] for name in ("DI", "SIA", "MEF")},
+    "SVRE": ("svre", lambda cost: {"steps": cost // 5}),
+    "CWA": ("cwa", lambda cost: {"steps": cost // 2}),
+    "AdaEA": ("ada_ea", lambda cost: {"steps": cost // 2}),
+    "SMER": ("smer", lambda cost: {"steps": cost // 2}),
+}
+"""At a cost for each net; SVRE and SMER take twice as many inner steps as there are nets (papers: four)."""
+TRANSFORMERS = {
+    **{name: ATTACKS[name] for name in ("PGD", "MI", "DI", "SIA", "MEF")},
+    "TGR": ("tgr", lambda cost: {"steps": cost}),
+    "PNA": ("pna", lambda cost: {"steps": cost}),
+    "ATT": ("att", lambda cost: {"steps": cost - 1}),
+}
+LAYERED = ("FIA", "BFA", "ILPD", "SU")
+TWICE = ("SVRE", "SMER")
 SWEPT = {
     "DI": ("prob", (0.1, 0.3, 0.5, 0.7, 0.9)),
     "TI": ("kernel_size", (1, 3, 5, 7)),
@@ -124,23 +160,42 @@ OWN = {
     "ST, 3 bits": ("bit_depth", {}),
 }
 """The views of the surrogate by which it is chosen."""
-TABLES = ("attacks", "choices")
+NAMED = {
+    "attacks": ATTACKS,
+    "targeted": TARGETED,
+    "ensembles": ENSEMBLES,
+    "transformers": TRANSFORMERS,
+}
+TABLES = (*NAMED, "choices")
 
 
-def attacks(layer, names=tuple(ATTACKS), costs=COSTS):
-    """`(label, row, options)` of every attack at every cost."""
+def _needed(s):
+    """Name -> what an attack must be told of a scale's nets."""
+    patch, depth = s.tokens
+    att = {"layer": f"blocks.{max(depth - 2, 0)}", "patch": patch, "truncated": max(depth // 6, 1)}
+    told = {name: {"layer": s.layer} for name in LAYERED}
+    told |= {name: {"inner_steps": 2 * len(s.pool)} for name in TWICE}
+    return told | {"PNA": {"patch": patch}, "ATT": att}
+
+
+def attacks(s, table=ATTACKS, names=None, costs=COSTS, nets=1):
+    """`(label, row, options)` of every attack of a table at every cost, for each of so many nets."""
+    needed = _needed(s)
     return tuple(
-        (f"{name} {cost}", row, options(cost) | ({"layer": layer} if name in LAYERED else {}))
-        for name, (row, options) in ((name, ATTACKS[name]) for name in names)
+        (f"{name} {cost * nets}", row, options(cost) | needed.get(name, {}))
+        for name, (row, options) in ((name, table[name]) for name in (table if names is None else names))
         for cost in costs
     )
 
 
-def _trained(s, more, layer, **fields):
+USUAL = {"swept": SWEPT, "attacks": (), "costs": COSTS, "defences": DEFENCES}
+"""What every scale has unless it says something else; no attacks are all of a table."""
+
+
+def _trained(s, more, **fields):
     """A scale of the S&P study, with more targets."""
-    usual = {"nets": {}, "seeds": 1, "eps_255": 8, "swept": SWEPT, "attacks": tuple(ATTACKS), "costs": COSTS}
-    usual |= {"defences": DEFENCES, "targets": {**s.targets, **more}, "layer": layer}
-    return s.but(**usual | fields)
+    usual = {"nets": {}, "seeds": 1, "eps_255": 8, "tokens": (4, 6), "targets": {**s.targets, **more}}
+    return s.but(**USUAL | usual | fields)
 
 
 def _full():
@@ -157,24 +212,21 @@ def _full():
         "AT": ("resnet50", ".l2_eps3"),
     }
     others = {name: (attacked.DEFENCES[name], {}) for name in ("R&P", "NIPS-R3", "FD", "RS")}
-    shared = {
-        "eps_255": 16,
-        "swept": SWEPT,
-        "attacks": tuple(ATTACKS),
-        "costs": COSTS,
-        "defences": {**DEFENCES, **others},
-    }
-    return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **shared)
+    pool, tokens = ("ST", "MobileNetV2", "InceptionV3", "ViT"), (21, 12)  # 16 of 224 pixels are 21 of 299
+    fields = {"eps_255": 16, "defences": {**DEFENCES, **others}, "pool": pool, "tokens": tokens}
+    return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **USUAL | fields)
 
 
 def _cifar10():
     more = {"WideResNet28": ("cifar_wideresnet28_10", {}), "ViT": ("cifar_vit_small", {})}
-    return _trained(scales.cifar10(), more, "layer2.1")
+    pool = ("ST", "DenseNet121", "WideResNet28", "ViT")
+    return _trained(scales.cifar10(), more, layer="layer2.1", pool=pool)
 
 
 def _imagenette():
     more = {"ViT": ("vit_base_patch16_224", {}), "Swin": ("swin_tiny_patch4_window7_224", {})}
-    return _trained(scales.imagenette(), more, "layer2.3", eps_255=16)
+    pool = ("ST", "DenseNet121", "MobileNetV2", "ViT")
+    return _trained(scales.imagenette(), more, layer="layer2.3", pool=pool, tokens=(16, 12), eps_255=16)
 
 
 def _cpu():
@@ -182,14 +234,16 @@ def _cpu():
         "ResNet18": ("cifar_resnet18", {"width": 16, "blocks": (1, 1, 1)}),
         "ViT": ("cifar_vit_small", {"depth": 3, "width": 96, "heads": 3, "hidden": 192}),
     }
-    return _trained(scales.cpu(), more, "features.5", count=200)
+    pool = ("ST", "DenseNet121", "ResNet18", "ViT")
+    return _trained(scales.cpu(), more, layer="features.5", pool=pool, tokens=(4, 3), count=200)
 
 
 def _smoke():
-    few = {"attacks": ("PGD", "SIA", "FIA"), "costs": (10,), "count": 32}
-    few["swept"] = {"DI": ("prob", (0.1, 0.9))}
+    more = {"ViT": ("cifar_vit_small", {"image_size": 8, "depth": 1, "width": 8, "heads": 2, "hidden": 8})}
+    few = {"attacks": ("PGD", "SIA", "FIA", "CFM", "SVRE", "PNA"), "costs": (10,), "count": 32}
+    few |= {"swept": {"DI": ("prob", (0.1, 0.9))}, "pool": ("ST", "ViT"), "tokens": (4, 1)}
     grey = {"Bit depth": DEFENCES["Bit depth"]}  # of digits there is no JPEG
-    return _trained(scales.smoke(), {}, "layer1.0", defences=grey, **few)
+    return _trained(scales.smoke(), more, layer="layer1.0", defences=grey, **few)
 
 
 SCALES = {
@@ -208,7 +262,7 @@ def _around(call, label, spec):
 
 
 def _networks(s, seeds):
-    """Surrogates, targets with the first of them behind each defence, and the first surrogate's own views."""
+    """Surrogates, targets and the first of them defended, the first surrogate's views, the ensemble."""
     if s.nets:
         found = tuple((label, {}, attacked.pretrained(*how)) for label, how in s.nets.items())
         surrogates, targets = found[: len(MECHANISMS)], found[len(MECHANISMS) :]
@@ -218,7 +272,9 @@ def _networks(s, seeds):
         targets = tuple((label, {}, s.target(label)) for label in s.targets)
     guarded = tuple(_around(call, label, targets[0][2]) for label, call in s.defences.items())
     own = tuple(_around(call, label, surrogates[0][2]) for label, call in OWN.items())
-    return surrogates, (*targets, *guarded), own
+    first = {label: spec for label, _, spec in reversed((*surrogates, *targets))}
+    pool = (f"{len(s.pool)} nets", {}, tuple(first[label] for label in s.pool))
+    return surrogates, (*targets, *guarded), own, pool
 
 
 def _lpips(text):
@@ -245,21 +301,38 @@ def swept(s):
 def get_config(variant="cpu"):
     """Two surrogates, all attacks at all costs, targets and defences; options chosen without a victim."""
     s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients="", tables="", lpips="")
-    names = scales.several(said["attacks"], ATTACKS, "attacks", "the table") or s.attacks
     tables = scales.several(said["tables"], TABLES, "tables", "this config") or TABLES
     costs = scales.several(said["gradients"], [f"{cost}" for cost in COSTS], "gradients", "the table")
-    named = attacks(s.layer, names, tuple(map(int, costs)) or s.costs)
-    sweeps = swept(s) if "choices" in tables else ()
-    surrogates, targets, own = _networks(s, seeds)
-    labels = [tuple(label for label, *_ in rows) for rows in (named, targets, sweeps, own)]
+    offered = dict.fromkeys(name for table in NAMED.values() for name in table)
+    chosen = scales.several(said["attacks"], offered, "attacks", "the table") or s.attacks or offered
+    rows = {
+        table: attacks(
+            s,
+            named,
+            tuple(name for name in chosen if name in named),
+            tuple(map(int, costs)) or s.costs,
+            len(s.pool) if table == "ensembles" else 1,
+        )
+        for table, named in NAMED.items()
+    } | {"choices": swept(s)}
+    tables = tuple(table for table in tables if rows[table])
+    surrogates, targets, own, pool = _networks(s, seeds)
+    labels = {table: tuple(label for label, *_ in found) for table, found in rows.items()}
+    victims, views_of_own = (tuple(label for label, *_ in nets) for nets in (targets, own))
+    beside = lambda *nets: tuple(label for label in victims if label not in nets)  # noqa: E731
+    goals = (common.TARGETED,)
     blocks = {
-        "main": attacked.block(s, MECHANISMS, labels[0], labels[1]),
-        "swept": attacked.block(s, MECHANISMS[:1], labels[2], labels[1], noise=False),
-        "own": attacked.block(s, MECHANISMS[:1], labels[2], labels[3], noise=False),
+        "main": attacked.block(s, MECHANISMS, labels["attacks"], victims),
+        "targeted": attacked.block(s, MECHANISMS, labels["targeted"], victims, goals=goals),
+        "ensembles": attacked.block(s, (pool[0],), labels["ensembles"], beside(*s.pool)),
+        "transformers": attacked.block(s, ("ViT",), labels["transformers"], beside("ViT")),
+        "swept": attacked.block(s, MECHANISMS[:1], labels["choices"], victims, noise=False),
+        "own": attacked.block(s, MECHANISMS[:1], labels["choices"], views_of_own, noise=False),
     }
     files = _lpips(said["lpips"]) if said["lpips"] else {}
     views = {
         "attacks": (("frontier", "frontier", {"block": "main", **files}),),
+        **{name: ((name, "frontier", {"block": name, **files}),) for name in TABLES[1:-1]},
         "choices": (
             ("choices", "choices", {"block": "swept", "validation": "own"}),
             ("swept", "sweep", {"block": "swept"}),
@@ -268,8 +341,8 @@ def get_config(variant="cpu"):
     asked = tuple(view for table in tables for view in views[table])
     return common.study(
         f"Attacks at equal cost on {s.where}",
-        networks=(*surrogates, *targets, *own),
-        attacks=(*named, *sweeps),
+        networks=(*surrogates, *targets, *own, pool),
+        attacks=tuple({row[0]: row for table in tables for row in rows[table]}.values()),
         blocks=common.needed(blocks, asked),
         views=asked,
         batch_size=s.batch_size,

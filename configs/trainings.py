@@ -120,7 +120,9 @@ def get_config(variant="cpu"):
     surrogates = tuple(_surrogates(s, mechanisms, seeds, cost))
     asked = scales.several(said["targets"], s.targets, "targets", "this scale") or s.targets
     targets = tuple((label, {}, s.target(label)) for label in asked)
-    chosen = tuple(row for name, spent in ATTACKS for row in frontier.attacks(s.layer, (name,), (spent,)))
+    chosen = tuple(
+        row for name, spent in ATTACKS for row in frontier.attacks(s, names=(name,), costs=(spent,))
+    )
     labels = [tuple(dict.fromkeys(label for label, *_ in rows)) for rows in (surrogates, chosen, targets)]
     few = s.images(min(s.count or 1000, 200))
     why = tuple((name, name, {}, few) for name in ("smoothness", "similarity"))

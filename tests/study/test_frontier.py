@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs import frontier, sp2024, trainings
+from configs import common, frontier, sp2024, trainings
 from configs.methods import method
 from transferjax import models
 from transferjax.attacks import spent
+from transferjax.models.vit import ViT
 from transferjax.report.tables import NOISE
 from transferjax.study import along, config, estimate, registry, views, walk
 from transferjax.study import frontier as frontier_views
@@ -27,14 +28,26 @@ class Net(nn.Module):
         return nn.Dense(4)(nn.Conv(2, (3, 3), name="layer2.0")(x).mean((1, 2)))
 
 
-@pytest.mark.parametrize("name", frontier.ATTACKS)
-def test_every_attack_spends_what_its_label_says(name):
-    predict = models.predictor(Net(), Net().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
-    for label, row, options in frontier.attacks("layer2.0", (name,)):
+@pytest.mark.parametrize(
+    ("table", "name"), [(t, name) for t, named in frontier.NAMED.items() for name in named]
+)
+def test_every_attack_spends_what_its_label_says(table, name):
+    """An ensemble's is for all its nets together."""
+    image = jnp.zeros((1, 8, 8, 3))
+    scale = frontier.SCALES["cpu"]().but(layer="layer2.0", tokens=(4, 1))
+    net = VIT if table == "transformers" else Net()
+    predict = models.predictor(net, net.init(jax.random.key(0), image))
+    nets = len(scale.pool) if table == "ensembles" else 1
+    goal = Goal(aim="next") if table == "targeted" else Goal()
+    for label, row, options in frontier.attacks(scale, frontier.NAMED[table], (name,), nets=nets):
         call = Call(name=row, options=options)
         pool = POOL if registry.accepts(registry.ATTACKS, call, "pool") else None
-        attack = attack_of(call, Goal(), 8 / 255, "linf", pool)
-        assert f"{name} {spent(attack, predict, (8, 8, 3)).gradients}" == label
+        attack = attack_of(call, goal, 8 / 255, "linf", pool)
+        several = (predict,) * nets if nets > 1 else predict
+        assert f"{name} {spent(attack, several, (8, 8, 3)).gradients}" == label
+
+
+VIT = ViT(num_classes=4, image_size=8, patch=4, depth=1, width=8, heads=2, hidden=8)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -96,7 +109,14 @@ def test_the_config_is_read_and_its_variants_choose():
     assert (options["backbone"], options["linear"]) == ("a.pth", "b.pth")
     whole = frontier.get_config()
     sweeps = sum(len(values) for _, values in frontier.SWEPT.values())
-    assert len(whole.attacks) == 3 * len(frontier.ATTACKS) + sweeps
+    alone = {*frontier.ATTACKS, *frontier.TARGETED, *frontier.TRANSFORMERS}
+    assert len(whole.attacks) == 3 * (len(alone) + len(frontier.ENSEMBLES)) + sweeps
+    ((_, block),) = frontier.get_config("cpu,attacks=MI+CFM,tables=targeted,gradients=100").blocks
+    assert (block["attacks"], block["goals"]) == (("MI 100", "CFM 100"), (common.TARGETED,))
+    ((_, block),) = frontier.get_config("cpu,tables=ensembles").blocks
+    assert not {"ResNet18", "DenseNet121", "ViT"} & {*block["targets"]}
+    few = frontier.get_config("cpu,attacks=AdaEA+TGR,gradients=10")
+    assert [view for view, *_ in few.views] == ["ensembles", "transformers", "choices", "swept"]
     assert len(dict(whole.blocks)["main"]["targets"]) == 6 + 2
     for wrong, said in (
         ("attacks=PDG", "attacks=PDG: the table has PGD, MI"),
@@ -111,7 +131,7 @@ def test_the_config_is_read_and_its_variants_choose():
 def test_every_scale_names_what_there_is(scale):
     c = frontier.get_config(scale)
     known, blocks = {label for label, *_ in c.networks}, [block for _, block in c.blocks]
-    assert len(blocks) == 3
+    assert len(blocks) == 6
     for block in blocks:
         assert {*block["surrogates"], *block["targets"]} <= known
     assert {label for block in blocks for label in block["attacks"]} == {label for label, *_ in c.attacks}
@@ -126,7 +146,13 @@ def test_the_surrogates_are_the_s_and_p_studys():
         label: [spec for name, _, spec in theirs.networks if name == label] for label, *_ in ours.networks
     }
     for label, _, spec in ours.networks:
-        assert spec in shared[label] or label in ("ResNet18", "ViT", *frontier.DEFENCES, *frontier.OWN)
+        assert spec in shared[label] or label in (
+            "ResNet18",
+            "ViT",
+            "4 nets",
+            *frontier.DEFENCES,
+            *frontier.OWN,
+        )
 
 
 def test_trainings_have_the_epochs_that_the_same_cost_buys():
