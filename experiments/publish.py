@@ -4,7 +4,8 @@ python -m experiments.publish --config=configs/sp2024.py:cpu --report=runs/store
     --out=docs/results/sp2024/cpu
 
 What is not done yet is missing there, and said to be, also what the scale has and a variant leaves out; run
-it again when more is. The page begins with what `notes.md` there says, if it is there.
+it again when more is. The page begins with what `notes.md` there says, if it is there. The directory above
+gets the page of all scales.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import re
 import runpy
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -73,11 +75,20 @@ def _short(number: object) -> str:
     return "–" if number == "" else f"{float(str(number)):.3g}"
 
 
-def _line(out: Path, view: str) -> str:
-    rows, page = out / f"{view}.csv", out / f"{view}.md"
+class State(NamedTuple):
+    """How far a view is: rows, ρ with the paper, the share on the paper's side, its page; or nothing."""
+
+    rows: int
+    rho: str
+    side: str
+    page: str
+
+
+def _of(out: Path, view: str) -> State | None:
+    rows, page, order = (out / f"{view}{end}" for end in (".csv", ".md", "_order.csv"))
     if not rows.exists():
-        return f"| {view} | – | not done | | |"
-    count, order, rho, side = len(pd.read_csv(rows)), out / f"{view}_order.csv", "", ""
+        return None
+    rho = side = ""
     if order.exists() and len(ranked := pd.read_csv(order)):
         if "target" in ranked and (ranked["target"] == MEAN).any():
             ranked = ranked[ranked["target"] == MEAN]
@@ -85,8 +96,51 @@ def _line(out: Path, view: str) -> str:
         rho = f"{told.min():.2f} to {told.max():.2f}" if len(told) else "too few rows"
         share = ranked["same_side"].dropna()
         side = f"{100 * share.mean():.0f} %" if len(share) else ""
-    link = f"[page]({page.name})" if page.exists() else ""
-    return f"| {view} | {count} | {rho} | {side} | {link} |"
+    return State(len(pd.read_csv(rows)), rho, side, page.name if page.exists() else "")
+
+
+def _line(out: Path, view: str) -> str:
+    found = _of(out, view)
+    if found is None:
+        return f"| {view} | – | not done | | |"
+    link = f"[page]({found.page})" if found.page else ""
+    return f"| {view} | {found.rows} | {found.rho} | {found.side} | {link} |"
+
+
+def overview(folder: Path, views: Mapping[str, Sequence[str]]) -> str:
+    """The page of a config: every view and claim at every scale.
+
+    Args:
+        folder: which has a directory for each scale that is published.
+        views: scale -> its views.
+    """
+    names, scales = list(dict.fromkeys(view for each in views.values() for view in each)), list(views)
+    heads = [f"[{scale}]({scale}/README.md)" if (folder / scale).exists() else scale for scale in scales]
+    table = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(scales)]
+
+    def cell(scale: str, view: str) -> str:
+        found = _of(folder / scale, view)
+        if found is None:
+            return "not run" if view in views[scale] else "–"
+        ranked = f", ρ {found.rho}" if found.rho else ""
+        return (f"[{found.rows} rows]({scale}/{found.page})" if found.page else f"{found.rows} rows") + ranked
+
+    table += [f"| {view} | " + " | ".join(cell(scale, view) for scale in scales) + " |" for view in names]
+    lines = [f"# {folder.name}: what is done", "", *table, ""]
+    told = {s: _claims(folder / s) for s in scales if (folder / s / "claims.csv").exists()}
+    if told:
+        claims = list(dict.fromkeys(claim for found in told.values() for claim in found))
+        lines += [f"| claim | {' | '.join(told)} |", "|---|" + "---|" * len(told)]
+        lines += [
+            f"| {claim} | " + " | ".join(found.get(claim, "–") for found in told.values()) + " |"
+            for claim in claims
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _claims(out: Path) -> dict[str, str]:
+    rows = pd.read_csv(out / "claims.csv", keep_default_na=False)
+    return dict(zip(rows["claim"], rows["verdict"], strict=True))
 
 
 def main() -> None:
@@ -98,11 +152,15 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="where to publish it")
     flags = parser.parse_args()
     file, _, variant = flags.config.partition(":")
-    get_config = runpy.run_path(file)["get_config"]
+    config = runpy.run_path(file)
+    get_config = config["get_config"]
     c, whole = (get_config(*filter(None, [text])) for text in (variant, variant.partition(",")[0]))
     views = dict.fromkeys(name for config in (whole, c) for name, _, _ in config.views)
     try:
         print(publish(c.title, list(views), flags.report, flags.out))
+        scales = {scale: [name for name, *_ in get_config(scale).views] for scale in config["SCALES"]}
+        scales.pop("smoke", None)
+        print(write_text(flags.out.parent / "README.md", overview(flags.out.parent, scales)))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

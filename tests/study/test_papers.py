@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from configs import gubri, pgn, tpa
-from experiments.publish import publish
+from experiments.publish import overview, publish
+from transferjax.report.agreement import MEAN
 from transferjax.report.claims import CLAIMS
 from transferjax.report.published import published
 from transferjax.study import registry, views
@@ -142,6 +143,24 @@ def test_every_view_of_the_smallest_scale_is_drawn_published_and_has_its_claims_
     assert len(claims) == len(CLAIMS[name])
     assert claims["margin"].notna().mean() > 0.6  # the rest compares what the smallest scale lacks
     _details(name, tmp_path / name)
+
+
+def test_one_page_has_every_view_and_claim_of_every_scale(tmp_path):
+    out = tmp_path / "paper" / "cpu"
+    out.mkdir(parents=True)
+    (out / "table1.csv").write_text("mechanism,asr\nST,0.1\nIR,0.2\n")
+    (out / "table1.md").write_text("# Table 1\n")
+    (out / "table1_order.csv").write_text(
+        f"target,spearman,same_side\n{MEAN},0.5,1\n{MEAN},0.75,1\nVGG,0,1\n"
+    )
+    (out / "claims.csv").write_text("claim,verdict\nit works,holds\n")
+    views = {"full": ("table1", "table2", "figure1"), "cpu": ("table1", "figure1")}
+    page = overview(tmp_path / "paper", views)
+    assert "| | full | [cpu](cpu/README.md) |" in page
+    assert "| table1 | not run | [2 rows](cpu/table1.md), ρ 0.50 to 0.75 |" in page
+    assert "| table2 | not run | – |" in page
+    assert "| figure1 | not run | not run |" in page
+    assert page.endswith("| claim | cpu |\n|---|---|\n| it works | holds |\n")
 
 
 def _details(name, out):

@@ -15,7 +15,7 @@ import pandas as pd
 
 from transferjax.report.agreement import agreement_section, cells, orders, ranks
 from transferjax.report.analysis import regression_section, similarity_section
-from transferjax.report.figures import against
+from transferjax.report.figures import against, metric_by_mechanism
 from transferjax.report.markup import slug
 from transferjax.report.page import Section, split, success_section, surrogates_section, warned
 from transferjax.report.published import BASELINE, OF_ATTACKS, SHAPES, called, in_its_columns
@@ -333,7 +333,12 @@ def clean(
         for name, title in titles.items()
     ]
     text = "Accuracy without any attack, on training images as they are tested, and on test images."
-    return [Section("Table 12: clean accuracy", text, tables, {}), *_agreement(table, frame, study, dataset)]
+    figure = metric_by_mechanism(percent, "test", titles["test"], study.error, log=False)
+    figures = {table: (figure, "Accuracy on test images.")}
+    return [
+        Section("Table 12: clean accuracy", text, tables, figures),
+        *_agreement(table, frame, study, dataset),
+    ]
 
 
 def seed_rows(study: Study, block: str) -> Iterator[Row]:
@@ -423,4 +428,7 @@ def _bound(frame: pd.DataFrame, error: str) -> list[Section]:
     table = value_table(
         terms, "number", "terms", rows="surrogate → target", columns=("term",), error=error, largest=None
     )
-    return [Section("Theorem 1", text, [table._replace(title="Terms of Theorem 1")], {})]
+    each = frame.groupby("mechanism", sort=False)[["sigma_f", "transfer"]].mean().reset_index()
+    figure = against(each, "sigma_f", "transfer", "mechanism", "largest |λ| of the surrogate, σ", "transfer")
+    figures = {"transfer_by_sigma": (figure, "Transfer against the surrogate's σ, means over targets.")}
+    return [Section("Theorem 1", text, [table._replace(title="Terms of Theorem 1")], figures)]
