@@ -254,8 +254,8 @@ def everywhere(
 
     Reference: Zeng et al., "Everywhere Attack: Attacking Locally and Globally to Boost Targeted
     Transferability", AAAI 2025: 300 steps of 2/255 at ε = 16/255, 16 blocks, N = 9; DI from 195 of 224 pixels
-    on. In TransferAttack, which has 3 x 3 blocks and N = 4, an image of one block is mixed with the same block
-    of another; here with the whole of it.
+    on. In TransferAttack, which has 3 x 3 blocks and N = 4, an image of one block is mixed with the same
+    block of another; here with the whole of it.
     """
     local = average(blockwise.kept_blocks(blocks), samples, chunk=chunk)
     both = mix(1 / (samples + 1), samples / (samples + 1), local)
