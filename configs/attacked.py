@@ -107,13 +107,13 @@ def imagenet(surrogates, targets, **more):
         test=common.data("data/nips2017"),
         seeds=1,
         batch_size=20,
-        **more,
+        **{"purifiers": {}, **more},
     )
 
 
 def trained(s, label, **more):
     """A scale whose surrogates are trainings; `label` is what the studies call them."""
-    return s.but(nets={}, names=(label,), **more)
+    return s.but(**{"nets": {}, "names": (label,), "purifiers": {}, **more})
 
 
 class Nets:
@@ -152,8 +152,9 @@ class Nets:
         return tuple(self.add(name, self._defence(name, net)) for name in names)
 
     def _defence(self, name, net):
-        if name not in PURIFIERS:
-            return {"kind": "Apply", "call": common.call(DEFENCES[name]), "of": (net,)}
+        if name not in self.s.purifiers:
+            call = PUBLISHED[name] if name in PUBLISHED else common.call(DEFENCES[name])
+            return {"kind": "Apply", "call": call, "of": (net,)}
         purifier = {
             "kind": "Purifier",
             "call": common.call(PURIFIERS[name], **self.s.purifiers[name]),
@@ -172,6 +173,8 @@ DEFENCES = {
     "RS": "smoothed",
 }
 PURIFIERS = {"HGD": "hgd", "NRP": "nrp", "ComDefend": "comdefend"}
+PUBLISHED = {"NRP": common.call("nrp", weights="weights/NRP.pth")}
+"""Purifiers whose weights are in a file; a scale that has `purifiers` trains its own."""
 
 
 def block(s, surrogates, attacks, targets, eps_255=None, goals=("untargeted",), **more):

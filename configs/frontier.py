@@ -30,7 +30,8 @@ S4ST itself asks for a targeted gain in probability behind twelve transformation
 Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=10+100,attacks=PGD+PGN,tables=attacks`;
 `seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
 Its targets are the seven others of TransferAttack's panel (VGG-16 with batch normalization), a deeper ResNet
-and one trained adversarially; its defences those that need no weights.
+and one trained adversarially; its defences are TransferAttack's but for HGD and DiffPure, whose nets are
+not here, and three more.
 `lpips=weights/alexnet.pth+weights/alex.pth` adds LPIPS (AlexNet) to SSIM and L2, from files of its package.
 """
 
@@ -213,6 +214,7 @@ def _full():
     }
     others = {name: (attacked.DEFENCES[name], {}) for name in ("R&P", "NIPS-R3", "FD", "RS")}
     pool, tokens = ("ST", "MobileNetV2", "InceptionV3", "ViT"), (21, 12)  # 16 of 224 pixels are 21 of 299
+    others["NRP"] = ("nrp", {"weights": "weights/NRP.pth"})
     fields = {"eps_255": 16, "defences": {**DEFENCES, **others}, "pool": pool, "tokens": tokens}
     return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **USUAL | fields)
 

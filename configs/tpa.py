@@ -15,9 +15,9 @@ whatever ε; ablations are at 8/255. TPA is the algorithm of its released code (
 `variant="paper"`, see `transferjax.attacks.tpa`): λ is its share α of the neighbours' gradients, b and k are
 those of the code in units of 1/255 and of a normalized pixel. Images at `full` are those of NIPS 2017, where
 the paper has 10,000 of ImageNet. "L2-0.05" is adversarially trained at that L2 budget; SIN and SIN-IN are
-ResNet-50s of Geirhos et al.; their files are read as they are (`transferjax.models.weights`). Of Table 5
-`full` lacks NRP and ComDefend, which no file here fits and no training at 224 px was tried for. What our
-networks stand for, pages say.
+ResNet-50s of Geirhos et al.; their files are read as they are (`transferjax.models.weights`), and NRP's
+(`weights/NRP.pth`). Of Table 5 `full` lacks ComDefend, which no file here fits and no training at 224 px was
+tried for. What our networks stand for, pages say.
 """
 
 from configs import attacked, common, scales
@@ -74,7 +74,7 @@ def _full():
         ablated=8,
         attacks=Attacks(steps=20, step=1 / 10, long=20),
         secured=tuple(secured),
-        defences=("R&P", "NIPS-R3", "FD", "RS"),
+        defences=("R&P", "NIPS-R3", "FD", "RS", "NRP"),
         layer="layer3.5",
         baselines=tuple(BASELINES.values()),
         budgets=(2, 4, 8, 16),

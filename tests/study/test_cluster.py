@@ -252,7 +252,7 @@ def test_a_worker_cannot_make_a_result(alone, start, tmp_path):
     outcome = start([*demand(), Verdicts(target=net(0), images=wrong)])
     ((spec, why),) = outcome.failed.values()
     assert spec == wrong
-    assert why == f"ValueError: {file} is another file than the study named"
+    assert why.startswith(f"ValueError: {file} is another file than the study named")
     assert list(outcome.blocked.values()) == [Verdicts(target=net(0), images=wrong)]
     assert outcome.made.keys() == checksums(alone).keys()
 

@@ -1,9 +1,16 @@
 """Purifiers: each trains through the host loop, continues where it stopped, and stands before a network."""
 
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import BIM, TRAIN, attacked, make, network, training, verdicts
+from small import BIM, TRAIN, attacked, failure, make, network, training, verdicts
 
+from transferjax import data, models
+from transferjax.defences import NRP
 from transferjax.study import binding
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import Context
@@ -41,6 +48,32 @@ def test_a_purifier_is_trained_evaluated_and_attacked_through(context, name):
     assert hit["classes"].shape == (32,)
     assert np.any(seen["images"] != taken["images"])  # the gradient of the purifier, and that of the identity
     assert np.any(seen["images"] != make(context, attacked(network()))["images"])
+
+
+def test_one_whose_weights_are_in_a_file(context, tmp_path):
+    """The net behind it, known by what is in the file; another file is no other weights in silence."""
+    net = NRP(features=4, growth=2, blocks=1)
+    variables = net.init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)))
+    file = models.save(variables, tmp_path / "NRP.safetensors")
+    options = {"features": 4, "blocks": 1, "weights": str(file)}
+    spec = binding.bound(Apply(call=Call(name="nrp", options=options), of=network()))
+    images, hit = attacked(spec), verdicts(spec, attacked(spec))
+    make(context, network(), images, hit)
+    x = data.to_float(jnp.asarray(context.dataset(images.data).images))
+    predict = context.predict(network())
+    expected = predict(jnp.clip(net.apply(variables, x), 0, 1))
+    np.testing.assert_allclose(context.predict(spec)(x), expected, atol=1e-5)
+    again = shutil.copy(file, tmp_path / "again.safetensors")
+    same = Apply(call=Call(name="nrp", options=options | {"weights": str(again)}), of=network())
+    assert binding.bound(same).key == spec.key
+    Path(file).write_bytes(b"other weights")
+    with pytest.raises(Mistakes, match="is another file than the study named"):
+        attacked(spec, eps=0.01)
+    context.forget()
+    assert "is another file than the study named" in failure(context, images.replace(seed=1))
+    lost = Apply(call=Call(name="nrp", options={"weights": "nowhere.pth"}), of=network())
+    with pytest.raises(Mistakes, match=r"weights='nowhere\.pth' is not there: expected NRP\.pth of github"):
+        binding.bound(lost)
 
 
 def test_one_that_was_stopped_ends_with_the_same_bits(context, tmp_path):

@@ -84,6 +84,17 @@ def sha256(file: str | Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def check_file(file: str | Path, expected: str) -> None:
+    """Whether it is the file that a study pinned.
+
+    Raises:
+        ValueError: it has another sha256.
+        FileNotFoundError: it is not there.
+    """
+    if sha256(file) != expected:
+        raise ValueError(f"{file} is another file than the study named (sha256 {expected[:12]}…)")
+
+
 def place_of(spec: Data) -> tuple:
     return spec.name, spec.split, spec.options, spec.count, spec.order_seed, spec.skip
 

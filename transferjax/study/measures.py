@@ -234,8 +234,7 @@ def lpips(
 
     def read() -> metrics.Lpips:
         for file, expected in zip((backbone, linear), sha256, strict=True):
-            if content.sha256(file) != expected:
-                raise ValueError(f"{file} is another file than the study named (sha256 {expected[:12]}…)")
+            content.check_file(file, expected)
         return metrics.read_lpips(net, backbone, linear)
 
     def distance(weights: metrics.Lpips, clean: Array, moved: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from transferjax import attacks, models
-from transferjax.defences import NRP, ComDefend, Denoiser
+from transferjax.defences import NRP, ComDefend, Denoiser, purified
 from transferjax.defences.purifier_training import (
     PurifierLoss,
     guided_loss,
@@ -15,7 +15,9 @@ from transferjax.defences.purifier_training import (
 )
 from transferjax.models import Net
 from transferjax.study import registry
+from transferjax.study.content import check_file
 from transferjax.study.specs import Network, Pretrained, Purifier
+from transferjax.typing import Predict
 
 
 def module_of(spec: Network | Pretrained, num_classes: int, **options: Any) -> models.Net:
@@ -68,6 +70,25 @@ def nrp(features: int = 64, blocks: int = 23, layer: str = "layer3.0", eps: floa
     critic = models.build("cifar_vgg16", num_classes=1, blocks=(1, 1, 1), width=features)
     net = NRP(features=features, growth=max(features // 2, 1), blocks=blocks)
     return PurifierRow(net, lambda predict: self_supervised_loss(predict, layer, eps), {"critic": critic})
+
+
+def published_nrp(
+    predict: Predict, features: int = 64, blocks: int = 23, *, weights: str, sha256: tuple[str, ...] = ()
+) -> Predict:
+    """The net behind NRP with the weights that its authors published.
+
+    Args:
+        features, blocks: of the net in the file.
+        weights: the file, `NRP.pth`.
+        sha256: of the file, where a study has pinned it.
+
+    Raises:
+        ValueError: another file than the study named, or none of NRP's.
+    """
+    for expected in sha256:
+        check_file(weights, expected)
+    net = NRP(features=features, growth=max(features // 2, 1), blocks=blocks)
+    return purified(predict, models.predictor(net, models.load(net, weights)))
 
 
 def net_of(spec: Purifier) -> Net:

@@ -72,7 +72,7 @@ FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lan
 APPLY = _named(
     (_between(1, 8), "bits"),
     (_between(1, 100), "quality"),
-    (COUNT, "samples size low high count"),
+    (COUNT, "samples size low high count features blocks"),
     (POSITIVE, "sigma"),
     (FROM_ZERO, "angle shear decay attention qkv mlp gamma weight scale"),
     (POSITIVE, "factor"),

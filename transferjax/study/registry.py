@@ -223,6 +223,11 @@ APPLY = _table(
         **_rows("transferjax.predicts", "weight_scaling mean_logits mean_probabilities swag_mean"),
         **_rows("transferjax.models", "select_classes"),
         **_rows("transferjax.study.resolve", "resized"),
+        "nrp": Row(
+            "transferjax.study.nets:published_nrp",
+            free=("weights",),
+            files=(("weights", "NRP.pth of github.com/Muzammal-Naseer/NRP"),),
+        ),
     },
     "predict purifier key",
     ranges.APPLY,

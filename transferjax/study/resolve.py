@@ -18,7 +18,7 @@ from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in
 from transferjax.stopping import Stopped, never
 from transferjax.study import registry
-from transferjax.study.content import checked, facts, place_of, sha256
+from transferjax.study.content import check_file, checked, facts, place_of
 from transferjax.study.nets import module_of, net_of
 from transferjax.study.specs import (
     Adversarial,
@@ -122,11 +122,10 @@ class Context:
         """
 
         def read() -> dict[str, Any]:
-            named = f"(sha256 {spec.sha256[:12]}…)"
             if not spec.file:
-                raise ValueError(f"weights of {spec.model.name} {named}: `file` must say where they are")
-            if sha256(spec.file) != spec.sha256:
-                raise ValueError(f"{spec.file} is another file than the study named {named}")
+                named = f"weights of {spec.model.name} (sha256 {spec.sha256[:12]}…)"
+                raise ValueError(f"{named}: `file` must say where they are")
+            check_file(spec.file, spec.sha256)
             return models.read_tensors(spec.file)
 
         return self.cached(("tensors", spec.sha256), read)
@@ -282,8 +281,7 @@ def _from_file(goal: Goal, labels: np.ndarray, classes: int) -> np.ndarray:
     count = len(labels)
     if not goal.file:
         raise ValueError(f"targets with sha256 {goal.sha256[:12]}…: `file` must say where they are")
-    if sha256(goal.file) != goal.sha256:
-        raise ValueError(f"{goal.file} is another file than the study named")
+    check_file(goal.file, goal.sha256)
     try:
         with open(goal.file, "rb") as file:
             found = np.lib.format.read_array(file, allow_pickle=False)
