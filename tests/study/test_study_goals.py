@@ -7,6 +7,7 @@ from small import TEST, attacked, failure, make, network, verdicts
 
 from transferjax import data
 from transferjax.study import binding, resolve
+from transferjax.study.content import sha256
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import classes_of
 from transferjax.study.specs import Goal, build
@@ -85,7 +86,7 @@ def test_a_file_of_targets_is_empty_or_cut(tmp_path, content):
     """
     (tmp_path / "targets.npy").write_bytes(content)
     goal = Goal(aim="file", file=str(tmp_path / "targets.npy"))
-    goal = goal.replace(sha256=resolve.sha256(goal.file))
+    goal = goal.replace(sha256=sha256(goal.file))
     with pytest.raises(ValueError, match=r"targets\.npy holds no array of NumPy"):
         resolve._from_file(goal, np.zeros(3, int), 10)
 
