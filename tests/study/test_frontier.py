@@ -45,6 +45,8 @@ def test_every_attack_spends_what_its_label_says(table, name):
         attack = attack_of(call, goal, 8 / 255, "linf", pool)
         several = (predict,) * nets if nets > 1 else predict
         assert f"{name} {spent(attack, several, (8, 8, 3)).gradients}" == label
+        reckoned = estimate.cost_of(call_of(registry.ATTACKS, row, options), goal, "linf", nets, (8, 8, 3))
+        assert f"{name} {reckoned.gradients}" == label  # whatever the net
 
 
 VIT = ViT(num_classes=4, image_size=8, patch=4, depth=1, width=8, heads=2, hidden=8)

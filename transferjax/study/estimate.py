@@ -20,6 +20,7 @@ import numpy as np
 
 from transferjax import models
 from transferjax.attacks.cost import Spent, spent
+from transferjax.models.layers import Attended
 from transferjax.programs import operations
 from transferjax.study.content import facts, size
 from transferjax.study.make import attack_of
@@ -183,13 +184,18 @@ def cost_of(call: Call, goal: Goal, norm: str, surrogates: int, shape: tuple[int
 
 
 class _Probe(nn.Module):
-    """A net of one layer by any name, which stands for a surrogate where only calls are counted."""
+    """A net of one layer by any name, which stands for a surrogate where only calls are counted.
+
+    Pixels are its tokens, and it has an attention, for attacks on transformers.
+    """
 
     layer: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(10)(nn.Conv(4, (3, 3), name=self.layer)(x).mean((1, 2)))
+        Attended()(jnp.ones((len(x), 1, 1), x.dtype))
+        tokens = x.reshape(len(x), -1, x.shape[-1])
+        return nn.Dense(10)(nn.Dense(4, name=self.layer)(tokens).mean(1))
 
 
 GPU_SPEED = 20e12
