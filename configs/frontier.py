@@ -116,6 +116,13 @@ ATTACKS = {
     "ILPD": ("ilpd", lambda cost: {"steps": cost}),
 }
 """Name -> the row, and its options at a cost."""
+
+
+def _fused(row, options):
+    """An attack at the mean of several nets' logits."""
+    return row, lambda cost: {**options(cost), "ensemble": common.call("fused_logits")}
+
+
 TARGETED = {
     **{name: ATTACKS[name] for name in ("PGD", "MI", "DI", "SIA", "MEF", "TPA")},
     "Logit": ("logit", lambda cost: {"steps": cost}),
@@ -130,14 +137,15 @@ TARGETED = {
     ),
 }
 ENSEMBLES = {
-    "Ens": ATTACKS["MI"],
-    **{f"Ens-{name}": ATTACKS[name] for name in ("DI", "SIA", "MEF")},
+    "Losses": ATTACKS["MI"],
+    **{"Ens" + f"-{name}" * (name != "MI"): _fused(*ATTACKS[name]) for name in ("MI", "DI", "SIA", "MEF")},
     "SVRE": ("svre", lambda cost: {"steps": cost // 5}),
     "CWA": ("cwa", lambda cost: {"steps": cost // 2}),
     "AdaEA": ("ada_ea", lambda cost: {"steps": cost // 2}),
     "SMER": ("smer", lambda cost: {"steps": cost // 2}),
 }
-"""At a cost for each net; SVRE and SMER take twice as many inner steps as there are nets (papers: four)."""
+"""At a cost for each net. Ens is MI by the mean of logits, Losses by that of losses; SVRE and SMER take twice
+as many inner steps as there are nets (papers: four times)."""
 TRANSFORMERS = {
     **{name: ATTACKS[name] for name in ("PGD", "MI", "DI", "SIA", "MEF")},
     "TGR": ("tgr", lambda cost: {"steps": cost}),

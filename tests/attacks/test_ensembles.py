@@ -232,10 +232,11 @@ DATA = jax.random.key(0), jax.random.uniform(jax.random.key(5), SHAPE), jnp.arra
         attacks.cwa(EPS, 4),
         attacks.ada_ea(EPS, 4),
         attacks.smer(EPS, 4),
+        attacks.mi_fgsm(EPS, 4, ensemble=ensembles.fused_logits()),
         attacks.lgv(EPS, 6),
         attacks.svre(EPS, 4, inner_steps=3, inner_rules=(average(inputs.diversity()),)),
     ],
-    ids=["mean_losses", "svre", "cwa", "ada_ea", "smer", "one_member", "svre_di"],
+    ids=["mean_losses", "svre", "cwa", "ada_ea", "smer", "fused_logits", "one_member", "svre_di"],
 )
 def test_different_architectures(attack, nets):
     """All ensembles raise the loss of every member, stay in the budget, and do not depend on the batch."""
@@ -247,6 +248,18 @@ def test_different_architectures(attack, nets):
         assert cross_entropy(predict(x), labels).mean() > cross_entropy(predict(images), labels).mean()
     keys = fold_in(key, jnp.arange(3))
     np.testing.assert_allclose(jitted(keys[2:], nets, images[2:], labels[2:]), x[2:], atol=1e-6)
+
+
+def test_logits_are_fused_as_by_one_predict(nets):
+    """Rules of a member are around the whole, and each net has its gradient counted."""
+    key, images, labels = DATA
+    rules = {"inner_rules": (average(inputs.halve, 2),)}
+    attack = attacks.mi_fgsm(EPS, 3, ensemble=ensembles.fused_logits(), **rules)
+    plain = attacks.mi_fgsm(EPS, 3, **rules)
+    expected = plain(key, ensembles.mean_logits(*nets), images, labels)
+    np.testing.assert_allclose(attack(key, nets, images, labels), expected, atol=1e-6)
+    shape = images.shape[1:]
+    assert attacks.spent(attack, nets, shape) == attacks.spent(plain, nets, shape)
 
 
 def test_snapshots_are_their_members(nets):

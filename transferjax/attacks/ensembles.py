@@ -4,6 +4,7 @@ Wherever an attack takes `predict`, it takes a tuple of them, of any architectur
 function with stacked weights. What it makes of their gradients is an `Ensemble`:
 
     mean of logits, of probabilities    predict = mean_logits(a, b), one predict that holds the others
+    the same of a tuple's logits        ensemble = fused_logits()
     mean of losses                      ensemble = mean_losses (the default)
     one member a step                   ensemble = one_member()
     variance reduction, common weakness ensemble = svre(…), cwa(…)
@@ -37,6 +38,7 @@ __all__ = [
     "Snapshots",
     "adaptive",
     "cwa",
+    "fused_logits",
     "mean_logits",
     "mean_losses",
     "mean_probabilities",
@@ -297,6 +299,20 @@ def opened(inner: Members) -> tuple[tuple[Predict, ...], Callable[[Predict], Gra
             "members without nets and an objective: nothing can be made of their logits or weights"
         )
     return nets_of(inner.predict), inner.of, inner.objective
+
+
+def fused_logits() -> Ensemble:
+    """`∇x L(1/K Σ_k z_k)`, as of the one predict `mean_logits(…)`: a gradient of each surrogate.
+
+    Reference: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018, section 3.4, where logits
+    do better than probabilities and losses.
+    """
+
+    def ensemble(inner: Members) -> GradFn:
+        nets, gradient, _ = opened(inner)
+        return gradient(mean_logits(*nets))
+
+    return ensemble
 
 
 def adaptive(

@@ -60,6 +60,10 @@ def success_by_cost(results: pd.DataFrame, value: str = "asr_correct") -> Figure
             if not np.isnan(noise):
                 axis.axhline(100 * noise, color="#777777", linestyle=":", label=NOISE)
             axis.set(title=str(mechanism), xscale="log", xlabel="gradients per image", ylabel="success (%)")
+            costed = sorted(set(rows["gradients"]))
+            if len(costed) < 6:
+                axis.set_xticks(costed, [f"{cost:g}" for cost in costed])
+                axis.set_xticks([], minor=True)
             axis.label_outer()
         for axis, mechanism in zip(axes, mechanisms, strict=True):  # now that both have their limits
             rows = found[(found["mechanism"] == mechanism) & found[value].notna()].sort_values("gradients")

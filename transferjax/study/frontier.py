@@ -133,7 +133,7 @@ def frontier(frame: pd.DataFrame, study: Study, block: str, **files: str) -> lis
             error = _by_cost(found, "error", "", order).center
             tables[0] = tables[0]._replace(error=100 * error.reindex_like(tables[0].center))
         figure = success_by_cost(rows, value), f"Success against gradients per image: {name}."
-        figures = {_place("frontier", frame, goal, eps_255): figure}
+        figures = {_place(f"frontier_{block}", frame, goal, eps_255): figure}
         sections.append(Section(f"At equal cost: {name}", text, tables, figures))
     return sections
 

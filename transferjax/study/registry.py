@@ -259,7 +259,7 @@ PIECES = _table(
             "constrained_warps inverted_points patch_out paced_patch_out",
             free=("chunk",),
         ),
-        **_rows("transferjax.attacks.ensembles", "one_member"),
+        **_rows("transferjax.attacks.ensembles", "one_member fused_logits"),
         **_rows("transferjax.attacks.tuning", "tuned_weights"),
         **_rows("transferjax.attacks.updates", "smooth sign"),
         **_rows("transferjax.attacks.projections", "l2_nearest"),
