@@ -389,7 +389,8 @@ def reweighed(
 
     After each gradient `w ← w + weight_rate · (∇w log L(1/K Σ_k w_k z_k) - weight_decay · w)`: the weights
     raise the loss of the whole. They begin at one and are kept between the attack's steps, for each image its
-    own.
+    own. While an image is surely right they fall: over hundreds of small steps below zero, where the inner
+    ascent makes it surer. Ten steps, as in the paper, are far from that.
 
     Args:
         eps: budget of the inner ascent around the clean image.

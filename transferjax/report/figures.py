@@ -9,7 +9,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transferjax.report.style import COLUMN, MARKERS, PAGE, SEQUENTIAL, legend_below, look, style, subplots
+from transferjax.report.style import (
+    COLUMN,
+    MARKERS,
+    PAGE,
+    SEQUENTIAL,
+    legend_below,
+    log_ticks,
+    look,
+    style,
+    subplots,
+)
 from transferjax.report.tables import apart, check, of_surrogates, ordered, pivot, several, spread
 
 
@@ -92,6 +102,8 @@ def smoothness_similarity_plane(
             if i + columns >= len(targets):  # the lowest panel of its column
                 axis.set_xlabel("λ₁ (← smoother)")
                 axis.tick_params(labelbottom=True)
+        if log_scale(chosen["smoothness"]):
+            log_ticks(flat[0].xaxis)  # all share it
         for line in axes:
             line[0].set_ylabel("gradient similarity")
         colors = mpl.cm.ScalarMappable(scale, SEQUENTIAL)
@@ -148,6 +160,8 @@ def against(rows: pd.DataFrame, x: str, y: str, name: str, xlabel: str, ylabel: 
             axis.plot(row[x], row[y], linestyle="none", label=str(row[name]), **look(index))
         axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log_scale(rows[x]) else "linear")
         axis.margins(0.15)
+        if log_scale(rows[x]):
+            log_ticks(axis.xaxis)
         legend_below(figure, axis, columns=3)
     return figure
 
@@ -168,4 +182,5 @@ def metric_by_mechanism(
         axis.set(xlabel=label, ylim=(len(mechanisms) - 0.5, -0.5))
         if log_scale(results[value]) if log is None else log:
             axis.set_xscale("log")
+            log_ticks(axis.xaxis)
     return figure

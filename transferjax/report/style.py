@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLUMN, PAGE = 3.4, 7.0
 """Widths in inches of one column and of a page of two."""
@@ -63,6 +66,17 @@ def subplots(
 def look(index: int) -> dict[str, Any]:
     """Colour and marker of the index-th series; both change, so that either is enough."""
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis that has its data, no more of them than there is room for."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    if decades < 2.5:  # beyond, Matplotlib's powers of ten
+        shares = (1.0, 2.0, 5.0) if decades > 0.8 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+        axis.set_major_locator(LogLocator(subs=shares))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 4, title: str | None = None) -> None:
