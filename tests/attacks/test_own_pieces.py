@@ -117,11 +117,11 @@ def test_arguments_in_another_order(predict):
 
 def test_an_option_of_words_where_a_number_is_meant():
     @attacks.recipe
-    def mine(eps, share=0.9):
-        return attacks.fgsm(share * eps)
+    def mine(eps, portion=0.9):
+        return attacks.fgsm(portion * eps)
 
-    with pytest.raises(ValueError, match=r"share must be a number, as its default 0\.9 is; got 'a'"):
-        mine(EPS, share="a")
+    with pytest.raises(ValueError, match=r"portion must be a number, as its default 0\.9 is; got 'a'"):
+        mine(EPS, portion="a")
 
 
 def test_images_of_other_channels():
