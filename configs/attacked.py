@@ -153,8 +153,8 @@ class Nets:
 
     def _defence(self, name, net):
         if name not in self.s.purifiers:
-            call = PUBLISHED[name] if name in PUBLISHED else common.call(DEFENCES[name])
-            return {"kind": "Apply", "call": call, "of": (net,)}
+            row, options = DEFENCES[name]
+            return {"kind": "Apply", "call": common.call(row, **options), "of": (net,)}
         purifier = {
             "kind": "Purifier",
             "call": common.call(PURIFIERS[name], **self.s.purifiers[name]),
@@ -166,15 +166,16 @@ class Nets:
 
 
 DEFENCES = {
-    "R&P": "resize_and_pad",
-    "NIPS-R3": "random_affine",
-    "JPEG": "jpeg",
-    "FD": "feature_distillation",
-    "RS": "smoothed",
+    "R&P": ("resize_and_pad", {}),
+    "NIPS-R3": ("random_affine", {}),
+    "JPEG": ("jpeg", {}),
+    "FD": ("feature_distillation", {}),
+    "RS": ("smoothed", {}),
+    "NRP": ("nrp", {"weights": "weights/NRP.pth"}),
 }
+"""Name -> the row, and its options."""
 PURIFIERS = {"HGD": "hgd", "NRP": "nrp", "ComDefend": "comdefend"}
-PUBLISHED = {"NRP": common.call("nrp", weights="weights/NRP.pth")}
-"""Purifiers whose weights are in a file; a scale that has `purifiers` trains its own."""
+"""What a scale that has `purifiers` trains itself."""
 
 
 def block(s, surrogates, attacks, targets, eps_255=None, goals=("untargeted",), **more):

@@ -220,9 +220,8 @@ def _full():
         "ResNet152": ("resnet152",),
         "AT": ("resnet50", ".l2_eps3"),
     }
-    others = {name: (attacked.DEFENCES[name], {}) for name in ("R&P", "NIPS-R3", "FD", "RS")}
+    others = {name: attacked.DEFENCES[name] for name in ("R&P", "NIPS-R3", "FD", "RS", "NRP")}
     pool, tokens = ("ST", "MobileNetV2", "InceptionV3", "ViT"), (21, 12)  # 16 of 224 pixels are 21 of 299
-    others["NRP"] = ("nrp", {"weights": "weights/NRP.pth"})
     fields = {"eps_255": 16, "defences": {**DEFENCES, **others}, "pool": pool, "tokens": tokens}
     return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **USUAL | fields)
 
@@ -326,6 +325,8 @@ def get_config(variant="cpu"):
         for table, named in NAMED.items()
     } | {"choices": swept(s)}
     tables = tuple(table for table in tables if rows[table])
+    if not tables:
+        raise ValueError(f"attacks={said['attacks']}: not in tables={said['tables']}; ask for another table")
     surrogates, targets, own, pool = _networks(s, seeds)
     labels = {table: tuple(label for label, *_ in found) for table, found in rows.items()}
     victims, views_of_own = (tuple(label for label, *_ in nets) for nets in (targets, own))

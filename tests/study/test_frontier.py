@@ -123,6 +123,7 @@ def test_the_config_is_read_and_its_variants_choose():
     for wrong, said in (
         ("attacks=PDG", "attacks=PDG: the table has PGD, MI"),
         ("gradients=50", "gradients=50: the table has 10, 100"),
+        ("tables=ensembles,attacks=PGD", "attacks=PGD: not in tables=ensembles"),
         ("lpips=a.pth", "lpips=a.pth: expected two files"),
     ):
         with pytest.raises(ValueError, match=said):

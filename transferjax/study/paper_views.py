@@ -334,7 +334,7 @@ def clean(
     ]
     text = "Accuracy without any attack, on training images as they are tested, and on test images."
     figure = metric_by_mechanism(percent, "test", titles["test"], study.error, log=False)
-    figures = {table: (figure, "Accuracy on test images.")}
+    figures = {"clean_accuracy": (figure, "Accuracy on test images.")}
     return [
         Section("Table 12: clean accuracy", text, tables, figures),
         *_agreement(table, frame, study, dataset),

@@ -56,6 +56,18 @@ def _on_grid(maps: Array, images: Array, patch: int) -> Array:
     return (means - low) / jnp.where(high > low, high - low, 1)
 
 
+def _by_gradients_of(name: str, run: Attack, **factors: float) -> Attack:
+    """The attack on the surrogate as a function of `predicts.tokens` has it."""
+
+    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
+        from transferjax.predicts import tokens  # with Flax, which few attacks need
+
+        changed = getattr(tokens, name)(predict, **factors)
+        return cast(Any, run)(key, changed, images, labels, info=info)
+
+    return attack
+
+
 @recipe
 def tgr(
     eps: float,
@@ -75,13 +87,8 @@ def tgr(
     Regularization", CVPR 2023, with the official code's values: steps of `eps / steps`, ten.
     """
 
-    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
-        from transferjax.predicts import tokens  # with Flax, which few attacks need
-
-        run = with_momentum(eps=eps, steps=steps, **options)
-        return cast(Any, run)(key, tokens.tgr(predict, attention, qkv, mlp), images, labels, info=info)
-
-    return attack
+    run = with_momentum(eps=eps, steps=steps, **options)
+    return _by_gradients_of("tgr", run, attention=attention, qkv=qkv, mlp=mlp)
 
 
 @recipe
@@ -108,15 +115,8 @@ def pna(
     Reference: Wei et al., "Towards Transferable Adversarial Attacks on Vision Transformers", AAAI 2022: steps
     of `eps / steps`, ten, 130 of 196 patches, λ = 0.1.
     """
-    own = outwards(weight), patch_out(patch, share)
-
-    def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
-        from transferjax.predicts import tokens
-
-        run = with_momentum(*own, eps=eps, steps=steps, **options)
-        return cast(Any, run)(key, tokens.pna(predict, attention), images, labels, info=info)
-
-    return attack
+    run = with_momentum(outwards(weight), patch_out(patch, share), eps=eps, steps=steps, **options)
+    return _by_gradients_of("pna", run, attention=attention)
 
 
 @recipe
