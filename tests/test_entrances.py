@@ -95,7 +95,7 @@ STATE = STEP.init({"params": WEIGHTS}, Batch(IMAGES, ONE_HOT))
 DIRECTIONS = metrics.random_directions(KEY, IMAGES)
 MASK = jnp.ones(B, bool)
 CLEANER = defences.make_purifier_step(
-    defences.Denoiser(down=(2, 2), up=(2,), depth=1), lambda purify, k, x, y: purify(x).mean(), optax.sgd(0.1)
+    defences.Denoiser(widths=(2, 2), depth=1), lambda purify, k, x, y: purify(x).mean(), optax.sgd(0.1)
 )
 CLEANER_STATE = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(CLEANER.init, KEY, IMAGES))
 

@@ -36,7 +36,7 @@ STEP = training.make_train_step(
 )
 STATE = STEP.init({"params": WEIGHTS}, BATCH)
 CLEANER = defences.make_purifier_step(
-    defences.Denoiser(down=(2, 2), up=(2,), depth=1),
+    defences.Denoiser(widths=(2, 2), depth=1),
     lambda purify, keys, x, y: random.sample(jax.random.uniform, keys).mean(),
     optax.sgd(0.1),
 )

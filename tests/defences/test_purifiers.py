@@ -13,7 +13,7 @@ from transferjax.defences.purifier_training import guided_loss, reconstruction_l
 
 SMALL = {
     "comdefend": ComDefend(widths=(4, 4, 4, 4, 4, 4, 4, 4)),
-    "hgd": Denoiser(down=(4, 8, 8), up=(4, 8), depth=1),
+    "hgd": Denoiser(widths=(4, 8, 8), depth=1),
     "nrp": NRP(features=4, growth=2, blocks=1),
 }
 
@@ -104,7 +104,7 @@ def test_the_guided_denoiser_repairs_attacked_images(fooled_by_stripes):
     attack = attacks.fgsm(0.1)
     adversarial = attack(jax.random.key(0), predict, images, labels)
     assert np.mean(predict(adversarial).argmax(-1) == labels) < 0.2
-    net = Denoiser(down=(8, 16), up=(8,), depth=1)
+    net = Denoiser(widths=(8, 16), depth=1)
     purifier, values = train(net, guided_loss(predict, attack), images, labels, 150)
     assert values[-1] < 0.5 * values[0]
     assert np.mean(purified(predict, purifier)(adversarial).argmax(-1) == labels) > 0.8

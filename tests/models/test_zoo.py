@@ -49,10 +49,10 @@ def logits_of(module, size):
     return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
 
 
-TORCHVISION = {name for name in FILES if name.startswith("torchvision.")}
+FOREIGN = {name for name in FILES if "." in name}  # of a library with names of its own
 
 
-@pytest.mark.parametrize("name", sorted(FILES.keys() - {"attacks_tiny"} - TORCHVISION))
+@pytest.mark.parametrize("name", sorted(FILES.keys() - {"attacks_tiny", "denoiser_tiny"} - FOREIGN))
 def test_tensors_and_their_number_are_the_references(name):
     reference = {key: tuple(shape) for key, shape in json.loads(FILES[name].read_text()).items()}
     variables = models.abstract_variables(models.build(name))
@@ -63,14 +63,14 @@ def test_tensors_and_their_number_are_the_references(name):
     assert sum(prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == count
 
 
-@pytest.mark.parametrize("name", sorted(TORCHVISION))
-def test_torchvisions_tensors_are_ours_by_other_names(name):
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+def test_foreign_tensors_are_ours_by_other_names(name):
     """Each of ours is one of theirs; auxiliary heads, and tables that follow from sizes, are not ours."""
     reference = {key: tuple(shape) for key, shape in json.loads(FILES[name].read_text()).items()}
-    module = models.build(name.removeprefix("torchvision."))
+    module = models.build(name.rpartition(".")[2])
     shapes = models.abstract_variables(module)
     ours = models.to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes))
-    named = {key: module.canonical(key) for key in reference}
+    named = {key: module.canonical(key.removeprefix("net.")) for key in reference}
     unused = {key for key, own in named.items() if own is None}
     assert all("aux" in key.lower() or "relative_position_index" in key for key in unused)
     sizes = lambda shape: [n for n in shape if n > 1]  # noqa: E731

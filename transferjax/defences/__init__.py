@@ -11,9 +11,10 @@ are `Stochastic`: attacks draw anew at every gradient (EOT).
 
 from transferjax.defences.lossy import bit_depth, feature_distillation, jpeg
 from transferjax.defences.purifier_training import make_purifier_step
-from transferjax.defences.purifiers import NRP, ComDefend, Denoiser, purified
+from transferjax.defences.purifiers import NRP, ComDefend, purified
 from transferjax.defences.randomized import random_affine, resize_and_pad
 from transferjax.defences.smoothing import Certificate, certify, smoothed
+from transferjax.models.denoised import Denoiser
 
 __all__ = [
     "NRP",

@@ -1,4 +1,4 @@
-"""Nets that clean images: ComDefend, the high-level guided denoiser, NRP.
+"""Nets that clean images: ComDefend and NRP; the high-level guided denoiser is `models.denoised.Denoiser`.
 
 A purifier maps images in [0, 1] to images. `models.predictor(net, variables)` makes it a function,
 `purified(predict, purifier)` puts it in front of a classifier, and `models.load(net, file)` imports weights:
@@ -71,40 +71,6 @@ class ComDefend(Net):
         else:
             bits = straight_through(nn.sigmoid(code), (code > 0).astype(code.dtype))
         return self.stack(layers, bits, "rec", self.widths[1:] + self.widths[:1], x.shape[-1])
-
-
-class Denoiser(Net):
-    """A U-net that predicts the perturbation and takes it away (DUNET).
-
-    Reference: Liao et al., "Defense against Adversarial Attacks Using High-Level Representation Guided
-    Denoiser", CVPR 2018.
-    """
-
-    down: tuple[int, ...] = (64, 128, 256, 256, 256)
-    up: tuple[int, ...] = (64, 128, 256, 256)
-    depth: int = 3
-
-    stem: ClassVar[str] = "down0.0"
-
-    @nn.nowrap
-    def block(self, layers: Layers, x: Array, name: str, width: int, count: int, stride: int) -> Array:
-        for i in range(count):
-            x = layers.conv(width, 3, stride if i == 0 else 1, name=f"{name}.{i}")(x)
-            x = nn.relu(layers.norm(f"{name}.{i}.bn")(x))
-        return x
-
-    def forward(self, layers: Layers, x: Array) -> Array:
-        count = lambda stage: max(self.depth - (stage == 0), 1)  # noqa: E731
-        features, y = [], x
-        for stage, width in enumerate(self.down):
-            y = self.block(layers, y, f"down{stage}", width, count(stage), 1 if stage == 0 else 2)
-            features.append(y)
-        for stage in reversed(range(len(self.up))):
-            side = features[stage]
-            y = jax.image.resize(y, (*side.shape[:3], y.shape[3]), "bilinear")
-            y = jnp.concatenate([y, side], -1)
-            y = self.block(layers, y, f"up{stage}", self.up[stage], count(stage), 1)
-        return x - layers.conv(x.shape[-1], 1, name="final", bias=True)(y)
 
 
 class _DenseBlock(nn.Module):

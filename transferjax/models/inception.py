@@ -78,6 +78,7 @@ class InceptionV3(Net):
     head: ClassVar[str] = "fc"
     eps: float = 1e-3
     taps: ClassVar[tuple[Size, Size]] = (WIDE, TALL)  # of the shorter 7 x 7 branch
+    count_pad: ClassVar[bool] = True  # whether averages count the border's zeros
 
     def forward(self, layers: Layers, x: Array) -> Array:
         x = self.reduce(layers, to_half(x) if self.transform_input else x)
@@ -114,7 +115,8 @@ class InceptionV3(Net):
         return x
 
     def pooled(self, layers: Layers, x: Array, block: str, features: int) -> Array:
-        return self.unit(layers, avg_pool(x, 3, 1, 1), f"{block}.branch_pool", features)
+        x = avg_pool(x, 3, 1, 1, count_pad=self.count_pad)
+        return self.unit(layers, x, f"{block}.branch_pool", features)
 
     def last_pool(self, x: Array) -> Array:
         return max_pool(x, 3, 2)

@@ -61,6 +61,7 @@ class Layers:
         padding: Size | None = None,
         groups: int = 1,
         bias: bool = False,
+        init: Any = _he,
     ) -> nn.Conv:
         """A convolution with symmetric padding, or that of the net where there is none given."""
         kernel = pair(kernel)
@@ -73,7 +74,7 @@ class Layers:
             feature_group_count=groups,
             use_bias=bias,
             dtype=self.dtype,
-            kernel_init=_he,
+            kernel_init=init,
             conv_general_dilated=conv_general_dilated,
             name=name,
         )

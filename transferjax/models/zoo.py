@@ -10,6 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.models.convnext import ConvNeXt
+from transferjax.models.denoised import (
+    DenoisedInceptionResNetV2,
+    DenoisedInceptionV3,
+    DenoisedResNet,
+    DenoisedResNeXt,
+)
 from transferjax.models.densenet import CifarDenseNet, DenseNet
 from transferjax.models.googlenet import GoogLeNet
 from transferjax.models.inception import CifarInceptionV3, InceptionV3
@@ -107,6 +113,11 @@ ZOO: dict[str, Callable[..., Net]] = {
         RegNet, blocks=(2, 6, 13, 1), widths=(256, 512, 896, 2048), group=128, squeeze=0.0
     ),
     "regnety_032": RegNet,
+    # For ImageNet, behind the high-level guided denoiser.
+    "hgd_resnet152": partial(DenoisedResNet, **_RESNET[152]),
+    "hgd_resnext101_64x4d": partial(DenoisedResNeXt, **_RESNET[101], groups=64, width_per_group=4),
+    "hgd_inception_v3": DenoisedInceptionV3,
+    "hgd_inception_resnet_v2": DenoisedInceptionResNetV2,
     # For ImageNet, by torchvision's names.
     "googlenet": GoogLeNet,
     "mobilenet_v3_small": MobileNetV3,

@@ -53,8 +53,7 @@ def hgd(features: int = 64, eps: float = 8 / 255) -> PurifierRow:
         features: of the first stage; the others are 2 and 4 times as wide.
         eps: L∞ budget of the FGSM that it trains against.
     """
-    down = tuple(features * width for width in (1, 2, 4, 4, 4))
-    net = Denoiser(down=down, up=down[:-1])
+    net = Denoiser(widths=tuple(features * width for width in (1, 2, 4, 4, 4)))
     return PurifierRow(net, lambda predict: guided_loss(predict, attacks.fgsm(eps)), {})
 
 
