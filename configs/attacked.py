@@ -153,8 +153,7 @@ class Nets:
 
     def _defence(self, name, net):
         if name not in self.s.purifiers:
-            row, options = DEFENCES[name]
-            return {"kind": "Apply", "call": common.call(row, **options), "of": (net,)}
+            return defended(name, net)
         purifier = {
             "kind": "Purifier",
             "call": common.call(PURIFIERS[name], **self.s.purifiers[name]),
@@ -166,9 +165,10 @@ class Nets:
 
 
 DEFENCES = {
+    "JPEG": ("jpeg", {}),
+    "Bit depth": ("bit_depth", {}),
     "R&P": ("resize_and_pad", {}),
     "NIPS-R3": ("random_affine", {}),
-    "JPEG": ("jpeg", {}),
     "FD": ("feature_distillation", {}),
     "RS": ("smoothed", {}),
     "NRP": ("nrp", {"weights": "weights/NRP.pth"}),
@@ -176,6 +176,24 @@ DEFENCES = {
 """Name -> the row, and its options."""
 PURIFIERS = {"HGD": "hgd", "NRP": "nrp", "ComDefend": "comdefend"}
 """What a scale that has `purifiers` trains itself."""
+
+
+def defended(name, net):
+    """A network behind a defence; HGD is its authors' four nets, whatever the network."""
+    if name == "HGD":
+        return {"kind": "Apply", "call": common.call("mean_logits"), "of": _hgd()}
+    row, options = DEFENCES[name]
+    return {"kind": "Apply", "call": common.call(row, **options), "of": (net,)}
+
+
+def _hgd():
+    google = {"normalization": HALF, "label_map": BACKGROUND_FIRST}
+    return (
+        pretrained("hgd_resnet152", size=299),
+        pretrained("hgd_resnext101_64x4d", size=299),
+        pretrained("hgd_inception_v3", size=299, **google),
+        pretrained("hgd_inception_resnet_v2", size=299, **google),
+    )
 
 
 def block(s, surrogates, attacks, targets, eps_255=None, goals=("untargeted",), **more):

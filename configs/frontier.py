@@ -40,7 +40,7 @@ from configs.attacked import HALF
 
 COSTS = (10, 100, 1000)
 MECHANISMS = ("ST", "SAM&IR")
-DEFENCES = {"JPEG": ("jpeg", {"quality": 75}), "Bit depth": ("bit_depth", {})}
+DEFENCES = ("JPEG", "Bit depth")
 
 
 def _samples(name, each=1, steps=10):
@@ -220,9 +220,9 @@ def _full():
         "ResNet152": ("resnet152",),
         "AT": ("resnet50", ".l2_eps3"),
     }
-    others = {name: attacked.DEFENCES[name] for name in ("R&P", "NIPS-R3", "FD", "RS", "NRP")}
+    defences = (*DEFENCES, "R&P", "NIPS-R3", "FD", "RS", "NRP", "HGD")
     pool, tokens = ("ST", "MobileNetV2", "InceptionV3", "ViT"), (21, 12)  # 16 of 224 pixels are 21 of 299
-    fields = {"eps_255": 16, "defences": {**DEFENCES, **others}, "pool": pool, "tokens": tokens}
+    fields = {"eps_255": 16, "defences": defences, "pool": pool, "tokens": tokens}
     return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **USUAL | fields)
 
 
@@ -251,8 +251,7 @@ def _smoke():
     more = {"ViT": ("cifar_vit_small", {"image_size": 8, "depth": 1, "width": 8, "heads": 2, "hidden": 8})}
     few = {"attacks": ("PGD", "SIA", "FIA", "CFM", "SVRE", "PNA"), "costs": (10,), "count": 32}
     few |= {"swept": {"DI": ("prob", (0.1, 0.9))}, "pool": ("ST", "ViT"), "tokens": (4, 1)}
-    grey = {"Bit depth": DEFENCES["Bit depth"]}  # of digits there is no JPEG
-    return _trained(scales.smoke(), more, layer="layer1.0", defences=grey, **few)
+    return _trained(scales.smoke(), more, layer="layer1.0", defences=("Bit depth",), **few)  # no JPEG of digits
 
 
 SCALES = {
@@ -264,10 +263,10 @@ SCALES = {
 }
 
 
-def _around(call, label, spec):
-    """A network behind a transformation."""
+def _seen(call, spec):
+    """A network that sees its images transformed."""
     name, options = call
-    return label, {}, {"kind": "Apply", "call": common.call(name, **options), "of": (spec,)}
+    return {"kind": "Apply", "call": common.call(name, **options), "of": (spec,)}
 
 
 def _networks(s, seeds):
@@ -279,8 +278,8 @@ def _networks(s, seeds):
         model, options = s.surrogate
         surrogates = common.surrogates(MECHANISMS, seeds, model, options, **s.shared(model))
         targets = tuple((label, {}, s.target(label)) for label in s.targets)
-    guarded = tuple(_around(call, label, targets[0][2]) for label, call in s.defences.items())
-    own = tuple(_around(call, label, surrogates[0][2]) for label, call in OWN.items())
+    guarded = tuple((name, {}, attacked.defended(name, targets[0][2])) for name in s.defences)
+    own = tuple((label, {}, _seen(call, surrogates[0][2])) for label, call in OWN.items())
     first = {label: spec for label, _, spec in reversed((*surrogates, *targets))}
     pool = (f"{len(s.pool)} nets", {}, tuple(first[label] for label in s.pool))
     return surrogates, (*targets, *guarded), own, pool

@@ -16,9 +16,9 @@ TransferAttack's page of results, which is no paper's.
 
 `full` reads `weights/<timm's name>.safetensors` and the images of NIPS 2017, adversarially trained nets as
 in `configs/sp2024_vit.py`. TensorFlow's original files have 1001 logits, the first for no class: such a net
-takes `label_map=attacked.BACKGROUND_FIRST`. NRP is the published one there (`weights/NRP.pth`); HGD is
-trained, so not at `full`, which has no training data. At `cpu` the budget is 8/255, N is 10 and RAP takes 100
-steps.
+takes `label_map=attacked.BACKGROUND_FIRST`. NRP and HGD are the published ones there (`weights/NRP.pth`,
+`weights/hgd_resnet152.safetensors` and the others of `transferjax.models.denoised`), and trained at `cpu`,
+where the budget is 8/255, N is 10 and RAP takes 100 steps.
 """
 
 from configs import attacked, common, scales
@@ -59,7 +59,7 @@ def _full():
         compared=tuple(TABLE.values()),
         together=tuple(TABLE.values()),
         attacks=Attacks(),
-        defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS", "NRP"),
+        defences=("R&P", "NIPS-R3", "JPEG", "FD", "RS", "HGD", "NRP"),
         zetas=(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
         counts=(1, 4, 8, 12, 16, 20),
         deltas=(0.0, 0.25, 0.5, 0.75, 1.0),
