@@ -172,6 +172,7 @@ DEFENCES = {
     "FD": ("feature_distillation", {}),
     "RS": ("smoothed", {}),
     "NRP": ("nrp", {"weights": "weights/NRP.pth"}),
+    "DiffPure": ("diffpure", {"weights": "weights/256x256_diffusion_uncond.pt"}),
 }
 """Name -> the row, and its options."""
 PURIFIERS = {"HGD": "hgd", "NRP": "nrp", "ComDefend": "comdefend"}

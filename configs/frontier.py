@@ -30,8 +30,8 @@ S4ST itself asks for a targeted gain in probability behind twelve transformation
 Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=10+100,attacks=PGD+PGN,tables=attacks`;
 `seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
 Its targets are the seven others of TransferAttack's panel (VGG-16 with batch normalization), a deeper ResNet
-and one trained adversarially; its defences are TransferAttack's but for HGD and DiffPure, whose nets are
-not here, and three more.
+and one trained adversarially; its defences are TransferAttack's and three more: `weights/NRP.pth`, the four
+files of HGD (`transferjax.models.denoised`), `weights/256x256_diffusion_uncond.pt` of DiffPure.
 `lpips=weights/alexnet.pth+weights/alex.pth` adds LPIPS (AlexNet) to SSIM and L2, from files of its package.
 """
 
@@ -220,7 +220,7 @@ def _full():
         "ResNet152": ("resnet152",),
         "AT": ("resnet50", ".l2_eps3"),
     }
-    defences = (*DEFENCES, "R&P", "NIPS-R3", "FD", "RS", "NRP", "HGD")
+    defences = (*DEFENCES, "R&P", "NIPS-R3", "FD", "RS", "NRP", "HGD", "DiffPure")
     pool, tokens = ("ST", "MobileNetV2", "InceptionV3", "ViT"), (21, 12)  # 16 of 224 pixels are 21 of 299
     fields = {"eps_255": 16, "defences": defences, "pool": pool, "tokens": tokens}
     return attacked.imagenet(surrogates, targets, count=1000, layer="layer2.3", **USUAL | fields)
@@ -251,7 +251,8 @@ def _smoke():
     more = {"ViT": ("cifar_vit_small", {"image_size": 8, "depth": 1, "width": 8, "heads": 2, "hidden": 8})}
     few = {"attacks": ("PGD", "SIA", "FIA", "CFM", "SVRE", "PNA"), "costs": (10,), "count": 32}
     few |= {"swept": {"DI": ("prob", (0.1, 0.9))}, "pool": ("ST", "ViT"), "tokens": (4, 1)}
-    return _trained(scales.smoke(), more, layer="layer1.0", defences=("Bit depth",), **few)  # no JPEG of digits
+    few |= {"defences": ("Bit depth",)}  # of digits there is no JPEG
+    return _trained(scales.smoke(), more, layer="layer1.0", **few)
 
 
 SCALES = {

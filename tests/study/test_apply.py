@@ -40,7 +40,7 @@ VIT = Call(
     options={"image_size": 8, "depth": 1, "width": 8, "heads": 2, "hidden": 8},
 )
 SEVERAL = ("mean_logits", "mean_probabilities", "swag_mean")
-ELSEWHERE = dict.fromkeys(("purified", "nrp"), "tests/study/test_study_purifiers.py")
+ELSEWHERE = dict.fromkeys(("purified", "nrp", "diffpure"), "tests/study/test_study_purifiers.py")
 
 
 @pytest.fixture(scope="module")

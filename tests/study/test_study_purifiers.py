@@ -10,7 +10,7 @@ import pytest
 from small import BIM, TRAIN, attacked, failure, make, network, training, verdicts
 
 from transferjax import data, models
-from transferjax.defences import NRP
+from transferjax.defences import NRP, DiffusionUNet, diffpure, noise_predictor
 from transferjax.study import binding
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.resolve import Context
@@ -50,29 +50,49 @@ def test_a_purifier_is_trained_evaluated_and_attacked_through(context, name):
     assert np.any(seen["images"] != make(context, attacked(network()))["images"])
 
 
-def test_one_whose_weights_are_in_a_file(context, tmp_path):
+def behind_nrp(predict, net, variables, _):
+    return lambda x: predict(jnp.clip(net.apply(variables, x), 0, 1))
+
+
+def behind_diffpure(predict, net, variables, key):
+    return diffpure(predict, noise_predictor(net, variables), key, 0.02, 0.01)
+
+
+PUBLISHED = {
+    "nrp": (NRP(features=4, growth=2, blocks=1), {"features": 4, "blocks": 1}, behind_nrp),
+    "diffpure": (
+        DiffusionUNet(width=32, multiples=(1,)),
+        {"strength": 0.02, "step": 0.01, "size": 8, "width": 32, "multiples": (1,)},
+        behind_diffpure,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_one_whose_weights_are_in_a_file(context, tmp_path, name):
     """The net behind it, known by what is in the file; another file is no other weights in silence."""
-    net = NRP(features=4, growth=2, blocks=1)
+    net, options, behind = PUBLISHED[name]
     variables = net.init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)))
-    file = models.save(variables, tmp_path / "NRP.safetensors")
-    options = {"features": 4, "blocks": 1, "weights": str(file)}
-    spec = binding.bound(Apply(call=Call(name="nrp", options=options), of=network()))
+    variables = jax.tree.map(lambda leaf: leaf + 0.01, variables)  # zeros would do nothing
+    file = models.save(variables, tmp_path / "net.safetensors")
+    options = options | {"weights": str(file)}
+    spec = binding.bound(Apply(call=Call(name=name, options=options), of=network()))
     images, hit = attacked(spec), verdicts(spec, attacked(spec))
     make(context, network(), images, hit)
     x = data.to_float(jnp.asarray(context.dataset(images.data).images))
-    predict = context.predict(network())
-    expected = predict(jnp.clip(net.apply(variables, x), 0, 1))
-    np.testing.assert_allclose(context.predict(spec)(x), expected, atol=1e-5)
+    found = context.predict(spec)
+    expected = behind(context.predict(network()), net, variables, getattr(found, "key", None))
+    np.testing.assert_allclose(found(x), expected(x), atol=1e-4)
     again = shutil.copy(file, tmp_path / "again.safetensors")
-    same = Apply(call=Call(name="nrp", options=options | {"weights": str(again)}), of=network())
+    same = Apply(call=Call(name=name, options=options | {"weights": str(again)}), of=network())
     assert binding.bound(same).key == spec.key
     Path(file).write_bytes(b"other weights")
     with pytest.raises(Mistakes, match="is another file than the study named"):
         attacked(spec, eps=0.01)
     context.forget()
     assert "is another file than the study named" in failure(context, images.replace(seed=1))
-    lost = Apply(call=Call(name="nrp", options={"weights": "nowhere.pth"}), of=network())
-    with pytest.raises(Mistakes, match=r"weights='nowhere\.pth' is not there: expected NRP\.pth of github"):
+    lost = Apply(call=Call(name=name, options={"weights": "nowhere.pth"}), of=network())
+    with pytest.raises(Mistakes, match=r"weights='nowhere\.pth' is not there: expected .* of github"):
         binding.bound(lost)
 
 

@@ -1,11 +1,11 @@
 """A denoiser, and nets of ImageNet behind one: the high-level guided denoiser (HGD).
 
 Reference: Liao et al., "Defense against Adversarial Attacks Using High-Level Representation Guided Denoiser",
-CVPR 2018. Their submission to NIPS 2017 is the sum of four nets' logits, `hgd_resnet152` and
+CVPR 2018. Their submission to NIPS 2017 is the sum of four nets' logits: `hgd_resnet152` and
 `hgd_resnext101_64x4d` (images normalized as ImageNet's), `hgd_inception_v3` and `hgd_inception_resnet_v2` (by
-0.5 and 0.5; 1001 classes, the first of them none), all at 299 px. Each was trained together with a denoiser of
-*normalized* images, and its file (`denoise_res_015.ckpt`, …) holds both. Features are enlarged as PyTorch does
-today, by the centres of pixels; theirs of 2017 went by the corners.
+0.5 and 0.5; 1001 classes, the first of them none), all at 299 px. Before each is a denoiser of normalized
+images; its file (`denoise_res_015.ckpt`, …) holds both. Features are enlarged as PyTorch does it now, by the
+centres of pixels; theirs of 2017 went by the corners.
 """
 
 import re
@@ -23,7 +23,7 @@ from transferjax.typing import Array
 
 
 class Denoiser(Net):
-    """A U-net that predicts the perturbation and takes it away (DUNET): images -> images; untrained, the same.
+    """A U-net that predicts the perturbation and takes it away (DUNET): images -> images, at first the same.
 
     Args:
         widths: of the stages on the way down, each at half the size of the one before; those on the way up

@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from transferjax import attacks, models
-from transferjax.defences import NRP, ComDefend, Denoiser, purified
+from transferjax.defences import (
+    NRP,
+    ComDefend,
+    Denoiser,
+    DiffusionUNet,
+    diffpure,
+    noise_predictor,
+    purified,
+)
 from transferjax.defences.purifier_training import (
     PurifierLoss,
     guided_loss,
@@ -17,7 +25,7 @@ from transferjax.models import Net
 from transferjax.study import registry
 from transferjax.study.content import check_file
 from transferjax.study.specs import Network, Pretrained, Purifier
-from transferjax.typing import Predict
+from transferjax.typing import Key, Predict, PyTree
 
 
 def module_of(spec: Network | Pretrained, num_classes: int, **options: Any) -> models.Net:
@@ -84,10 +92,43 @@ def published_nrp(
     Raises:
         ValueError: another file than the study named, or none of NRP's.
     """
+    net = NRP(features=features, growth=max(features // 2, 1), blocks=blocks)
+    return purified(predict, models.predictor(net, _published(net, weights, sha256)))
+
+
+def published_diffpure(
+    predict: Predict,
+    key: Key,
+    strength: float = 0.15,
+    step: float = 1e-3,
+    size: int = 256,
+    width: int = 256,
+    multiples: tuple[int, ...] = (1, 1, 2, 2, 4, 4),
+    *,
+    weights: str,
+    sha256: tuple[str, ...] = (),
+) -> Predict:
+    """The net behind DiffPure with a published diffusion model.
+
+    Args:
+        strength, step, size: as of `defences.diffpure`.
+        width, multiples: of the U-net in the file.
+        weights: the file, `256x256_diffusion_uncond.pt`.
+        sha256: of the file, where a study has pinned it.
+
+    Raises:
+        ValueError: another file than the study named, or none of such a net.
+    """
+    net = DiffusionUNet(width=width, multiples=multiples)
+    noise = noise_predictor(net, _published(net, weights, sha256))
+    return diffpure(predict, noise, key, strength, step, size)
+
+
+def _published(net: Net, weights: str, sha256: tuple[str, ...]) -> PyTree:
+    """A net's variables from a file, if it is the one that a study named."""
     for expected in sha256:
         check_file(weights, expected)
-    net = NRP(features=features, growth=max(features // 2, 1), blocks=blocks)
-    return purified(predict, models.predictor(net, models.load(net, weights)))
+    return models.load(net, weights)
 
 
 def net_of(spec: Purifier) -> Net:

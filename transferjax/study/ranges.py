@@ -30,7 +30,7 @@ MODELS = _named(
         COUNT,
         "stride head_width stem_width "
         "blocks growth patch depth heads hidden image_size window group groups width_per_group widths last "
-        "middle",
+        "middle denoiser",
     ),
     (POSITIVE, "width eps"),
     (FROM_ZERO, "squeeze"),
@@ -72,8 +72,9 @@ FILTERS = ("nearest", "linear", "bilinear", "cubic", "bicubic", "lanczos3", "lan
 APPLY = _named(
     (_between(1, 8), "bits"),
     (_between(1, 100), "quality"),
-    (COUNT, "samples size low high count features blocks"),
-    (POSITIVE, "sigma"),
+    (COUNT, "samples size low high count features blocks width multiples"),
+    (POSITIVE, "sigma step"),
+    (PART, "strength"),
     (FROM_ZERO, "angle shear decay attention qkv mlp gamma weight scale"),
     (POSITIVE, "factor"),
     (BELOW_ONE, "radius ghost_dropout.rate zoom"),

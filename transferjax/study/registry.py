@@ -228,6 +228,11 @@ APPLY = _table(
             free=("weights",),
             files=(("weights", "NRP.pth of github.com/Muzammal-Naseer/NRP"),),
         ),
+        "diffpure": Row(
+            "transferjax.study.nets:published_diffpure",
+            free=("weights",),
+            files=(("weights", "256x256_diffusion_uncond.pt of github.com/openai/guided-diffusion"),),
+        ),
     },
     "predict purifier key",
     ranges.APPLY,
@@ -241,7 +246,15 @@ DERIVED = _table(
     "context spec",
     ranges.DERIVED,
 )
-PURIFIERS = _table("purifier", _rows("transferjax.study.nets", "comdefend hgd nrp"), "", ranges.PURIFIERS)
+PURIFIERS = _table(
+    "purifier",
+    {
+        **_rows("transferjax.study.nets", "comdefend nrp"),
+        **_rows("transferjax.study.nets", "hgd", version=2),
+    },
+    "",
+    ranges.PURIFIERS,
+)
 PIECES = _table(
     "piece",
     {
