@@ -22,6 +22,9 @@ from transferjax.models.resnet import ResNet
 from transferjax.typing import Array
 
 
+OF = "of github.com/lfz/Guided-Denoise"
+
+
 class Denoiser(Net):
     """A U-net that predicts the perturbation and takes it away (DUNET): images -> images, at first the same.
 
@@ -73,11 +76,14 @@ class Denoised(Net):
 class DenoisedResNet(Denoised, ResNet):
     """A ResNet behind a denoiser."""
 
+    published: ClassVar[str] = f"denoise_res_015.ckpt {OF}"
+
 
 class DenoisedResNeXt(Denoised, ResNet):
     """A ResNeXt behind a denoiser; names in files count modules, as the Lua net did from which they came."""
 
     guard: ClassVar[str] = "denoise"
+    published: ClassVar[str] = f"denoise_rex_001.ckpt {OF}"
 
     @classmethod
     def canonical(cls, name: str) -> str:
@@ -102,6 +108,7 @@ class DenoisedInceptionV3(Denoised, InceptionV3):
     eps: float = 1e-3
     guard: ClassVar[str] = "denoise"
     count_pad: ClassVar[bool] = False
+    published: ClassVar[str] = f"denoise_incepv3_012.ckpt {OF}"
 
     @classmethod
     def canonical(cls, name: str) -> str | None:
@@ -129,3 +136,4 @@ class DenoisedInceptionResNetV2(Denoised, InceptionResNetV2):
     """Inception-ResNet-v2 behind a denoiser."""
 
     eps: float = 1e-3
+    published: ClassVar[str] = f"denoise_inres_014.ckpt {OF}"

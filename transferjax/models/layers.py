@@ -142,6 +142,7 @@ class Net(nn.Module):
     image_size: ClassVar[int] = 32  # what the reference was trained on
     stem: ClassVar[str] = "conv1"  # the first layer: knows the number of input channels
     head: ClassVar[str] = "linear"  # the last layer: knows the number of classes
+    published: ClassVar[str] = ""  # its weights' file, and whose, if it is neither torchvision's nor timm's
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transferjax import data
+from transferjax import data, models
 from transferjax.study import walk
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.specs import (
@@ -110,9 +110,11 @@ def _check_there(spec: Pretrained | Goal) -> None:
     if isinstance(spec, Goal):
         raise FileNotFoundError(f"{spec.file!r} is not there: an .npy file with one class for each image")
     name = spec.model.name
+    own = models.build(name).published
+    found = f"get {own}" if own else f"save torchvision's or timm's {name} (its state_dict) as {name}.pth"
     raise FileNotFoundError(
-        f"weights {spec.file!r} are not there: save torchvision's or timm's {name} (its state_dict) as "
-        f"{name}.pth, then `transferjax convert {name}.pth {spec.file} --model={name}`"
+        f"weights {spec.file!r} are not there: {found}, then "
+        f"`transferjax convert {own.split()[0] if own else f'{name}.pth'} {spec.file} --model={name}`"
     )
 
 
