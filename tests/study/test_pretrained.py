@@ -9,9 +9,11 @@ from small import RESNET, TEST, TRAIN, VGG, attacked, failure, make, network, tr
 
 from transferjax import data, models
 from transferjax.predicts import Preprocessing
-from transferjax.study import binding
+from transferjax.study import binding, shapes
 from transferjax.study.mistakes import Mistakes
-from transferjax.study.specs import Call, Measure, Pretrained, build
+from transferjax.study.plan import make_plan
+from transferjax.study.specs import Apply, Call, Measure, Pretrained, build
+from transferjax.study.store import Store
 
 TWENTY = models.build("cifar_vgg11", num_classes=20, width=4, blocks=(1, 1))
 STATISTICS = {"mean": (0.3,), "std": (0.35,)}
@@ -162,3 +164,16 @@ def test_weights_of_another_net_are_no_start(context, file):
         network(wide, start=network())
     with pytest.raises(ValueError, match=r"do not fit|has shape|expected"):
         network(wide, start=pretrained(file))
+
+
+def test_a_dry_run_traces_what_stands_in_files(context, file, tmp_path):
+    """Alone, behind a defence, and in an ensemble; what would fail when it is made fails now."""
+    net = pretrained(file)
+    defended = binding.bound(Apply(call=Call(name="bit_depth"), of=net))
+    right = [attacked(net), attacked((net, network())), verdicts(defended, attacked(net)), verdicts(net)]
+    shapes.check_plan(make_plan(right, Store(tmp_path)))
+    lost = attacked(net, Call(name="fia", options={"layer": "nowhere"}))
+    with pytest.raises(Mistakes, match=f"Adversarial {lost.key[:12]}.*nowhere"):
+        shapes.check_plan(make_plan([lost], Store(tmp_path)))
+    with pytest.raises(Mistakes, match="JPEG here is for RGB images; got 1 channels"):
+        binding.bound(Apply(call=Call(name="jpeg"), of=net))

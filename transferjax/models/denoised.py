@@ -21,7 +21,6 @@ from transferjax.models.layers import Layers, Net
 from transferjax.models.resnet import ResNet
 from transferjax.typing import Array
 
-
 OF = "of github.com/lfz/Guided-Denoise"
 
 

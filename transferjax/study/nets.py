@@ -1,6 +1,7 @@
 """Which Flax module a spec means: networks by their architecture, purifiers by their row."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -31,6 +32,15 @@ from transferjax.typing import Key, Predict, PyTree
 def module_of(spec: Network | Pretrained, num_classes: int, **options: Any) -> models.Net:
     """The Flax module of a network."""
     return models.build(spec.model.name, num_classes, **spec.model.arguments, **options)
+
+
+def predict_with(spec: Network | Pretrained, module: models.Net, variables: PyTree) -> Predict:
+    """A network in evaluation mode, with any weights."""
+    plain = partial(models.predictor, module, variables)
+    if isinstance(spec, Network):
+        return plain(mean=spec.mean, std=spec.std)
+    predict = registry.make(registry.PREPROCESSING, spec.preprocessing)(plain())
+    return models.select_classes(predict, spec.label_map) if spec.label_map else predict
 
 
 class PurifierRow(NamedTuple):

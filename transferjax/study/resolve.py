@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, cast
 
 import flax
@@ -19,7 +18,7 @@ from transferjax.random import fold_in
 from transferjax.stopping import Stopped, never
 from transferjax.study import registry
 from transferjax.study.content import check_file, checked, facts, place_of
-from transferjax.study.nets import module_of, net_of
+from transferjax.study.nets import module_of, net_of, predict_with
 from transferjax.study.specs import (
     Adversarial,
     Apply,
@@ -168,11 +167,7 @@ class Context:
 
     def with_weights(self, spec: Network | Pretrained, variables: PyTree) -> Predict:
         """A network in evaluation mode, with any weights."""
-        plain = partial(models.predictor, self.module(spec), variables)
-        if isinstance(spec, Network):
-            return plain(mean=spec.mean, std=spec.std)
-        predict = registry.make(registry.PREPROCESSING, spec.preprocessing)(plain())
-        return models.select_classes(predict, spec.label_map) if spec.label_map else predict
+        return predict_with(spec, self.module(spec), variables)
 
     def _predict(self, spec: Spec) -> Predict:
         if isinstance(spec, Network | Pretrained):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transferjax import models
 from transferjax.data import Examples, steps_per_epoch, to_float
 from transferjax.losses import one_hot
+from transferjax.models.weights.torch import input_channels
 from transferjax.predicts.snapshots import Snapshots
 from transferjax.programs import outputs
 from transferjax.study import registry
@@ -24,10 +25,10 @@ from transferjax.study.content import facts
 from transferjax.study.estimate import program
 from transferjax.study.make import attack_of
 from transferjax.study.mistakes import Mistakes, one_line
-from transferjax.study.nets import module_of, net_of
+from transferjax.study.nets import module_of, net_of, predict_with
 from transferjax.study.networks import train_step
 from transferjax.study.plan import Plan, clean_of
-from transferjax.study.specs import Adversarial, Apply, Network, Purifier, Spec, Verdicts
+from transferjax.study.specs import Adversarial, Apply, Network, Pretrained, Purifier, Spec, Verdicts
 from transferjax.typing import Array, Batch, PyTree
 
 IMAGES = 2  # a trace's batch
@@ -62,7 +63,7 @@ def check_plan(plan: Plan) -> None:
     wrong, seen = [], set[str]()
     for spec in tqdm(plan.missing.values(), "programs", disable=None, leave=False):
         name = program(spec)
-        if name in seen or not all(isinstance(net, Network) for net in _nets(spec)):
+        if name in seen or not all(map(traceable, _nets(spec))):
             continue
         seen.add(name)
         try:
@@ -81,13 +82,20 @@ def _nets(spec: Spec) -> tuple[Spec, ...]:
     return (spec.target,) if isinstance(spec, Verdicts) else ()
 
 
+def traceable(net: Spec) -> bool:
+    """Whether a network's shapes can be known here: a service has none, nor has a file on another machine."""
+    if isinstance(net, Apply):
+        return all(map(traceable, net.of))
+    return isinstance(net, Network | Purifier) or (isinstance(net, Pretrained) and bool(net.file))
+
+
 def _trace(spec: Spec) -> None:
     if isinstance(spec, Network):
         traced(spec)
     elif isinstance(spec, Adversarial) and spec.surrogates:
-        variables = [abstract(net) for net in spec.surrogates if isinstance(net, Network)]
+        variables = [abstract(net) for net in spec.surrogates]
         jax.eval_shape(lambda v, key, e: _attacked(spec, v, key, e), variables, _key(), _examples(spec.data))
-    elif isinstance(spec, Verdicts) and isinstance(spec.target, Network):
+    elif isinstance(spec, Verdicts):
         images = clean_of(spec.images)
         jax.eval_shape(lambda v, e: _says(spec.target, v, e), abstract(spec.target), _examples(images))
 
@@ -113,6 +121,8 @@ def abstract(net: Any) -> PyTree:
     """The variables of a network, as shapes; of what stands around several, a list."""
     if isinstance(net, Apply):
         return [abstract(inner) for inner in net.of]
+    if isinstance(net, Pretrained):
+        return of_file(net)[1]
     return _variables(_module(net), image_of(net).shape)
 
 
@@ -123,14 +133,32 @@ def _variables(module: Any, shape: tuple[int, ...]) -> PyTree:
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
 
 
-def _module(net: Network | Purifier) -> Any:
+@cache
+def of_file(net: Pretrained) -> tuple[models.Net, PyTree]:
+    """The module whose weights a file has, and their shapes.
+
+    Raises:
+        ValueError, OSError: the file is not there, or its weights do not fit.
+    """
+    tensors = models.read_tensors(net.file)
+    module = models.build_for(net.model.name, tensors, **net.model.arguments)
+    return module, jax.eval_shape(lambda tree: tree, models.from_torch(module, tensors))
+
+
+def _module(net: Network | Purifier | Pretrained) -> Any:
+    if isinstance(net, Pretrained):
+        return of_file(net)[0]
     return net_of(net) if isinstance(net, Purifier) else module_of(net, facts(net.data).num_classes)
 
 
 def image_of(net: Any) -> Any:
-    """One image of the data of the first network inside, as a shape."""
+    """One image of the first network inside, as a shape: of its data, or of the size its net is for."""
     while isinstance(net, Apply):
         net = net.of[0]
+    if isinstance(net, Pretrained):
+        module, variables = of_file(net)
+        side = module.image_size
+        return jax.ShapeDtypeStruct((1, side, side, input_channels(module, variables)), jnp.float32)
     return jax.ShapeDtypeStruct((1, *facts(net.data).image_shape), jnp.float32)
 
 
@@ -141,7 +169,7 @@ def predict_of(net: Any, variables: PyTree) -> Any:
         return registry.make(registry.APPLY, net.call, *inner, key=jax.random.key(0))
     if isinstance(net, Purifier):
         return models.predictor(_module(net), variables)
-    return models.predictor(_module(net), variables, mean=net.mean, std=net.std)
+    return predict_with(net, _module(net), variables)
 
 
 def _trained(net: Network, variables: PyTree, key: Array, examples: Examples) -> PyTree:

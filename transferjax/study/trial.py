@@ -12,7 +12,7 @@ from transferjax.study import registry
 from transferjax.study.content import facts
 from transferjax.study.nets import module_of, recipe_of
 from transferjax.study.networks import check_fit, optimizer, program_of, train_step
-from transferjax.study.shapes import abstract, image_of, predict_of
+from transferjax.study.shapes import abstract, image_of, of_file, predict_of, traceable
 from transferjax.study.specs import STORED, Apply, Data, Network, Pretrained, Purifier, Spec, Training
 from transferjax.study.walk import children
 from transferjax.typing import PyTree
@@ -92,9 +92,8 @@ def _pretrained(spec: Pretrained) -> None:
     registry.make(registry.PREPROCESSING, spec.preprocessing)
     if not spec.file:
         return  # weights that another machine has: whoever makes something of them says so
-    tensors = models.read_tensors(spec.file)
-    net = models.build_for(spec.model.name, tensors, **spec.model.arguments)
-    channels = input_channels(net, models.from_torch(net, tensors))
+    net, variables = of_file(spec)
+    channels = input_channels(net, variables)
     if spec.label_map and max(spec.label_map) >= net.num_classes:
         raise ValueError(f"label_map: {max(spec.label_map)} is beyond the {net.num_classes} logits")
     for name in ("mean", "std"):
@@ -102,11 +101,7 @@ def _pretrained(spec: Pretrained) -> None:
 
 
 def _apply(spec: Apply) -> None:
-    """Traces a factory around networks of the study on one image; those from files are not looked into."""
+    """Traces a factory around networks of the study on one image."""
     registry.check_predicts(registry.APPLY, spec.call, len(spec.of))
-    if not _from_file(spec):
+    if traceable(spec):
         jax.eval_shape(lambda v, x: predict_of(spec, v)(x), abstract(spec), image_of(spec))
-
-
-def _from_file(spec: Spec) -> bool:
-    return isinstance(spec, Pretrained) or (isinstance(spec, Apply) and any(map(_from_file, spec.of)))
