@@ -66,7 +66,6 @@ def _full():
             "wideresnet28_10": ("cifar_wideresnet28_10", {}),
         },
         others={},
-        tables=ALL,
         tried=("BIM", "MI", "DI"),
         robust=("resnet50", "AT_6"),
         length=150.0,
@@ -92,7 +91,6 @@ def _cpu():
             "AT_0.01": "AT_1",
             "AT_0.05": "AT_3",
         },
-        tables=ALL,
         tried=("BIM", "MI", "DI"),
         robust=("VGG16", "AT_6"),
         length=6.0,
@@ -113,7 +111,6 @@ def _cpu():
 def _smoke():
     return scales.smoke().but(
         others={},
-        tables=tuple(name for name in ALL if name not in ("D_rand", "D_det")),
         tried=("BIM",),
         robust=("VGG16", "AT_3"),
         length=2.0,
@@ -284,7 +281,7 @@ def get_config(variant="cpu"):
     """Everything of one scale."""
     s, seeds, said = scales.chosen(SCALES, variant, tables="", length=0.0)
     s = s.but(length=said["length"] or s.length)
-    names = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or s.tables
+    names = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
     entries, members = networks(s, seeds, names)
     others = {f"target {label}": s.target(s.robust[0], how) for label, how in s.others.items()}
     targets = {**{label: s.target(label) for label in s.targets}, **others}
