@@ -70,22 +70,17 @@ class _DiffPure:
         times = self.strength - self.step * np.arange(count)
         spans = times - np.append(times[1:], END)
         beta = low + (high - low) * times
-        columns = (
-            np.floor(LEVELS * times + 1e-6),
-            1 + 0.5 * beta * spans,
-            beta * spans / np.sqrt(1 - _left(times)),
-            np.sqrt(beta * spans),
-            np.arange(1, count + 1),
-        )
+        factors = (1 + 0.5 * beta * spans, beta * spans / np.sqrt(1 - _left(times)), np.sqrt(beta * spans))
+        levels = np.minimum(np.floor(LEVELS * times + 1e-6), LEVELS - 1)
 
         @jax.checkpoint
         def back(y: Array, now: tuple[Array, ...]) -> tuple[Array, None]:
             """Euler and Maruyama's step of the reverse equation; the score is `-noise / √(1 - ᾱ)`."""
-            level, grow, drift, spread, number = now
-            found = noise(y, jnp.full(len(y), level))
-            return grow * y - drift * found + spread * normal(number.astype(jnp.uint32)), None
+            number, level, grow, drift, spread = now
+            return grow * y - drift * noise(y, jnp.full(len(y), level)) + spread * normal(number), None
 
-        y, _ = jax.lax.scan(back, y, tuple(jnp.asarray(column, y.dtype) for column in columns))
+        numbers = jnp.arange(1, count + 1), jnp.asarray(levels, jnp.float32)
+        y, _ = jax.lax.scan(back, y, (*numbers, *(jnp.asarray(factor, y.dtype) for factor in factors)))
         return _resized((y + 1) / 2, *sides)
 
 
