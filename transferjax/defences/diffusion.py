@@ -32,7 +32,7 @@ class _Apply:
 
 
 def noise_predictor(net: Net, variables: PyTree) -> Noise:
-    """What a `models.DiffusionUNet` says of the noise; a pytree, its leaves the variables."""
+    """What a `DiffusionUNet` says of the noise; a pytree, its leaves the variables."""
     return jax.tree_util.Partial(_Apply(net), variables)
 
 

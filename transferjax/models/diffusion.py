@@ -4,15 +4,16 @@ Reference: Dhariwal & Nichol, "Diffusion Models Beat GANs on Image Synthesis", N
 official code, whose `256x256_diffusion_uncond.pt` fits with the defaults.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from transferjax.models.layers import Layers, Net
 from transferjax.models.pooling import avg_pool
+from transferjax.models.vit import attend
 from transferjax.typing import Array
 
 
@@ -20,6 +21,10 @@ def embedding(times: Array, width: int) -> Array:
     """`[cos(t ω), sin(t ω)]`, the frequencies ω from 1 down to 1/10000: `[B]` -> `[B, width]`."""
     rates = jnp.exp(-jnp.log(10000.0) * jnp.arange(width // 2) / (width // 2))
     return jnp.concatenate([jnp.cos(times[:, None] * rates), jnp.sin(times[:, None] * rates)], -1)
+
+
+def _same(x: Array) -> Array:
+    return x
 
 
 def _half(x: Array) -> Array:
@@ -36,21 +41,21 @@ class Block(nn.Module):
     layers: Layers
     groups: int
     features: int
-    resize: Any = staticmethod(lambda x: x)
+    resize: Callable[[Array], Array] = _same
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
-        norm = lambda name: nn.GroupNorm(self.groups, epsilon=1e-5, dtype=self.layers.dtype, name=name)  # noqa: E731
-        y = self.resize(nn.silu(norm("in_layers.0")(x)))
-        y = self.layers.conv(self.features, 3, bias=True, name="in_layers.2")(y)
-        told = self.layers.dense(2 * self.features, "emb_layers.1")(nn.silu(time))[:, None, None]
+        layers = self.layers
+        y = self.resize(nn.silu(layers.group_norm("in_layers.0", self.groups)(x)))
+        y = layers.conv(self.features, 3, bias=True, name="in_layers.2")(y)
+        told = layers.dense(2 * self.features, "emb_layers.1")(nn.silu(time))[:, None, None]
         scale, shift = jnp.split(told, 2, -1)
-        y = nn.silu(norm("out_layers.0")(y) * (1 + scale) + shift)
+        y = nn.silu(layers.group_norm("out_layers.0", self.groups)(y) * (1 + scale) + shift)
         x = self.resize(x)
         if x.shape[-1] != self.features:
-            x = self.layers.conv(self.features, 1, bias=True, name="skip_connection")(x)
+            x = layers.conv(self.features, 1, bias=True, name="skip_connection")(x)
         zeros = nn.initializers.zeros
-        return x + self.layers.conv(self.features, 3, bias=True, init=zeros, name="out_layers.3")(y)
+        return x + layers.conv(self.features, 3, bias=True, init=zeros, name="out_layers.3")(y)
 
 
 class Attention(nn.Module):
@@ -63,12 +68,9 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         features = x.shape[-1]
-        y = nn.GroupNorm(self.groups, epsilon=1e-5, dtype=self.layers.dtype, name="norm")(x)
-        y = rearrange(self.layers.dense(3 * features, "qkv")(y), "b h w c -> b (h w) c")
         heads = max(features // self.head_width, 1)
-        q, k, v = rearrange(y, "b n (h three d) -> three b h n d", h=heads, three=3)
-        weights = jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5)
-        y = rearrange(jnp.einsum("bhnm,bhmd->bhnd", weights, v), "b h n d -> b n (h d)")
+        y = self.layers.dense(3 * features, "qkv")(self.layers.group_norm("norm", self.groups)(x))
+        y = attend(rearrange(y, "b h w (n three d) -> b (h w) (three n d)", n=heads, three=3), heads)
         return x + self.layers.dense(features, "proj_out")(y).reshape(x.shape)
 
 
@@ -130,6 +132,6 @@ class DiffusionUNet(Net):
                 x = jnp.concatenate([x, features.pop()], -1)
                 x = run(x, f"output_blocks.{count}", (widths[stage],), *looks[stage], *grow)
                 count += 1
-        x = nn.silu(nn.GroupNorm(self.groups, epsilon=1e-5, dtype=self.dtype, name="out.0")(x))
+        x = nn.silu(layers.group_norm("out.0", self.groups)(x))
         out = layers.conv(2 * images.shape[-1], 3, bias=True, init=nn.initializers.zeros, name="out.2")(x)
         return out.astype(jnp.promote_types(out.dtype, jnp.float32))

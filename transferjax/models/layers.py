@@ -92,6 +92,9 @@ class Layers:
     def layer_norm(self, name: str, eps: float = 1e-6) -> nn.LayerNorm:
         return nn.LayerNorm(eps, dtype=self.dtype, name=name)
 
+    def group_norm(self, name: str, groups: int) -> nn.GroupNorm:
+        return nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name=name)
+
     def dense(self, features: int, name: str, bias: bool = True) -> nn.Dense:
         return nn.Dense(features, use_bias=bias, dtype=self.dtype, name=name)
 
