@@ -9,8 +9,8 @@ from configs.methods import MECHANISMS, method
 from transferjax import programs
 from transferjax.study import binding, estimate, shapes
 from transferjax.study.content import size
-from transferjax.study.plan import make_plan, work
-from transferjax.study.specs import Call, Goal, Measure
+from transferjax.study.plan import make_plan, program, work
+from transferjax.study.specs import Apply, Call, Goal, Measure
 from transferjax.study.store import Store
 
 
@@ -73,6 +73,16 @@ def test_a_forward_pass_counts_the_products_of_a_net(cost):
     seen = each(cost, verdicts(network())) * 1e9 / 32
     convolutions = 2 * 9 * (64 * 1 * 4 + 16 * 4 * 8)
     assert 0.8 * convolutions < seen < 2 * convolutions  # fewer taps at the border; norms besides
+
+
+def test_what_is_around_a_net_counts(cost):
+    """Samples of a defence as often as they are drawn; the same around another seed is the same program."""
+    net, other = network(), network(seed=1)
+    around = lambda net, n: binding.bound(Apply(call=Call(name="smoothed", options={"samples": n}), of=net))  # noqa: E731
+    alone, four = (each(cost, verdicts(spec)) for spec in (net, around(net, 4)))
+    assert four == pytest.approx(4 * alone, rel=0.05)
+    assert program(verdicts(around(net, 4))) == program(verdicts(around(other, 4)))
+    assert program(verdicts(around(net, 4))) != program(verdicts(around(net, 5)))
 
 
 @pytest.mark.parametrize(

@@ -24,18 +24,15 @@ from transferjax.models.layers import Attended
 from transferjax.programs import operations
 from transferjax.study.content import facts, size
 from transferjax.study.make import attack_of
-from transferjax.study.plan import Plan, work
+from transferjax.study.plan import Plan, networks_of, program, work
 from transferjax.study.registry import ATTACKS, accepts
+from transferjax.study.shapes import abstract, image_of, predict_of, traceable
 from transferjax.study.specs import (
     Adversarial,
-    Apply,
     Call,
     Goal,
     Network,
-    Pretrained,
-    Purifier,
     Spec,
-    Verdicts,
 )
 from transferjax.study.store import Store
 
@@ -71,27 +68,6 @@ class Rate(NamedTuple):
     first: float
 
 
-def program(spec: Spec) -> str:
-    """Results of one program cost about the same per image."""
-    if isinstance(spec, Network):
-        return " ".join([spec.kind, spec.model.key, *(part.name for part in spec.parts)])
-    call = getattr(spec, "attack", getattr(spec, "call", None))
-    models = sorted({getattr(net, "model", net).key for net in _networks(spec)})
-    return " ".join([type(spec).__name__, *([call.key] if call else []), *models])
-
-
-def _networks(spec: Spec) -> tuple[Spec, ...]:
-    """What images go through where a result is made."""
-    if isinstance(spec, Network):
-        return (spec,)
-    if isinstance(spec, Adversarial):
-        return spec.surrogates
-    if isinstance(spec, Verdicts):
-        return (spec.target,)
-    of = getattr(spec, "of", None) or ()
-    return of if isinstance(of, tuple) else (of,)
-
-
 def seconds(plan: Plan, store: Store) -> dict[str, float]:
     """Estimated seconds of every missing result."""
     known, programs = _known(store), defaultdict[str, list[Spec]](list)
@@ -117,7 +93,7 @@ def _shares(plan: Plan) -> dict[str, float]:
             share = dict.fromkeys(share, 0.0)
             share[max(group.members, key=_until).key] = 1.0
         elif group.kind == "Measure" and len(group.members) > 1:
-            networks = {net.key for spec in group.members for net in _networks(spec)}
+            networks = {net.key for spec in group.members for net in networks_of(spec)}
             share = dict.fromkeys(share, len(networks) / (2 * len(share)))
         shares |= share
     return shares
@@ -157,7 +133,7 @@ def _guess(spec: Spec, known: Mapping[str, Rate]) -> Rate:
 
 def _for_each(spec: Spec) -> float:
     """Operations for each image of `plan.work`."""
-    forward = [_forward(net) for net in _networks(spec)]
+    forward = [_forward(net) for net in networks_of(spec)]
     if isinstance(spec, Adversarial):
         shape = facts(spec.data).image_shape
         cost = cost_of(spec.attack, spec.goal, spec.norm, len(forward), shape)
@@ -223,15 +199,17 @@ def training_cost(parts: Iterable[Call]) -> float:
 
 
 def _forward(net: Spec) -> float:
-    """Operations of one image through a network."""
-    if isinstance(net, Apply):
-        return sum(map(_forward, net.of))
+    """Operations of one image through a network, with what is around it; of a service none."""
     if isinstance(net, Network):
         known = facts(net.data)
         return _operations(net.model, known.num_classes, known.image_shape)
-    if isinstance(net, Pretrained):
-        return _operations(net.model, 1000, (224, 224, 3))
-    return 1e7 if isinstance(net, Purifier) else 0.0
+    return _traced(net) if traceable(net) else 0.0
+
+
+@cache
+def _traced(net: Spec) -> float:
+    traced = jax.make_jaxpr(lambda v, x: predict_of(net, v)(x))(abstract(net), image_of(net))
+    return float(operations(traced.jaxpr))
 
 
 @cache

@@ -4,11 +4,11 @@ A plan is made of specs and of what the store holds; it computes nothing.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from transferjax.study.specs import Adversarial, Measure, Network, Spec, Verdicts
+from transferjax.study.specs import Adversarial, Apply, Measure, Network, Spec, Verdicts
 from transferjax.study.store import Store
 from transferjax.study.walk import needs, training_of
 
@@ -104,3 +104,32 @@ def work(spec: Spec, size: Callable[[Spec], int]) -> float:
         return size(clean_of(spec.data))
     training = getattr(spec, "training", None)
     return size(spec.data) * (training.epochs if training else 1.0)  # type: ignore[attr-defined]
+
+
+def program(spec: Spec) -> str:
+    """Results of one program cost about the same per image."""
+    if isinstance(spec, Network):
+        return " ".join([spec.kind, spec.model.key, *(part.name for part in spec.parts)])
+    call = getattr(spec, "attack", getattr(spec, "call", None))
+    return " ".join([type(spec).__name__, *([call.key] if call else []), *sorted(set(_models(spec)))])
+
+
+def _models(spec: Spec) -> Iterator[str]:
+    """The architectures that images go through, and what is around them."""
+    for net in networks_of(spec):
+        if isinstance(net, Apply):
+            yield " ".join([net.call.key, *_models(net)])
+        else:
+            yield getattr(net, "model", net).key
+
+
+def networks_of(spec: Spec) -> tuple[Spec, ...]:
+    """What images go through where a result is made."""
+    if isinstance(spec, Network):
+        return (spec,)
+    if isinstance(spec, Adversarial):
+        return spec.surrogates
+    if isinstance(spec, Verdicts):
+        return (spec.target,)
+    of = getattr(spec, "of", None) or ()
+    return of if isinstance(of, tuple) else (of,)

@@ -22,12 +22,11 @@ from transferjax.predicts.snapshots import Snapshots
 from transferjax.programs import outputs
 from transferjax.study import registry
 from transferjax.study.content import facts
-from transferjax.study.estimate import program
 from transferjax.study.make import attack_of
 from transferjax.study.mistakes import Mistakes, one_line
 from transferjax.study.nets import module_of, net_of, predict_with
 from transferjax.study.networks import train_step
-from transferjax.study.plan import Plan, clean_of
+from transferjax.study.plan import Plan, clean_of, networks_of, program
 from transferjax.study.specs import Adversarial, Apply, Network, Pretrained, Purifier, Spec, Verdicts
 from transferjax.typing import Array, Batch, PyTree
 
@@ -63,7 +62,7 @@ def check_plan(plan: Plan) -> None:
     wrong, seen = [], set[str]()
     for spec in tqdm(plan.missing.values(), "programs", disable=None, leave=False):
         name = program(spec)
-        if name in seen or not all(map(traceable, _nets(spec))):
+        if name in seen or not all(map(traceable, networks_of(spec))):
             continue
         seen.add(name)
         try:
@@ -72,14 +71,6 @@ def check_plan(plan: Plan) -> None:
             wrong.append(f"{type(spec).__name__} {spec.key[:12]}: {one_line(error)}")
     if wrong:
         raise Mistakes(wrong)
-
-
-def _nets(spec: Spec) -> tuple[Spec, ...]:
-    if isinstance(spec, Network):
-        return (spec,)
-    if isinstance(spec, Adversarial):
-        return spec.surrogates
-    return (spec.target,) if isinstance(spec, Verdicts) else ()
 
 
 def traceable(net: Spec) -> bool:
