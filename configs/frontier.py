@@ -28,10 +28,13 @@ surrogate behind transformations, without any victim, and the table says what th
 S4ST itself asks for a targeted gain in probability behind twelve transformations, and searches four options.
 
 Behind a scale, `,key=value` changes it: `cpu,count=50,gradients=10+100,attacks=PGD+PGN,tables=attacks`;
-`seed=2` is that seed alone. `full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
+`seed=2` is that seed alone, `defences=JPEG+NRP` are those two.
+
+`full` reads `weights/resnet50.sam_ir.safetensors`, which is nowhere offered.
 Its targets are the seven others of TransferAttack's panel (VGG-16 with batch normalization), a deeper ResNet
 and one trained adversarially; its defences are TransferAttack's and three more: `weights/NRP.pth`, the four
-files of HGD (`transferjax.models.denoised`), `weights/256x256_diffusion_uncond.pt` of DiffPure.
+files of HGD (`transferjax.models.denoised`), `weights/256x256_diffusion_uncond.pt` of DiffPure: 150 passes of
+half a billion parameters for each image of each row, most of the whole cost; `defences=` leaves it out.
 `lpips=weights/alexnet.pth+weights/alex.pth` adds LPIPS (AlexNet) to SSIM and L2, from files of its package.
 """
 
@@ -309,7 +312,10 @@ def swept(s):
 
 def get_config(variant="cpu"):
     """Two surrogates, all attacks at all costs, targets and defences; options chosen without a victim."""
-    s, seeds, said = scales.chosen(SCALES, variant, attacks="", gradients="", tables="", lpips="")
+    s, seeds, said = scales.chosen(
+        SCALES, variant, attacks="", gradients="", tables="", lpips="", defences=""
+    )
+    s = s.but(defences=scales.several(said["defences"], s.defences, "defences", "this scale") or s.defences)
     tables = scales.several(said["tables"], TABLES, "tables", "this config") or TABLES
     costs = scales.several(said["gradients"], [f"{cost}" for cost in COSTS], "gradients", "the table")
     offered = dict.fromkeys(name for table in NAMED.values() for name in table)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from transferjax import defences, models
-from transferjax.defences.diffusion import LEVELS, RATES
 from transferjax.random import per_example
 
 KEY = jax.random.key(0)
@@ -14,15 +13,14 @@ MEAN, IMAGE, STRENGTH = 0.3, -0.5, 0.15  # in [-1, 1]
 
 
 def left(time):
-    low, high = RATES
-    return jnp.exp(-0.5 * (high - low) * time**2 - low * time)
+    return jnp.exp(-0.5 * (20.0 - 0.1) * time**2 - 0.1 * time)
 
 
 def noise_of_normal_data(variance):
     """E[n | x_t] where every pixel of the data is N(MEAN, variance)."""
 
     def noise(x, times):
-        a = left(times / LEVELS)[:, None, None, None]
+        a = left(times / 1000)[:, None, None, None]
         return jnp.sqrt(1 - a) * (x - jnp.sqrt(a) * MEAN) / (a * variance + 1 - a)
 
     return noise
@@ -53,6 +51,40 @@ def test_images_are_drawn_from_their_posterior(variance, strength):
     count = found.size
     assert found.mean() == pytest.approx(MEAN + gain * (IMAGE - MEAN), abs=0.01 + 4 * np.sqrt(spread / count))
     assert found.std() == pytest.approx(np.sqrt(spread), rel=0.03)
+
+
+def test_the_process_is_the_official_one():
+    """Levels 150 … 1, as many as the default steps; what is left at the start, of the discrete process."""
+    seen = []
+
+    def noise(x, times):
+        jax.debug.callback(lambda mean, time: seen.append((mean, time)), x.mean(), times[0], ordered=True)
+        return jnp.zeros_like(x)
+
+    net = defences.diffpure(lambda x: flat(x), jax.tree_util.Partial(noise), KEY)
+    jax.block_until_ready(net(jnp.ones((1, 128, 128, 3))))
+    jax.effects_barrier()
+    assert [float(time) for _, time in seen] == list(range(150, 0, -1))
+    betas = np.linspace(0.1 / 1000, 20 / 1000, 1000)
+    assert float(seen[0][0]) == pytest.approx(np.sqrt(np.prod(1 - betas[:150])), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("strength", "step"), [(0.1, 0.0333333), (0.150005, 1e-3), (0.1, 0.03), (2e-5, 1e-5), (1.0, 0.5)]
+)
+def test_steps_need_not_divide_the_strength(strength, step):
+    noise = jax.tree_util.Partial(noise_of_normal_data(0.2))
+    net = defences.diffpure(jax.tree_util.Partial(flat), noise, KEY, strength, step)
+    assert np.isfinite(net(jnp.full((1, 4, 4, 1), 0.5))).all()
+
+
+def test_in_low_precision(images):
+    """A net answers in float32 whatever it is asked in."""
+    noise = lambda x, times: noise_of_normal_data(0.2)(x.astype(jnp.float32), times)  # noqa: E731
+    net = defences.diffpure(jax.tree_util.Partial(flat), jax.tree_util.Partial(noise), KEY, 0.05, 0.01)
+    found = net(images.astype(jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32).mean(), net(images).mean(), atol=0.05)
 
 
 def small(**options):
@@ -100,8 +132,9 @@ def test_gradients_are_those_of_the_process_or_of_the_identity(images, bpda):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"strength": 0.0}, r"strength must lie in \(0, 1\]; got 0.0"),
-        ({"strength": 1.5}, r"strength must lie in \(0, 1\]; got 1.5"),
+        ({"strength": 0.0}, r"strength must lie in \(0, 1\].*; got 0.0"),
+        ({"strength": 1e-6}, r"strength must lie in \(0, 1\], above 1e-05.*; got 1e-06"),
+        ({"strength": 1.5}, r"strength must lie in \(0, 1\].*; got 1.5"),
         ({"step": 0.2}, r"step must lie in \(0, strength\], at most 0.15; got 0.2"),
         ({"step": 0.0}, r"step must lie in \(0, strength\], at most 0.15; got 0.0"),
     ],

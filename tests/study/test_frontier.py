@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs import common, frontier, sp2024, trainings
+from configs import attacked, common, frontier, sp2024, trainings
 from configs.methods import method
 from transferjax import models
 from transferjax.attacks import spent
@@ -140,6 +140,14 @@ def test_every_scale_names_what_there_is(scale):
     assert {label for block in blocks for label in block["attacks"]} == {label for label, *_ in c.attacks}
     for _, attack, options in c.attacks:
         assert call_of(registry.ATTACKS, attack, options).name == attack
+
+
+def test_defences_are_those_that_a_variant_names():
+    blocks = dict(frontier.get_config("full,defences=JPEG+HGD").blocks)
+    assert [name for name in blocks["main"]["targets"] if name in attacked.DEFENCES] == ["JPEG"]
+    assert "HGD" in blocks["main"]["targets"]
+    with pytest.raises(ValueError, match="defences=DiffPur: this scale has JPEG, Bit depth, R&P"):
+        frontier.get_config("full,defences=DiffPur")
 
 
 def test_the_surrogates_are_the_s_and_p_studys():

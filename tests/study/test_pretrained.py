@@ -166,14 +166,26 @@ def test_weights_of_another_net_are_no_start(context, file):
         network(wide, start=pretrained(file))
 
 
+def test_a_net_of_its_own_file_says_which(tmp_path):
+    lost = Pretrained(model=Call(name="hgd_inception_v3"), file=str(tmp_path / "hgd.safetensors"))
+    said = r"get denoise_incepv3_012\.ckpt of github.*convert denoise_incepv3_012\.ckpt"
+    with pytest.raises(Mistakes, match=said):
+        binding.bound(lost)
+
+
 def test_a_dry_run_traces_what_stands_in_files(context, file, tmp_path):
     """Alone, behind a defence, and in an ensemble; what would fail when it is made fails now."""
     net = pretrained(file)
     defended = binding.bound(Apply(call=Call(name="bit_depth"), of=net))
-    right = [attacked(net), attacked((net, network())), verdicts(defended, attacked(net)), verdicts(net)]
+    other = pretrained(file, preprocessing=Call(name="normalize", options={"mean": (0.1,), "std": (0.2,)}))
+    right = [
+        *(attacked(net), attacked((net, network())), attacked((net, other)), attacked((net, defended))),
+        *(verdicts(defended, attacked(net)), verdicts(net), verdicts(other)),
+    ]
     shapes.check_plan(make_plan(right, Store(tmp_path)))
     lost = attacked(net, Call(name="fia", options={"layer": "nowhere"}))
     with pytest.raises(Mistakes, match=f"Adversarial {lost.key[:12]}.*nowhere"):
         shapes.check_plan(make_plan([lost], Store(tmp_path)))
-    with pytest.raises(Mistakes, match="JPEG here is for RGB images; got 1 channels"):
-        binding.bound(Apply(call=Call(name="jpeg"), of=net))
+    grey = verdicts(binding.bound(Apply(call=Call(name="jpeg"), of=net)))
+    with pytest.raises(Mistakes, match=f"Verdicts {grey.key[:12]}: JPEG here is for RGB images; got 1"):
+        shapes.check_plan(make_plan([grey], Store(tmp_path)))

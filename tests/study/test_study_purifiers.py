@@ -55,14 +55,14 @@ def behind_nrp(predict, net, variables, _):
 
 
 def behind_diffpure(predict, net, variables, key):
-    return diffpure(predict, noise_predictor(net, variables), key, 0.02, 0.01)
+    return diffpure(predict, noise_predictor(net, variables), key, 0.02, 0.01, 16)
 
 
 PUBLISHED = {
     "nrp": (NRP(features=4, growth=2, blocks=1), {"features": 4, "blocks": 1}, behind_nrp),
     "diffpure": (
         DiffusionUNet(width=32, multiples=(1,)),
-        {"strength": 0.02, "step": 0.01, "size": 8, "width": 32, "multiples": (1,)},
+        {"strength": 0.02, "step": 0.01, "size": 16, "width": 32, "multiples": (1,)},
         behind_diffpure,
     ),
 }

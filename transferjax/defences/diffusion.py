@@ -66,7 +66,7 @@ class _DiffPure:
         left = np.cumprod(1 - rates)[max(round(self.strength * LEVELS), 1) - 1]
         y = math.sqrt(left) * y + math.sqrt(1 - left) * normal(0)
 
-        count = math.ceil(self.strength / self.step - 1e-6)
+        count = max(math.ceil((self.strength - END) / self.step - 1e-6), 1)
         times = self.strength - self.step * np.arange(count)
         spans = times - np.append(times[1:], END)
         beta = low + (high - low) * times
@@ -77,7 +77,8 @@ class _DiffPure:
         def back(y: Array, now: tuple[Array, ...]) -> tuple[Array, None]:
             """Euler and Maruyama's step of the reverse equation; the score is `-noise / √(1 - ᾱ)`."""
             number, level, grow, drift, spread = now
-            return grow * y - drift * noise(y, jnp.full(len(y), level)) + spread * normal(number), None
+            found = noise(y, jnp.full(len(y), level)).astype(y.dtype)
+            return grow * y - drift * found + spread * normal(number), None
 
         numbers = jnp.arange(1, count + 1), jnp.asarray(levels, jnp.float32)
         y, _ = jax.lax.scan(back, y, (*numbers, *(jnp.asarray(factor, y.dtype) for factor in factors)))
@@ -110,8 +111,8 @@ def diffpure(
 
     Reference: Nie et al., "Diffusion Models for Adversarial Purification", ICML 2022.
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength must lie in (0, 1]; got {strength}")
+    if not END < strength <= 1:
+        raise ValueError(f"strength must lie in (0, 1], above {END}, where the process ends; got {strength}")
     if not 0 < step <= strength:
         raise ValueError(f"step must lie in (0, strength], at most {strength}; got {step}")
     return Stochastic(

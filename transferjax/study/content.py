@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +81,13 @@ def sha256(file: str | Path) -> str:
     Raises:
         FileNotFoundError: it is not there.
     """
+    stat = Path(file).stat()
+    return _digest(str(file), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _digest(file: str, *stamp: int) -> str:
+    """Gigabytes are read once, unless the file changes."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

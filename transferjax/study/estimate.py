@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,12 +26,14 @@ from transferjax.study.content import facts, size
 from transferjax.study.make import attack_of
 from transferjax.study.plan import Plan, networks_of, program, work
 from transferjax.study.registry import ATTACKS, accepts
-from transferjax.study.shapes import abstract, image_of, predict_of, traceable
+from transferjax.study.shapes import abstract, predict_of, traceable
 from transferjax.study.specs import (
     Adversarial,
+    Apply,
     Call,
     Goal,
     Network,
+    Pretrained,
     Spec,
 )
 from transferjax.study.store import Store
@@ -133,9 +135,11 @@ def _guess(spec: Spec, known: Mapping[str, Rate]) -> Rate:
 
 def _for_each(spec: Spec) -> float:
     """Operations for each image of `plan.work`."""
-    forward = [_forward(net) for net in networks_of(spec)]
+    seen: Any = getattr(spec, "images", None) or getattr(spec, "data", None)
+    seen = seen.data if isinstance(seen, Adversarial) else seen
+    shape = facts(seen).image_shape
+    forward = [_forward(net, shape) for net in networks_of(spec)]
     if isinstance(spec, Adversarial):
-        shape = facts(spec.data).image_shape
         cost = cost_of(spec.attack, spec.goal, spec.norm, len(forward), shape)
         passes = cost.evaluations + 2.0 * cost.gradients  # a backward pass is about two forward ones
         return passes * sum(forward) / max(len(forward), 1) / work(spec, lambda _: 1)
@@ -198,17 +202,24 @@ def training_cost(parts: Iterable[Call]) -> float:
     return cost
 
 
-def _forward(net: Spec) -> float:
-    """Operations of one image through a network, with what is around it; of a service none."""
+def _forward(net: Spec, shape: tuple[int, int, int]) -> float:
+    """Operations of one image of that shape through a network, with what is around it; of a service none."""
     if isinstance(net, Network):
-        known = facts(net.data)
-        return _operations(net.model, known.num_classes, known.image_shape)
-    return _traced(net) if traceable(net) else 0.0
+        return _operations(net.model, facts(net.data).num_classes, shape)
+    if traceable(net):
+        return _traced(net, shape)
+    if isinstance(net, Apply):  # around weights that another machine has
+        return sum(_forward(inner, shape) for inner in net.of)
+    return _operations(net.model, 1000, (224, 224, 3)) if isinstance(net, Pretrained) else 0.0
 
 
 @cache
-def _traced(net: Spec) -> float:
-    traced = jax.make_jaxpr(lambda v, x: predict_of(net, v)(x))(abstract(net), image_of(net))
+def _traced(net: Spec, shape: tuple[int, int, int]) -> float:
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    try:
+        traced = jax.make_jaxpr(lambda v, x: predict_of(net, v)(x))(abstract(net), image)
+    except ValueError:  # images that do not fit: said where they are seen
+        return 0.0
     return float(operations(traced.jaxpr))
 
 

@@ -86,11 +86,16 @@ def _surrogate(context: Context, spec: Adversarial) -> Any:
     several = tuple(map(context.predict, spec.surrogates))
     if len(several) == 1:
         return several[0]
-    kinds = {(jax.tree.structure(p), *((a.shape, a.dtype) for a in jax.tree.leaves(p))) for p in several}
-    if len(kinds) != 1:
+    if not alike(several):
         return several
     key = ("snapshots", *(net.key for net in spec.surrogates))
     return context.cached(key, lambda: Snapshots.stack(several))
+
+
+def alike(predicts: Sequence[Predict]) -> bool:
+    """Whether predicts differ in the numbers of their leaves alone, so that they can be stacked."""
+    kinds = {(jax.tree.structure(p), *((a.shape, a.dtype) for a in jax.tree.leaves(p))) for p in predicts}
+    return len(kinds) == 1
 
 
 def _crafting(spec: Adversarial) -> Callable[..., tuple[Array, Array]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from transferjax.study.specs import Adversarial, Apply, Measure, Network, Spec, Verdicts
+from transferjax.study.specs import Adversarial, Apply, Measure, Network, Pretrained, Spec, Verdicts
 from transferjax.study.store import Store
 from transferjax.study.walk import needs, training_of
 
@@ -119,6 +119,8 @@ def _models(spec: Spec) -> Iterator[str]:
     for net in networks_of(spec):
         if isinstance(net, Apply):
             yield " ".join([net.call.key, *_models(net)])
+        elif isinstance(net, Pretrained):
+            yield f"{net.model.key} {net.preprocessing.key} {net.label_map}"
         else:
             yield getattr(net, "model", net).key
 

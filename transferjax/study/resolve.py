@@ -61,7 +61,7 @@ class Context:
     store: Store
     batch_size: int = 128
     checkpoint_epochs: int = 10
-    keep_bytes: int = 2 << 30
+    keep_bytes: int = 4 << 30
     progress: Progress = silent
     run: str = ""
     stopped: Callable[[], bool] = never
@@ -74,8 +74,9 @@ class Context:
             return self._cache[key][0]
         value = make()
         self._cache[key] = value, _bytes(value) if size is None else size
-        while sum(size for _, size in self._cache.values()) > self.keep_bytes and len(self._cache) > 1:
-            self._cache.popitem(last=False)
+        large = [key for key, (_, size) in self._cache.items() if size]
+        while sum(size for _, size in self._cache.values()) > self.keep_bytes and len(large) > 1:
+            del self._cache[large.pop(0)]
         return value
 
     def forget(self) -> None:

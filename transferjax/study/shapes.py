@@ -17,12 +17,11 @@ from tqdm import tqdm
 from transferjax import models
 from transferjax.data import Examples, steps_per_epoch, to_float
 from transferjax.losses import one_hot
-from transferjax.models.weights.torch import input_channels
 from transferjax.predicts.snapshots import Snapshots
 from transferjax.programs import outputs
 from transferjax.study import registry
 from transferjax.study.content import facts
-from transferjax.study.make import attack_of
+from transferjax.study.make import alike, attack_of
 from transferjax.study.mistakes import Mistakes, one_line
 from transferjax.study.nets import module_of, net_of, predict_with
 from transferjax.study.networks import train_step
@@ -143,13 +142,9 @@ def _module(net: Network | Purifier | Pretrained) -> Any:
 
 
 def image_of(net: Any) -> Any:
-    """One image of the first network inside, as a shape: of its data, or of the size its net is for."""
+    """One image of the data of the first network inside, as a shape."""
     while isinstance(net, Apply):
         net = net.of[0]
-    if isinstance(net, Pretrained):
-        module, variables = of_file(net)
-        side = module.image_size
-        return jax.ShapeDtypeStruct((1, side, side, input_channels(module, variables)), jnp.float32)
     return jax.ShapeDtypeStruct((1, *facts(net.data).image_shape), jnp.float32)
 
 
@@ -175,8 +170,9 @@ def _trained(net: Network, variables: PyTree, key: Array, examples: Examples) ->
 
 def _attacked(spec: Adversarial, variables: list[PyTree], key: Array, examples: Examples) -> Array:
     several = [predict_of(net, v) for net, v in zip(spec.surrogates, variables, strict=True)]
-    alike = len({str(jax.tree.map(lambda a: (a.shape, a.dtype), v)) for v in variables}) == 1
-    predict: Any = several[0] if len(several) == 1 else Snapshots.stack(several) if alike else tuple(several)
+    predict: Any = several[0]
+    if len(several) > 1:
+        predict = Snapshots.stack(several) if alike(several) else tuple(several)
     mixes = registry.accepts(registry.ATTACKS, spec.attack, "pool")
     pool = np.zeros((IMAGES, *examples.images.shape[1:]), np.uint8) if mixes else None
     attack = attack_of(spec.attack, spec.goal, spec.eps, spec.norm, pool)

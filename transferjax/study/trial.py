@@ -12,7 +12,7 @@ from transferjax.study import registry
 from transferjax.study.content import facts
 from transferjax.study.nets import module_of, recipe_of
 from transferjax.study.networks import check_fit, optimizer, program_of, train_step
-from transferjax.study.shapes import abstract, image_of, of_file, predict_of, traceable
+from transferjax.study.shapes import abstract, image_of, of_file, predict_of
 from transferjax.study.specs import STORED, Apply, Data, Network, Pretrained, Purifier, Spec, Training
 from transferjax.study.walk import children
 from transferjax.typing import PyTree
@@ -101,7 +101,11 @@ def _pretrained(spec: Pretrained) -> None:
 
 
 def _apply(spec: Apply) -> None:
-    """Traces a factory around networks of the study on one image."""
+    """Traces a factory around networks of the study on one image; files say nothing of their images' size."""
     registry.check_predicts(registry.APPLY, spec.call, len(spec.of))
-    if traceable(spec):
+    if not _from_file(spec):
         jax.eval_shape(lambda v, x: predict_of(spec, v)(x), abstract(spec), image_of(spec))
+
+
+def _from_file(spec: Spec) -> bool:
+    return isinstance(spec, Pretrained) or (isinstance(spec, Apply) and any(map(_from_file, spec.of)))

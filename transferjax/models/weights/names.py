@@ -111,7 +111,7 @@ def _prefix(module: Net, state_dict: Mapping[str, Any]) -> tuple[str, list[str]]
 def _ours(module: Net, name: str) -> str | None:
     try:
         return module.canonical(name)
-    except (ValueError, IndexError):  # the name of another net where one of this is looked for
+    except (ValueError, LookupError):  # the name of another net where one of this is looked for
         return name
 
 
