@@ -62,6 +62,7 @@ WITHOUT_SKIPS = (
     "cifar_vgg",
     "cifar_inception",
     "inception_v",
+    "hgd_inception_v",
     "shufflenet",
     "squeezenet",
 )
