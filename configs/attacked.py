@@ -183,7 +183,12 @@ def defended(name, net):
     """A network behind a defence; HGD is its authors' four nets, whatever the network."""
     if name == "HGD":
         return {"kind": "Apply", "call": common.call("mean_logits"), "of": _hgd()}
-    row, options = DEFENCES[name]
+    return around(DEFENCES[name], net)
+
+
+def around(call, net):
+    """A network behind a row of the predict wrappers, `(row, options)`."""
+    row, options = call
     return {"kind": "Apply", "call": common.call(row, **options), "of": (net,)}
 
 

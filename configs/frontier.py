@@ -267,12 +267,6 @@ SCALES = {
 }
 
 
-def _seen(call, spec):
-    """A network that sees its images transformed."""
-    name, options = call
-    return {"kind": "Apply", "call": common.call(name, **options), "of": (spec,)}
-
-
 def _networks(s, seeds):
     """Surrogates, targets and the first of them defended, the first surrogate's views, the ensemble."""
     if s.nets:
@@ -283,7 +277,7 @@ def _networks(s, seeds):
         surrogates = common.surrogates(MECHANISMS, seeds, model, options, **s.shared(model))
         targets = tuple((label, {}, s.target(label)) for label in s.targets)
     guarded = tuple((name, {}, attacked.defended(name, targets[0][2])) for name in s.defences)
-    own = tuple((label, {}, _seen(call, surrogates[0][2])) for label, call in OWN.items())
+    own = tuple((label, {}, attacked.around(call, surrogates[0][2])) for label, call in OWN.items())
     first = {label: spec for label, _, spec in reversed((*surrogates, *targets))}
     pool = (f"{len(s.pool)} nets", {}, tuple(first[label] for label in s.pool))
     return surrogates, (*targets, *guarded), own, pool

@@ -9,7 +9,7 @@ from transferjax import defences, models
 from transferjax.random import per_example
 
 KEY = jax.random.key(0)
-MEAN, IMAGE, STRENGTH = 0.3, -0.5, 0.15  # in [-1, 1]
+MEAN, IMAGE = 0.3, -0.5  # in [-1, 1]
 
 
 def left(time):

@@ -62,7 +62,7 @@ class Denoised(Net):
         denoiser: the widths of its stages.
     """
 
-    denoiser: tuple[int, ...] = (64, 128, 256, 256, 256)
+    denoiser: tuple[int, ...] = Denoiser.widths
 
     image_size: ClassVar[int] = 299
     guard: ClassVar[str] = "denoise.0"  # what the files call it

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ from transferjax.models.layers import Attended
 from transferjax.programs import operations
 from transferjax.study.content import facts, size
 from transferjax.study.make import attack_of
-from transferjax.study.plan import Plan, networks_of, program, work
+from transferjax.study.plan import Plan, clean_of, networks_of, program, work
 from transferjax.study.registry import ATTACKS, accepts
 from transferjax.study.shapes import abstract, predict_of, traceable
 from transferjax.study.specs import (
@@ -136,8 +136,7 @@ def _guess(spec: Spec, known: Mapping[str, Rate]) -> Rate:
 def _for_each(spec: Spec) -> float:
     """Operations for each image of `plan.work`."""
     seen: Any = getattr(spec, "images", None) or getattr(spec, "data", None)
-    seen = seen.data if isinstance(seen, Adversarial) else seen
-    shape = facts(seen).image_shape
+    shape = facts(cast(Any, clean_of(seen))).image_shape
     forward = [_forward(net, shape) for net in networks_of(spec)]
     if isinstance(spec, Adversarial):
         cost = cost_of(spec.attack, spec.goal, spec.norm, len(forward), shape)
