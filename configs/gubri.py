@@ -6,7 +6,7 @@
 | scale | surrogates | epochs | targets |
 |---|---|---|---|
 | `full` | ResNet-50 | 150, decays at 50 and 100 | ten of CIFAR-10 |
-| `cpu` | a narrow ResNet-18, for its skips | 6, decays at 2 and 4 | S&P's four, and six trained otherwise |
+| `cpu` | the S&P study's narrow VGG-11 | 6, decays at 2 and 4 | S&P's four, and six trained otherwise |
 | `smoke` | tiny | 2 | one; for tests |
 
 Behind a scale, `,key=value` changes it: `cpu,seeds=1,length=6,count=200,tables=training+claims`; `length` is
@@ -15,7 +15,8 @@ three seeds, bands of two standard deviations. A surrogate is a network after ea
 included (SWA, WASAM: of the epochs since the first decay); where training should have stopped is chosen on
 images of their own. Of each minimizer there is a small neighbourhood, its paper's default (Foret's ρ = 0.05
 for SAM), and a large one ("l-"), six times as wide, as l-SAM's 0.3 is. Data of robust and non-robust
-features are made with 1000 steps at `full`; their budgets are those of Figure 3.
+features are made with 1000 steps at `full`; their budgets are those of Figure 3. At `cpu` seeds are for SGD,
+SAM and l-SAM alone, and SGM and ghosts, which need skip connections, have a narrow ResNet-18 of their own.
 """
 
 from configs import attacked, common, scales
@@ -60,6 +61,8 @@ def _full():
     nets = ("resnet18", "resnet50", "resnet101", "vgg13", "vgg16", "vgg19", "densenet121", "densenet161")
     return scales.cifar10().but(
         surrogate=("cifar_resnet50", {}),
+        skipping=("cifar_resnet50", {}),
+        repeated=("SGD", *MINIMIZERS, "D_R", "D_NR"),
         targets={
             **{name: (f"cifar_{name}", {}) for name in nets},
             "inceptionv3": ("cifar_inceptionv3", {}),
@@ -85,7 +88,8 @@ def _full():
 
 def _cpu():
     return scales.cpu().but(
-        surrogate=("cifar_resnet18", {"width": 16, "blocks": (1, 1, 1)}),
+        skipping=("cifar_resnet18", {"width": 16, "blocks": (1, 1, 1)}),
+        repeated=("SGD", "SAM", "l-SAM"),
         others={
             **{name: f"{name}_5" for name in ("MU", "CM", "CO", "LS")},
             "AT_0.01": "AT_1",
@@ -98,8 +102,8 @@ def _cpu():
         shares=SHARES,
         minimizers=tuple(MINIMIZERS),
         rhos=(0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
-        features={"steps": 100},
-        pushed={"steps": 20},
+        features={"steps": 30, "step_size": 0.5},
+        pushed={"steps": 10},
         smooth=200,
         steps=50,
         peak=0.05,
@@ -109,7 +113,10 @@ def _cpu():
 
 
 def _smoke():
-    return scales.smoke().but(
+    s = scales.smoke()
+    return s.but(
+        skipping=s.surrogate,
+        repeated=("SGD", "SAM", "l-SAM"),
         others={},
         tried=("BIM",),
         robust=("VGG16", "AT_3"),
@@ -150,19 +157,27 @@ class Surrogates:
         self.s, self.seeds = s, seeds
         self.entries, self.stops, self.ends = [], {}, {}
 
-    def train(self, label, parts=(), shares=USUAL, source=None, few=False):
-        """A training of each seed, or of the first alone where no claim asks for more."""
-        s, model = self.s, self.s.surrogate
+    def train(self, label, parts=(), shares=USUAL, source=None, model=None):
+        """A training of each seed, or of the first alone where it is not `repeated`."""
+        s, model = self.s, model or self.s.surrogate
         made = [{"name": name, "options": options} for name, options in parts]
         shared = {"data": source or s.train, "training": training(s, shares), **s.stats}
         self.stops[label] = tuple(f"{label}, epoch {epoch:g}" for epoch in stops(s))
-        for seed in self.seeds[:1] if few else self.seeds:
+        for seed in self.seeds if label in s.repeated else self.seeds[:1]:
             net = common.network(*model, parts=tuple(made), seed=seed, **shared)
             self.ends.setdefault(label, {})[seed] = net
             for name, epoch in zip(self.stops[label], stops(s), strict=True):
                 tags = {"mechanism": label, "seed": seed, "epoch": epoch, "decay": shares[0] * s.length}
                 self.entries.append((name, tags, {**net, "epoch": epoch}))
         return self.stops[label]
+
+    def skipping(self, label, parts=()):
+        """The label of a training of the net with skip connections, which may be the surrogate."""
+        if self.s.skipping == self.s.surrogate:
+            return label
+        name = f"{label}, {self.s.skipping[0]}"
+        self.train(name, parts, model=self.s.skipping)
+        return name
 
     def around(self, label, how, **options):
         """A predict factory around the ends of a training: "SGD + SGM"."""
@@ -198,18 +213,19 @@ def networks(s, seeds, views):
     if "decays" in views:
         rows = {f"SGD, decay at {share * s.length:g}": share for share in s.shares}
         blocks["decays"] = found.of("SGD") + sum(
-            (found.train(n, (), (share,), few=True) for n, share in rows.items()), ()
+            (found.train(name, (), (share,)) for name, share in rows.items()), ()
         )
     if "rho" in views:
         own = {0.05: "SAM", 0.3: "l-SAM"}
         names = [own.get(rho) or f"SAM, ρ = {rho:g}" for rho in s.rhos]
         for rho, name in zip(s.rhos, names, strict=True):
             if rho not in own:
-                found.train(name, (("sam", {"rho": rho}),), few=True)
+                found.train(name, (("sam", {"rho": rho}),))
         blocks["rho"] = found.of("SGD", *names, last=True)
     if "techniques" in views:
-        own = [found.around(n, how, **call) for n in ("SGD", "l-SAM") for how, call in TECHNIQUES.items()]
-        blocks["techniques"] = (*found.of("SGD", "l-SAM", last=True), *own)
+        bare = found.skipping("SGD"), found.skipping("l-SAM", MINIMIZERS["l-SAM"](USUAL[0]))
+        own = [found.around(name, how, **call) for name in bare for how, call in TECHNIQUES.items()]
+        blocks["techniques"] = (*found.of(*bare, last=True), *own)
     if "lgv" in views:
         blocks["lgv"] = tuple(found.collect(name) for name in ("SGD", "l-SAM"))
     plain = s.target(s.robust[0])
@@ -217,7 +233,7 @@ def networks(s, seeds, views):
         how, options = FEATURES[label][0], s.features if label in ("D_R", "D_NR") else s.pushed
         maker = s.target(*s.robust) if label == "D_R" else plain
         source = common.derived(how, maker, s.train, **options)
-        blocks[label] = found.train(label, source=source, few=label in ("D_rand", "D_det"))
+        blocks[label] = found.train(label, source=source)
     return found.entries, blocks
 
 

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from small import RESNET, TEST, VGG, attacked, network, training, verdicts
+from small import RESNET, TEST, TRAIN, VGG, attacked, network, training, verdicts
 
 from configs.methods import MECHANISMS, method
 from transferjax import programs
 from transferjax.study import binding, estimate, shapes
 from transferjax.study.content import size
 from transferjax.study.plan import make_plan, program, work
-from transferjax.study.specs import Apply, Call, Goal, Measure
+from transferjax.study.specs import Apply, Call, Derived, Goal, Measure
 from transferjax.study.store import Store
 
 
@@ -66,6 +66,17 @@ def test_arithmetic_counts_sizes_epochs_mechanisms_and_steps(cost):
     assert each(cost, attacked(nets, Call(name="bim"))) == pytest.approx(2 * bim)
     refused = attacked(network(), Call(name="apgd"), goal=Goal(aim="next"))
     assert each(cost, refused) == 0  # said where it is made
+
+
+def test_derived_data_cost_their_steps(cost):
+    def made(name, **options):
+        call = Call(name=name, options=options)
+        return each(cost, binding.bound(Derived(call=call, of=network(), data=TRAIN)))
+
+    step = made("det", steps=1)
+    assert step == pytest.approx(each(cost, network()) * size(TRAIN) / work(network(), size))
+    assert made("rand") == pytest.approx(100 * step)
+    assert made("robust") == pytest.approx(1000 * step)
 
 
 def test_a_forward_pass_counts_the_products_of_a_net(cost):

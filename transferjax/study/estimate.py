@@ -25,12 +25,13 @@ from transferjax.programs import operations
 from transferjax.study.content import facts, size
 from transferjax.study.make import attack_of
 from transferjax.study.plan import Plan, clean_of, networks_of, program, work
-from transferjax.study.registry import ATTACKS, accepts
+from transferjax.study.registry import ATTACKS, DERIVED, accepts
 from transferjax.study.shapes import abstract, predict_of, traceable
 from transferjax.study.specs import (
     Adversarial,
     Apply,
     Call,
+    Derived,
     Goal,
     Network,
     Pretrained,
@@ -42,10 +43,11 @@ PASSES = {
     "Network": 3.0,
     "Verdicts": 1.0,
     "Measure": 12.0,
-    "Derived": 300.0,
+    "Derived": 3.0,
     "Purifier": 9.0,
 }
-"""Forward passes for each image of `plan.work`; an attack's are counted (`attacks.cost`)."""
+"""Forward passes for each image of `plan.work`, of derived data for each step; an attack's are counted
+(`attacks.cost`)."""
 
 FIRST = {"Network": 8.0, "Adversarial": 3.0, "Verdicts": 1.0, "Measure": 3.0, "Derived": 5.0, "Purifier": 8.0}
 """Seconds that a program of small networks costs once, where nobody knows: as measured on two cores."""
@@ -142,7 +144,11 @@ def _for_each(spec: Spec) -> float:
         cost = cost_of(spec.attack, spec.goal, spec.norm, len(forward), shape)
         passes = cost.evaluations + 2.0 * cost.gradients  # a backward pass is about two forward ones
         return passes * sum(forward) / max(len(forward), 1) / work(spec, lambda _: 1)
-    repeats = training_cost(spec.parts) if isinstance(spec, Network) else 1.0
+    repeats = 1.0
+    if isinstance(spec, Network):
+        repeats = training_cost(spec.parts)
+    elif isinstance(spec, Derived):
+        repeats = spec.call.arguments.get("steps", DERIVED.options(spec.call.name)["steps"].default)
     return sum(forward) * PASSES[type(spec).__name__] * repeats
 
 
