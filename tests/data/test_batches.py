@@ -7,7 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from transferjax.data import Dataset, batch_indices, eval_batches, steps_per_epoch, train_batches
+from transferjax.data import (
+    Dataset,
+    batch_indices,
+    eval_batches,
+    even_batch_size,
+    steps_per_epoch,
+    train_batches,
+)
 from transferjax.data.dataset import permutation
 
 
@@ -77,6 +84,17 @@ def test_evaluation_sees_every_example_once_in_full_batches(count):
     np.testing.assert_array_equal(weights == 1, np.arange(len(weights)) < count)
     padding = np.concatenate([batch.indices for batch in batches])[weights == 0]
     np.testing.assert_array_equal(padding, 0)
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+@pytest.mark.parametrize("at_most", [8, 64, 128])
+def test_even_batches_are_no_more_and_nearly_full(at_most, multiple):
+    for size in (0, 1, 7, 8, 9, 128, 129, 200, 1000):
+        even, batches = even_batch_size(size, at_most, multiple), -(-max(size, 1) // at_most)
+        assert even % multiple == 0
+        assert even <= at_most
+        assert -(-max(size, 1) // even) <= batches
+        assert even * batches - max(size, 1) < batches * multiple  # padding
 
 
 @pytest.mark.parametrize("batches", [lambda **k: islice(train_batches(numbered(23), 4, seed=2, **k), 7),

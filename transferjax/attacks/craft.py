@@ -69,7 +69,7 @@ def craft(
         targeted: whether the attack runs towards the targets; read off it, if it is of the catalogue or of
             `ascend`.
         seed: of all randomness.
-        batch_size: images at once, over all devices of this process.
+        batch_size: images at once at most, over all devices of this process.
         eps, norm: budget, for the rounding; read off the attack if it is one of the catalogue.
         format: "npy" (one array) or "png" (one file per image).
         progress: show a bar, if there is a terminal.
@@ -135,7 +135,8 @@ def _batches(
     advice = (
         f"a smaller batch_size than {batch_size} changes no image, nor does a smaller `chunk` of the attack"
     )
-    for examples in data.eval_batches(dataset, batch_size, put=lambda examples: examples):
+    even = data.even_batch_size(len(dataset), batch_size, devices)
+    for examples in data.eval_batches(dataset, even, put=lambda examples: examples):
         rows = np.asarray(examples.indices)[np.asarray(examples.weights) > 0]
         if rows[-1] < start:
             continue

@@ -37,7 +37,7 @@ def answers(model: Model, dataset: Dataset, images: np.ndarray, batch_size: int)
     """The classes `[N]` that a model says of uint8 images."""
     said = []
     padded = Dataset(images, dataset.labels, dataset.class_names)
-    for batch in data.eval_batches(padded, min(batch_size, len(images))):
+    for batch in data.eval_batches(padded, data.even_batch_size(len(images), batch_size)):
         logits = _logits(model.predict, batch.images)
         check_no_nan(logits, f"{model.label} returned NaN")  # whose largest would be class 0
         said.append(np.asarray(logits.argmax(-1)))

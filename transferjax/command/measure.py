@@ -58,7 +58,7 @@ def _row(
     row = {"model": model.label, "measure": name, "other": other, "value": np.nan, "why": ""}
     try:
         parts = []
-        for batch in data.eval_batches(images, min(batch_size, len(images))):
+        for batch in data.eval_batches(images, data.even_batch_size(len(images), batch_size)):
             counted = np.asarray(batch.weights) > 0
             parts.append(np.asarray(run(predicts, jnp.asarray(batch.images), batch.labels))[counted])
         return row | {"value": float(np.concatenate(parts).mean())}

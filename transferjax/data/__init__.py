@@ -15,6 +15,7 @@ from transferjax.data.batches import (
     Source,
     batch_indices,
     eval_batches,
+    even_batch_size,
     steps_per_epoch,
     train_batches,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "cache_dir",
     "center_crop",
     "eval_batches",
+    "even_batch_size",
     "image_folder",
     "imagenet_indices",
     "load",

@@ -79,6 +79,18 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
     return size // batch_size
 
 
+def even_batch_size(size: int, at_most: int, multiple: int = 1) -> int:
+    """The least batch size that takes no more batches: nearly nothing of the last one is padding.
+
+    Args:
+        size: examples.
+        at_most: the batch size that says how many batches there may be.
+        multiple: what it has to be a multiple of, such as the number of devices; rounded up.
+    """
+    batches = -(-max(size, 1) // at_most)
+    return -(-max(size, 1) // (batches * multiple)) * multiple
+
+
 def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarray:
     """Indices `[batch_size]` of training step `step`, a pure function: there is no iterator to save.
 

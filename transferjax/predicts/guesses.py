@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from transferjax.checks import check_examples, check_labels, check_outputs
 from transferjax.classes import check_vocabulary
+from transferjax.data import even_batch_size
 from transferjax.devices import mapped
 from transferjax.models.predict import Selection
 from transferjax.predicts.conventions import CONVENTIONS, FROM_ONE
@@ -99,7 +100,7 @@ def _tried(
 ) -> Iterator[tuple[str, Preprocessing, np.ndarray]]:
     """Logits `[B, K]` with each convention; images are resized once, and all conventions share a program."""
     devices, count = jax.local_device_count(), len(images)
-    size = devices * -(-min(batch_size, count) // devices)
+    size = even_batch_size(count, batch_size, devices)
     rows = [np.arange(start, start + size) % count for start in range(0, count, size)]
     plain = replace(base, scale=1.0, mean=(0.0,), std=(1.0,), channels="RGB", layout="NHWC")
     resize, last = mapped(lambda x, _: plain.see(x)), Preprocessing(layout=base.layout)

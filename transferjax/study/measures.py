@@ -124,7 +124,7 @@ def similarity(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Mea
     networks = {net.key: context.predict(net) for spec in specs for net in spec.of}
     dataset = context.dataset(specs[0].data)
     parts: dict[str, list[np.ndarray]] = {spec.key: [] for spec in specs}
-    batch_size = min(context.batch_size, len(dataset))
+    batch_size = data.even_batch_size(len(dataset), context.batch_size)
     for number, batch in enumerate(data.eval_batches(dataset, batch_size)):
         gradients = {key: _gradient(predict, batch) for key, predict in networks.items()}
         for spec in specs:

@@ -186,7 +186,7 @@ class Context:
     def each(self, function: Callable[..., Any], images: data.Dataset, shared: PyTree, text: str) -> Any:
         """What a `mapped` function says of every example: arrays `[N, …]`, without the padding."""
         devices = jax.local_device_count()
-        batch_size = -(-min(self.batch_size, max(len(images), 1)) // devices) * devices
+        batch_size = data.even_batch_size(len(images), self.batch_size, devices)
         parts, put = [], (jax.device_put if devices == 1 else lambda batch: batch)
         for batch in data.eval_batches(images, batch_size, put=put):
             parts.append(jax.device_get(function(batch, shared)))

@@ -152,7 +152,7 @@ def transfer_loss(
         clean = context.dataset(spec.data.data)  # type: ignore[union-attr]
         linear = is_piecewise_linear(surrogate, data.to_float(jnp.asarray(clean.images[:1])))
         part, found = "hessian" if linear else "gauss_newton", []
-        size = min(context.batch_size, len(clean))
+        size = data.even_batch_size(len(clean), context.batch_size)
         for before, after in zip(
             data.eval_batches(clean, size), data.eval_batches(attacked, size), strict=True
         ):
