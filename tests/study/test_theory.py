@@ -7,8 +7,9 @@ import pytest
 from small import RESNET, TEST, TRAIN, VGG, attacked, failure, make, network
 
 from transferjax import data, metrics
-from transferjax.study import binding
+from transferjax.study import binding, theory
 from transferjax.study.mistakes import Mistakes
+from transferjax.study.resolve import Context
 from transferjax.study.specs import Call, Measure
 
 
@@ -17,6 +18,7 @@ def measured(name, of, images=TEST, **options):
 
 
 ERASING = (Call(name="cutout", options={"size": 4}),)
+MIXING = (Call(name="mixup", options={"prob": 1.0}),)
 SMOOTHING = (Call(name="label_smoothing", options={"prob": 0.3}),)
 
 
@@ -55,6 +57,17 @@ class TestShift:
         erased = cutout(4)(key, Batch(images, jnp.zeros((len(images), 10))), predict).images
         features = [metrics.activations(predict, x).mean((1, 2)) for x in (erased, images)]
         np.testing.assert_allclose(shifts[2, 0], metrics.frechet_distance(*features), rtol=1e-3)
+
+    def test_the_batch_size_changes_nothing(self, shifts, context):
+        """Though mixing is within a batch."""
+        spec = measured("augmentation_shift", (network(parts=MIXING), network(RESNET)))
+        make(context, *spec.of)
+        whole, parts = (
+            next(theory.augmentation_shift(Context(context.store, batch_size=size), [spec]))[1]["values"]
+            for size in (64, 7)
+        )
+        assert whole > 1e-3
+        np.testing.assert_array_equal(whole, parts)
 
     def test_mistakes_are_named(self, context):
         reference = network(RESNET)

@@ -34,6 +34,10 @@ def _pair(spec: Measure) -> Any:
     return spec.of
 
 
+MIXED = 128
+"""Images that the transforms of a training see together, which they may mix: no setting changes it."""
+
+
 def augmentation_shift(
     context: Context, specs: Sequence[Measure], statistic: str = "frechet", variance: float = 0.9
 ) -> Iterator[tuple[Measure, Arrays]]:
@@ -96,7 +100,7 @@ def _features(context: Context, own: Any, reference: Any, spec: Measure) -> tupl
     both = context.cached(program, lambda: jax.jit(features), 0)
     parts = [
         both(jnp.asarray(number), batch, predict, through)
-        for number, batch in enumerate(data.eval_batches(dataset, min(context.batch_size, len(dataset))))
+        for number, batch in enumerate(data.eval_batches(dataset, min(MIXED, len(dataset))))
     ]
     clean, moved = (jnp.concatenate(part)[: len(dataset)] for part in zip(*parts, strict=True))
     return clean, moved
