@@ -97,6 +97,12 @@ def test_even_batches_are_no_more_and_nearly_full(at_most, multiple):
         assert even * batches - max(size, 1) < batches * multiple  # padding
 
 
+@pytest.mark.parametrize("at_most", [0, -4])
+def test_a_batch_holds_something(at_most):
+    with pytest.raises(ValueError, match=f"batch_size {at_most}: expected at least 1"):
+        even_batch_size(10, at_most)
+
+
 @pytest.mark.parametrize("batches", [lambda **k: islice(train_batches(numbered(23), 4, seed=2, **k), 7),
                                      lambda **k: eval_batches(numbered(23), 4, **k)])  # fmt: skip
 def test_shards_make_up_the_global_batch(batches):

@@ -86,7 +86,12 @@ def even_batch_size(size: int, at_most: int, multiple: int = 1) -> int:
         size: examples.
         at_most: the batch size that says how many batches there may be.
         multiple: what it has to be a multiple of, such as the number of devices; rounded up.
+
+    Raises:
+        ValueError: a batch size below one.
     """
+    if at_most < 1:
+        raise ValueError(f"batch_size {at_most}: expected at least 1")
     batches = -(-max(size, 1) // at_most)
     return -(-max(size, 1) // (batches * multiple)) * multiple
 
