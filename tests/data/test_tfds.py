@@ -171,6 +171,16 @@ class TestCache:
         np.testing.assert_array_equal(data.labels, tiny_cifar.labels["test"])
         assert file.read_bytes() == whole
 
+    def test_what_another_process_is_writing_meanwhile_stays(self, home, cache):
+        """Two processes start together, with nothing decoded: neither takes the other's unfinished files."""
+        load("cifar10", "test", data_dir=home)
+        (kept,) = cache.glob("datasets/*/test")
+        unfinished = kept.with_name(".test.other.tmp")
+        kept.rename(unfinished)
+        load("cifar10", "test", data_dir=home)
+        assert kept.is_dir()
+        assert unfinished.is_dir()
+
     def test_decoded_data_cannot_be_kept(self, home, cache, tiny_cifar):
         """You see: a warning: "cannot keep decoded cifar10 in …"; the data are there all the same, and
         decoded again next time.

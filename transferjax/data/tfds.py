@@ -200,10 +200,10 @@ def in_memory(name: str, split: str, *, size: int, data_dir: str | os.PathLike[s
         pass  # not there yet
     except ValueError as error:
         warnings.warn(f"{name} is decoded again: {error}", stacklevel=2)
+    shutil.rmtree(cached / split, ignore_errors=True)  # what is damaged; beside it others may be writing
     crop = whole if name == "cifar10" else center_crop()
     dataset = stream(name, split, size=size, crop=crop, data_dir=data_dir).to_dataset()
     try:
-        shutil.rmtree(cached, ignore_errors=True)
         save(dataset, cached, split)
     except FileExistsError:
         pass  # another process was faster
