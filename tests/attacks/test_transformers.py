@@ -91,10 +91,10 @@ def test_what_is_left_out_is_what_matters_least(net):
     options = {"layer": "blocks.1", "patch": 2, "low": 0.0, "high": 1.0}
     tuned = predicts.att(net)
     matters = np.asarray(_token_importance(tuned, "blocks.1", X))
-    keys = per_example(KEY, 3)
+    keys, attack = per_example(KEY, 3), jax.jit(attacks.att(EPS, 1, **options))
     moved = np.zeros((3, 4, 4))
     for draw in range(20):
-        x = attacks.att(EPS, 1, **options)(fold_in(keys, draw), net, X, LABELS)
+        x = attack(fold_in(keys, draw), net, X, LABELS)
         moved += np.abs(x - X).reshape(3, 4, 2, 4, 2, 3).max((2, 4, 5)) > 0
     mean = np.asarray(_on_grid(jnp.asarray(matters), X, 2))
     for one, count in zip(mean, moved, strict=True):
