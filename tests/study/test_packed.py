@@ -10,6 +10,7 @@ from small import attacked, network, verdicts
 
 from transferjax.study.packed import pack, unpack
 from transferjax.study.plan import make_plan
+from transferjax.study.printed import seconds
 from transferjax.study.resolve import Context
 from transferjax.study.run import Local, run
 from transferjax.study.specs import Network
@@ -112,3 +113,13 @@ def test_what_is_no_pack_is_said(file, content, tmp_path):
     )
     with pytest.raises(ValueError, match="is no pack of results, or a damaged one"):
         unpack(Store(tmp_path / "other"), file)
+
+
+def test_what_went_into_results_is_said_where_it_is_not(store, demand, file, tmp_path):
+    """Neither networks nor images are in a pack; what they took to make is."""
+    other = Store(tmp_path / "other")
+    unpack(other, file)
+    took = seconds(demand, store)
+    assert {type(spec).__name__ for spec in took} == {"Adversarial", "Network", "Verdicts"}
+    assert all(value > 0 for value in took.values())
+    assert seconds(demand, other) == took

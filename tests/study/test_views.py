@@ -12,7 +12,7 @@ from transferjax.report.tables import NOISE
 from transferjax.study import paper_views, printed, views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.rows import transfer_rows
-from transferjax.study.specs import Call
+from transferjax.study.specs import Adversarial, Call, Verdicts
 
 
 @pytest.mark.parametrize(
@@ -124,21 +124,21 @@ def test_seconds_per_image_are_their_makers_notes():
     )
     rows = list(transfer_rows(SimpleNamespace(blocks={"b": block}), "b"))
 
-    def entry(images):  # a second for each epoch of the surrogate, ten times that for MI
-        took = images.surrogates[0].training.epochs * (10 if images.attack.name == "mi_fgsm" else 1)
-        return SimpleNamespace(provenance={"seconds": took})
-
-    store = SimpleNamespace(has=lambda spec: True, entry=entry)
+    needs = [spec.images for row in rows for spec in row.needs.values() if isinstance(spec, Verdicts)]
+    took = {  # a second for each epoch of the surrogate, ten times that for MI
+        images: images.surrogates[0].training.epochs * (10 if images.attack.name == "mi_fgsm" else 1)
+        for images in needs
+        if isinstance(images, Adversarial) and images.surrogates
+    }
     (first, second), few = names[:2], [row for row in rows if row.tags["mechanism"] in (*names[:2], NOISE)]
-    table = printed.seconds_per_image(few, store).center
+    table = printed.seconds_per_image(few, took).center
     assert list(table.index) == ["BIM", "MI"]
     assert table.loc["MI"].tolist() == [10 / TEST.count, 20 / TEST.count]
     assert list(table.columns) == [("seconds", first), ("seconds", second)]
-    many = printed.seconds_per_image(rows, store).center
+    many = printed.seconds_per_image(rows, took).center
     assert many.to_numpy().ravel().tolist() == [4 / TEST.count, 40 / TEST.count]
-    assert printed.seconds_per_image([row for row in rows if row.tags["attack"] == "BIM"], store) is None
-    nothing = SimpleNamespace(has=lambda spec: False)
-    assert printed.seconds_per_image(rows, nothing) is None
+    assert printed.seconds_per_image([row for row in rows if row.tags["attack"] == "BIM"], took) is None
+    assert printed.seconds_per_image(rows, {}) is None
 
 
 def test_what_a_training_loses_of_similarity_is_beside_how_far_it_moves_the_data():

@@ -46,12 +46,26 @@ def _called(spec: Spec, labels: Mapping[str, str]) -> str:
 
 def cost_section(rows: Sequence[Row], store: Store) -> Section:
     """What a view's results took to make; of several attacks also each one's seconds for an image."""
-    said = spent((spec for row in rows for spec in row.needs.values()), store)
-    table = seconds_per_image(rows, store)
-    return Section("Cost", said, [] if table is None else [table], {})
+    took = seconds((spec for row in rows for spec in row.needs.values()), store)
+    table = seconds_per_image(rows, took)
+    return Section("Cost", spent(took), [] if table is None else [table], {})
 
 
-def seconds_per_image(rows: Sequence[Row], store: Store) -> Table | None:
+def seconds(demand: Iterable[Spec], store: Store) -> dict[Spec, float]:
+    """What the results behind a demand took to make, as their makers noted it.
+
+    Also of those that are not there (any more), but that others were made of.
+    """
+    everything, noted, own = walk.everything(demand), dict[str, float](), dict[str, float]()
+    for spec in filter(store.has, everything.values()):
+        said = store.entry(spec).provenance
+        noted |= said.get("of", {})
+        own[spec.key] = said.get("seconds", 0.0)
+    found = noted | own
+    return {spec: found[key] for key, spec in everything.items() if key in found}
+
+
+def seconds_per_image(rows: Sequence[Row], took: Mapping[Spec, float]) -> Table | None:
     """Attacks by surrogate, the median over seeds, goals and budgets; None of one attack or fewer.
 
     Of more than `MOST_SURROGATES` surrogates there is the median alone. Seconds are those of the machine that
@@ -61,10 +75,10 @@ def seconds_per_image(rows: Sequence[Row], store: Store) -> Table | None:
     for row in rows:
         for spec in row.needs.values():
             images = spec.images if isinstance(spec, Verdicts) else None
-            if isinstance(images, Adversarial) and images.surrogates and store.has(images):
-                took = store.entry(images).provenance.get("seconds", float("nan")) / size(images.data)
-                found[images] = (row.tags.get("attack"), row.tags.get("mechanism"), took)
-    each = pd.DataFrame(found.values(), columns=["attack", "mechanism", "seconds"]).dropna()
+            if isinstance(images, Adversarial) and images.surrogates and images in took:
+                each = took[images] / size(images.data)
+                found[images] = (row.tags.get("attack"), row.tags.get("mechanism"), each)
+    each = pd.DataFrame(found.values(), columns=["attack", "mechanism", "seconds"])
     if each["attack"].nunique() < 2:
         return None
     if (count := each["mechanism"].nunique()) > MOST_SURROGATES:
@@ -77,16 +91,13 @@ def seconds_per_image(rows: Sequence[Row], store: Store) -> Table | None:
     return Table("Seconds per image, compilation included", center, nothing, best, significant, "attack")
 
 
-def spent(demand: Iterable[Spec], store: Store) -> str:
-    """What the results behind a demand took to make, kind by kind, as their makers noted it."""
-    seconds, numbers = defaultdict[str, float](float), Counter[str]()
-    for spec in walk.everything(demand).values():
-        if store.has(spec):
-            kind = type(spec).__name__
-            numbers[kind] += 1
-            seconds[kind] += store.entry(spec).provenance.get("seconds", 0.0)
-    parts = [f"{numbers[kind]} {kind} in {estimate.readable(seconds[kind])}" for kind in sorted(numbers)]
-    total = estimate.readable(sum(seconds.values()))
+def spent(took: Mapping[Spec, float]) -> str:
+    """Seconds of results, kind by kind."""
+    parts = []
+    for kind in sorted({type(spec).__name__ for spec in took}):
+        each = [value for spec, value in took.items() if type(spec).__name__ == kind]
+        parts.append(f"{len(each)} {kind} in {estimate.readable(sum(each))}")
+    total = estimate.readable(sum(took.values()))
     return f"{', '.join(parts)}; {total} in all, shared with every other view of the same results."
 
 

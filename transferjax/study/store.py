@@ -61,7 +61,7 @@ class Entry(NamedTuple):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Who made it: versions, device, seconds, when; and the checksum of its arrays."""
+        """Who made it: versions, device, seconds (its own, and of what it was made of), when; checksums."""
         return json.loads((self.path / PROVENANCE).read_text())
 
     @property
