@@ -15,7 +15,7 @@ from transferjax.defences import Denoiser
 from transferjax.losses import cross_entropy
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-LABELS = jnp.array([3, 7])
+LABEL = jnp.array([3])
 
 
 @pytest.fixture
@@ -55,24 +55,27 @@ QUICK = [
 )
 @pytest.mark.filterwarnings("ignore:.*the prefix 'net.' was taken off")  # as in the files of HGD
 def test_logits_and_input_gradients(name, state_dict):
-    """In float64, like the reference: in float32 a ReLU at a kink makes a pixel's gradient differ by 1e-2."""
+    """In float64, like the reference: in float32 a ReLU at a kink makes a pixel's gradient differ by 1e-2.
+
+    The first image of two: neither knows of the other, and in float64 what is by channels is slow.
+    """
     reference, tensors = np.load(GOLDEN / f"{name}.npz"), state_dict(name)
     module = models.build(name.rpartition(".")[2])
     size = int(reference.get("size", module.image_size))
-    images = np.random.default_rng(zlib.crc32(b"input")).random((2, size, size, 3)).astype(np.float32)
+    images = np.random.default_rng(zlib.crc32(b"input")).random((1, size, size, 3)).astype(np.float32)
     predict = models.predictor(module, models.from_torch(module, tensors))
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})  # running costs more here
     def run(predict, images):
         logits, pullback = jax.vjp(predict, images)
-        return logits, pullback(jax.grad(lambda z: cross_entropy(z, LABELS).sum())(logits))[0]
+        return logits, pullback(jax.grad(lambda z: cross_entropy(z, LABEL).sum())(logits))[0]
 
     with jax.enable_x64(True):
         predict, images = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (predict, images))
         logits, gradient = run(predict, images)
     every = 1 if name.startswith("cifar") else 16
-    assert relative(logits, reference["logits"]) < 1e-6
-    assert relative(gradient[:, ::every, ::every], reference["input_gradient"]) < 1e-6
+    assert relative(logits, reference["logits"][:1]) < 1e-6
+    assert relative(gradient[:, ::every, ::every], reference["input_gradient"][:1]) < 1e-6
 
 
 def test_the_denoiser_alone(state_dict):
