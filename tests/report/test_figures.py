@@ -17,6 +17,7 @@ SHAPES = {
     "usual": {},
     "smallest": {"mechanisms": ("ST",), "seeds": 1, "targets": ("VGG",), "budgets": (8.0,)},
     "paper": {"mechanisms": MANY, "targets": ("ResNet50", "VGG16", "InceptionV3", "DenseNet121")},
+    "names as in Table 8": {"budgets": (8.0,), "targets": tuple(f"target AT_0.0{i}" for i in range(6))},
 }
 
 

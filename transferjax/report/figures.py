@@ -108,8 +108,11 @@ def smoothness_similarity_plane(
             line[0].set_ylabel("gradient similarity")
         colors = mpl.cm.ScalarMappable(scale, SEQUENTIAL)
         figure.colorbar(colors, ax=flat[: len(targets)], label=f"success (%)\n{name}")
-        marks = [mpl.lines.Line2D([], [], linestyle="none", color="#bbbbbb", **m) for m in _marks(mechanisms)]
-        figure.legend(marks, list(map(str, mechanisms)), loc="outside lower center", ncols=min(6, len(marks)))
+        marks = [
+            mpl.lines.Line2D([], [], linestyle="none", color="#bbbbbb", label=str(mechanism), **mark)
+            for mechanism, mark in zip(mechanisms, _marks(mechanisms), strict=True)
+        ]
+        legend_below(figure, marks, columns=6)
     return figure
 
 

@@ -1,11 +1,12 @@
 """How every figure looks: colour-blind safe, readable at a paper's column width, one place to change it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -79,10 +80,14 @@ def log_ticks(axis: Axis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int = 4, title: str | None = None) -> None:
-    """One legend under all panels, from one panel's series; never over the data."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), title=title
-        )
+def legend_below(figure: Figure, series: Axes | Sequence[Artist], columns: int = 4) -> None:
+    """One legend under all panels, of one panel's series or of marks with labels; never over the data.
+
+    It has the most columns, up to `columns`, for which there is room.
+    """
+    handles = series.get_legend_handles_labels()[0] if isinstance(series, Axes) else series
+    for count in range(min(columns, len(handles)), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=count)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
