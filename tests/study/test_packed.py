@@ -123,3 +123,13 @@ def test_what_went_into_results_is_said_where_it_is_not(store, demand, file, tmp
     assert {type(spec).__name__ for spec in took} == {"Adversarial", "Network", "Verdicts"}
     assert all(value > 0 for value in took.values())
     assert seconds(demand, other) == took
+
+
+def test_seconds_that_cannot_be_read_are_none(store, demand, tmp_path):
+    whole = store.entry(demand[0])
+    assert whole.seconds > 0
+    damaged = whole._replace(path=tmp_path)
+    assert damaged.seconds == 0
+    for text in ("{", "[]", "{}", '{"seconds": null}'):
+        (tmp_path / PROVENANCE).write_text(text)
+        assert damaged.seconds == 0

@@ -58,9 +58,9 @@ def seconds(demand: Iterable[Spec], store: Store) -> dict[Spec, float]:
     """
     everything, noted, own = walk.everything(demand), dict[str, float](), dict[str, float]()
     for spec in filter(store.has, everything.values()):
-        said = store.entry(spec).provenance
-        noted |= said.get("of", {})
-        own[spec.key] = said.get("seconds", 0.0)
+        entry = store.entry(spec)
+        noted |= entry.provenance.get("of", {})
+        own[spec.key] = entry.seconds
     found = noted | own
     return {spec: found[key] for key, spec in everything.items() if key in found}
 
@@ -76,8 +76,8 @@ def seconds_per_image(rows: Sequence[Row], took: Mapping[Spec, float]) -> Table 
         for spec in row.needs.values():
             images = spec.images if isinstance(spec, Verdicts) else None
             if isinstance(images, Adversarial) and images.surrogates and images in took:
-                each = took[images] / size(images.data)
-                found[images] = (row.tags.get("attack"), row.tags.get("mechanism"), each)
+                each_image = took[images] / size(images.data)
+                found[images] = (row.tags.get("attack"), row.tags.get("mechanism"), each_image)
     each = pd.DataFrame(found.values(), columns=["attack", "mechanism", "seconds"])
     if each["attack"].nunique() < 2:
         return None

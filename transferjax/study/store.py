@@ -65,6 +65,14 @@ class Entry(NamedTuple):
         return json.loads((self.path / PROVENANCE).read_text())
 
     @property
+    def seconds(self) -> float:
+        """What it took to make; 0 where that was not noted, or cannot be read (any more)."""
+        try:
+            return float(self.provenance["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
+    @property
     def readable(self) -> Spec | None:
         """The spec; None where it is damaged, or was written by a version that knew other fields."""
         try:
