@@ -54,6 +54,18 @@ def test_the_class_token_is_no_part_of_the_image(net):
     np.testing.assert_allclose(_token_importance(net, "blocks.0", X), each[:, 1:].reshape(3, 4, 4), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("layer", "share"), [("blocks.0", (0.01, 1)), ("blocks.1", (0, 1e-4))])
+def test_what_a_layer_normalization_alone_reads_does_not_matter(net, layer, share):
+    """Euler's theorem: it forgets the length of a token; the last block reads those before it so."""
+    shape = predicts.layers(net, X)[layer]
+    features = predicts.with_features(net, layer, X)[1]
+    grads = jax.grad(lambda shift: predicts.with_features(net, layer, X, shift)[0].sum())(jnp.zeros(shape))
+    most = np.abs(features * grads).sum(-1)[:, 1:]
+    low, high = share
+    found = np.abs(_token_importance(net, layer, X)).sum() / most.sum()
+    assert low < found < high
+
+
 def test_maps_are_means_over_patches_from_0_to_1():
     maps = jnp.arange(16.0).reshape(1, 4, 4)
     found = _on_grid(maps, jnp.zeros((1, 4, 4, 3)), 2)

@@ -145,7 +145,7 @@ def att(
 
     Args:
         layer: the end of the path of the Flax module, a block near the last, whose tokens say which patches
-            matter.
+            matter; where layers are normalized first, no nearer than two blocks before the last (see below).
         patch: side of a patch in pixels.
         prob: of a patch to be left, before the first step.
         low, high: the same at the last step, of the image's least and most important patch.
@@ -158,7 +158,9 @@ def att(
     Reference: Ming et al., "Boosting the Transferability of Adversarial Attack on Vision Transformer with
     Adaptive Token Tuning", NeurIPS 2024, with the official code's values for a ViT-B/16 ("blocks.10"): steps
     of `eps / steps`, ten. There all images share their draws, and the first gradient, which says what
-    matters, still has the deviations that the attack before it left.
+    matters, still has the deviations that the attack before it left. And of a ViT's next to last block, which
+    it looks at, what matters is rounding: the last block reads these tokens through a layer normalization
+    alone, which forgets their length, so `Σ_c f_c ∂z/∂f_c = 0` by Euler's theorem.
     """
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
