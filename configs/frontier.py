@@ -184,6 +184,7 @@ TABLES = (*NAMED, "choices")
 def _needed(s):
     """Name -> what an attack must be told of a scale's nets."""
     patch, depth = s.tokens
+    # the official layer, though what matters there is rounding: from the block before it succeeds as often
     att = {"layer": f"blocks.{max(depth - 2, 0)}", "patch": patch, "truncated": max(depth // 6, 1)}
     told = {name: {"layer": s.layer} for name in LAYERED}
     told |= {name: {"inner_steps": 2 * len(s.pool)} for name in TWICE}

@@ -125,11 +125,19 @@ def test_what_went_into_results_is_said_where_it_is_not(store, demand, file, tmp
     assert seconds(demand, other) == took
 
 
-def test_seconds_that_cannot_be_read_are_none(store, demand, tmp_path):
+def test_seconds_that_cannot_be_read_are_not_zero(store, demand, tmp_path):
+    """So that no table has a number that nobody measured."""
     whole = store.entry(demand[0])
     assert whole.seconds > 0
     damaged = whole._replace(path=tmp_path)
-    assert damaged.seconds == 0
+    assert damaged.seconds is None
     for text in ("{", "[]", "{}", '{"seconds": null}'):
         (tmp_path / PROVENANCE).write_text(text)
-        assert damaged.seconds == 0
+        assert damaged.seconds is None
+
+
+def test_a_result_without_a_note_is_left_out(store, demand, tmp_path):
+    other = Store(tmp_path)
+    clean = demand[0]
+    other.put(clean, store.get(clean), {})
+    assert seconds(demand, other) == {}

@@ -60,7 +60,8 @@ def seconds(demand: Iterable[Spec], store: Store) -> dict[Spec, float]:
     for spec in filter(store.has, everything.values()):
         entry = store.entry(spec)
         noted |= entry.provenance.get("of", {})
-        own[spec.key] = entry.seconds
+        if entry.seconds is not None:
+            own[spec.key] = entry.seconds
     found = noted | own
     return {spec: found[key] for key, spec in everything.items() if key in found}
 

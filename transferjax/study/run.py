@@ -164,7 +164,8 @@ def make_group(context: Context, group: Group) -> Done:
             arrays = result["arrays"]
             said = {name: value for name, value in result.items() if name != "arrays"}
             mine = {"run": context.run} if context.run else {}
-            of = {need.key: store.entry(need).seconds for need in needs(spec)}
+            took = {need.key: store.entry(need).seconds for need in needs(spec)}
+            of = {key: seconds for key, seconds in took.items() if seconds is not None}
             store.put(spec, arrays, {**said, **mine, "of": of, "work": work(spec, size), **provenance()})
             done.made.append(spec.key)
     except Unwritable:

@@ -65,12 +65,12 @@ class Entry(NamedTuple):
         return json.loads((self.path / PROVENANCE).read_text())
 
     @property
-    def seconds(self) -> float:
-        """What it took to make; 0 where that was not noted, or cannot be read (any more)."""
+    def seconds(self) -> float | None:
+        """What it took to make; None where that was not noted, or cannot be read (any more)."""
         try:
             return float(self.provenance["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
+            return None
 
     @property
     def readable(self) -> Spec | None:
