@@ -17,7 +17,7 @@ IMAGENETTE = (
     *("table3" if name == "table2" else name for name in ALL if name not in _CIFAR10),
     "smoothness",  # the official notebook's
 )
-BEYOND = ("MSAM",)  # not in the paper: SAM along the momentum, for the price of ST
+BEYOND = ("MSAM",)  # not in the paper: ahead along the momentum, for the price of ST
 AUGMENTED = ("MU", "CM", "CO", "LS", "AT")
 STRONG = ("ST", "SAM", "SAM&JR")  # the surrogates of Tables 4 and 5
 COLLECTORS = {"SGD": "ST", "SAM": "SAM", "SAM&JR": "SAM&JR"}

@@ -115,18 +115,22 @@ def test_look_sam_over_five_steps():
     assert memory["batch_stats"] == 5 + 2  # two of the five steps made a second pass
 
 
-def test_msam_climbs_along_its_momentum():
-    rule, w, momentum = rules.msam(0.3, decay=0.8), W.copy(), np.zeros(N)
+def test_msam_is_the_official_optimizer():
+    """Its code keeps the weights where gradients are taken, and moves from there and back to there."""
+    rate, rho, decay = 0.05, 0.3, 0.8
+    rule, ours = rules.msam(rho, decay=decay), W.copy()
     memory = initial_memory(rule(grad_fn), {"w": jnp.asarray(W)}, {"batch_stats": jnp.zeros(())})
-    for step in range(4):
-        place = w + 0.3 * unit(momentum) if step else w
-        expected = numpy_gradient(place)
-        value, memory, grads = call(rule, w, memory)
-        np.testing.assert_allclose(grads, expected, rtol=1e-10)
-        assert value == pytest.approx(float(loss(place)), 1e-12)
-        momentum = 0.8 * momentum + expected
-        np.testing.assert_allclose(memory["msam"]["w"], momentum, rtol=1e-10)
-        w = w - 0.05 * grads
+    there, buffer, inverse = W.copy(), np.zeros(N), 0.0
+    for _ in range(4):
+        value, memory, grads = call(rule, ours, memory)
+        assert value == pytest.approx(float(loss(there)), 1e-12)
+        there = there + rho * inverse * buffer
+        np.testing.assert_allclose(ours, there, rtol=1e-10)
+        buffer = decay * buffer + numpy_gradient(there - rho * inverse * buffer)
+        np.testing.assert_allclose(memory["msam"]["w"], buffer, rtol=1e-10)
+        inverse = 1 / np.linalg.norm(buffer)
+        there = there - rate * buffer - rho * inverse * buffer
+        ours = ours - rate * memory["msam"]["w"]
     assert memory["batch_stats"] == 4  # one gradient a step
 
 

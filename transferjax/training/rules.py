@@ -167,13 +167,14 @@ def look_sam(rho: float, alpha: float = 0.7, every: int = 5, *, batch_stats: str
 
 
 def msam(rho: float, decay: float = 0.9) -> Rule:
-    """Momentum-SAM: `g(w + ρ m/‖m‖)`, `m ← μ m + g(w + ρ m/‖m‖)`; SAM for one gradient a step.
+    """Momentum-SAM: `g(w − ρ m/‖m‖)`, `m ← μ m + g(w − ρ m/‖m‖)`; for one gradient a step.
 
-    The momentum of the steps before stands for the gradient that SAM takes to climb; it starts at zero,
-    so the first step is a plain one.
+    The gradient is taken ahead, where the momentum of the steps before leads, as Nesterov's is but at a fixed
+    distance: against the momentum, a sum of gradients, so not where SAM climbs to. The momentum starts at
+    zero, so the first step is a plain one.
 
     Args:
-        rho: radius ρ > 0 of the neighbourhood, in units of the weights.
+        rho: distance ρ > 0 ahead, in units of the weights.
         decay: μ, as the optimizer's momentum.
 
     Returns:
@@ -188,12 +189,12 @@ def msam(rho: float, decay: float = 0.9) -> Rule:
         raise ValueError(f"decay={decay}: expected a share of the momentum to keep, at least 0 and below 1")
 
     def rule(grad_fn: GradFn) -> GradFn:
-        def along_the_momentum(params: PyTree, memory: Memory, *data: PyTree):
+        def ahead(params: PyTree, memory: Memory, *data: PyTree):
             momentum = memory.get("msam", optax.tree.zeros_like(params))
-            (value, memory), grads = grad_fn(_ascend(params, momentum, rho, False), memory, *data)
+            (value, memory), grads = grad_fn(_add(params, -rho, unit(momentum)), memory, *data)
             return (value, memory | {"msam": _add(grads, decay, momentum)}), grads
 
-        return along_the_momentum
+        return ahead
 
     return rule
 
