@@ -122,7 +122,7 @@ def test_msam_is_the_official_optimizer():
     memory = initial_memory(rule(grad_fn), {"w": jnp.asarray(W)}, {"batch_stats": jnp.zeros(())})
     there, buffer, inverse = W.copy(), np.zeros(N), 0.0
     for _ in range(4):
-        value, memory, grads = call(rule, ours, memory)
+        value, memory, _ = call(rule, ours, memory)
         assert value == pytest.approx(float(loss(there)), 1e-12)
         there = there + rho * inverse * buffer
         np.testing.assert_allclose(ours, there, rtol=1e-10)
