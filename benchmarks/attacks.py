@@ -4,8 +4,9 @@
 
 The same weights in both frameworks, PyTorch's parameters frozen. An attack is a number of passes (forward and
 back) that all contenders share, so a few steps, or one step with a few neighbors, stand for it: the case says
-of how many passes of the whole. Speed does not depend on the weights, so they are random; labels are what the
-net says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
+of how many passes of the whole. VMI has two steps: its neighbors serve the next one, and of a single step
+they would not be computed. Speed does not depend on the weights, so they are random; labels are what the net
+says, or APGD would skip images. AutoAttack is represented by its APGD-CE.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ OURS: dict[str, Callable[[Sizes], Any]] = {
     "PGD": lambda n: attacks.pgd(steps=n["steps"], **_OPTIONS),
     "MI-FGSM": lambda n: attacks.mi_fgsm(steps=n["steps"], **_OPTIONS),
     "DIM": lambda n: attacks.dim(steps=n["steps"], **_OPTIONS),
-    "VMI-FGSM": lambda n: attacks.vmi_fgsm(steps=1, neighbors=n["neighbors"], **_OPTIONS),
+    "VMI-FGSM": lambda n: attacks.vmi_fgsm(steps=2, neighbors=n["neighbors"], **_OPTIONS),
     "PGN": lambda n: attacks.pgn(steps=1, neighbors=n["neighbors"], **_OPTIONS),
     "TPA": lambda n: attacks.tpa(
         steps=1, neighbors=n["neighbors"], radius=0.05, beta=EPS, random_start=False, **_OPTIONS
@@ -40,14 +41,14 @@ TORCHATTACKS: dict[str, tuple[str, Callable[[Sizes], dict[str, Any]]]] = {
     "PGD": ("PGD", lambda n: {"steps": n["steps"], **_THEIRS}),
     "MI-FGSM": ("MIFGSM", lambda n: {"steps": n["steps"], **_THEIRS}),
     "DIM": ("DIFGSM", lambda n: {"steps": n["steps"], "decay": 1.0, **_THEIRS}),
-    "VMI-FGSM": ("VMIFGSM", lambda n: {"steps": 1, "N": n["neighbors"], **_THEIRS}),
+    "VMI-FGSM": ("VMIFGSM", lambda n: {"steps": 2, "N": n["neighbors"], **_THEIRS}),
     "APGD-CE": ("APGD", lambda n: {"eps": EPS, "steps": n["steps"], "loss": "ce"}),
 }
 PASSES: dict[str, tuple[Callable[[Sizes], float], float]] = {  # what is timed, of the paper's whole attack
     "PGD": (lambda n: n["steps"], 20),
     "MI-FGSM": (lambda n: n["steps"], 10),
     "DIM": (lambda n: n["steps"], 10),
-    "VMI-FGSM": (lambda n: 1 + n["neighbors"], 10 * 21),
+    "VMI-FGSM": (lambda n: 2 * (1 + n["neighbors"]), 10 * 21),
     "PGN": (lambda n: 2 * n["neighbors"], 10 * 40),
     "TPA": (lambda n: 1 + 2 * n["neighbors"], 10 * 21),
     "APGD-CE": (lambda n: n["steps"] + 1, 101),  # and a forward pass that says who is right

@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PEERS = ("torch", "torchattacks", "foolbox", "matfree", "curvlinops-for-pytorch")
 TURN = 0.3  # seconds at least, in which a contender repeats its call
+LOAD = os.getloadavg()[0]  # of others: nothing here has run yet
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,14 @@ def _summary(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def where() -> dict[str, Any]:
-    """The machine and what ran on it: device, cores, load, versions, commit, time."""
+    """The machine and what ran on it: device, cores, load at the start, versions, commit, time."""
     from transferjax.study.run import provenance
 
     found = dict(provenance())
     packages = found["packages"] | {name: said for name in PEERS if (said := _version(name))}
     return found | {
         "packages": packages,
-        "load": round(os.getloadavg()[0], 2),
+        "load": round(LOAD, 2),
         "time": datetime.now(UTC).isoformat(timespec="minutes"),
     }
 

@@ -24,6 +24,7 @@ A `compiled` contender went through `torch.compile`.
         [--steps 1000, of training] [--width 64]
 """
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 from unittest import mock
@@ -297,7 +298,7 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=16, help="of XTrace")
     parser.add_argument("--krylov", type=int, default=6, help="products that matfree makes per image")
     parser.add_argument("--steps", type=int, default=1000, help="of training")
-    parser.add_argument("--compiled", action="store_true", help="curvlinops through torch.compile besides")
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="curvlinops")
     parser.add_argument("--width", type=int, default=64, help="of the net")
     flags = parser.parse_args()
     net = {"steps": flags.steps, "width": flags.width}

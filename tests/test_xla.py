@@ -74,6 +74,26 @@ def test_a_misspelt_switch_is_named():
         xla.keep_memory({xla.MALLOC: "of"})
 
 
+@pytest.mark.parametrize(("most", "kept"), [(2**31 - 1, 2**31 - 1), (2**25, 2**25), (0, None)])
+def test_pieces_as_large_as_the_library_takes_are_kept(most, kept, monkeypatch):
+    """An older library refuses large thresholds; where it takes none, it is left to adapt both."""
+
+    class Library:
+        gnu_get_libc_version, now = None, {}
+
+        def mallopt(self, option, size):
+            taken = option == xla.TRIM_THRESHOLD or size <= most
+            self.now.update({option: size} if taken else {})
+            return int(taken)
+
+    library = Library()
+    monkeypatch.setattr(xla.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert xla.keep_memory({}) is (kept is not None)
+    both = {xla.MMAP_THRESHOLD: kept, xla.TRIM_THRESHOLD: 2**31 - 1}
+    assert library.now == (both if kept else {})
+
+
 FAULTS = """
 import resource, numpy, transferjax
 def faults():

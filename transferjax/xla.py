@@ -13,8 +13,8 @@ code for CPU alone. XLA ends a process whose flags it does not know: only versio
 **Memory.** XLA asks for the memory of a program's intermediates each time that it runs, and frees it at the
 end. The GNU C library gives pieces above 32 MiB back to the system at once, which has to clear every page
 anew: a fifth to a third of a training step of a narrow net with such intermediates (batch 64), next to
-nothing of a wide one's. So it is told, by `mallopt`, to keep pieces of up to 2 GiB: the system has them when
-the process ends.
+nothing of a wide one's. So it is told, by `mallopt`, to keep pieces of up to 2 GiB (32 MiB before its version
+2.35): the system has them when the process ends.
 `TRANSFERJAX_MALLOC=default` leaves everything as it is, and so does whoever set a variable of the library's
 own (`MALLOC_…_`, `GLIBC_TUNABLES`).
 """
@@ -34,7 +34,7 @@ TRIED = ("0.10.", "0.11.", "0.12.")
 """Versions of jaxlib that know the flag."""
 
 MALLOC = "TRANSFERJAX_MALLOC"
-KEPT = 2**31 - 1  # bytes, the most that mallopt takes
+KEPT = (2**31 - 1, 2**25)  # bytes: the most that mallopt takes, and that it took before version 2.35
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 _log = logging.getLogger("transferjax")
@@ -73,7 +73,10 @@ def keep_memory(environ: Mapping[str, str] = os.environ) -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all(library.mallopt(option, KEPT) for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
+    # In this order: either ends the library's adapting of both, and trimming alone helps nobody.
+    return any(library.mallopt(MMAP_THRESHOLD, size) for size in KEPT) and bool(
+        library.mallopt(TRIM_THRESHOLD, KEPT[0])
+    )
 
 
 def setting(name: str, values: tuple[str, ...], environ: Mapping[str, str] = os.environ) -> str:

@@ -11,7 +11,7 @@ from hostile import Server, http
 
 from transferjax.metrics import transfer_success
 from transferjax.predicts.http import HttpTarget, ServiceError
-from transferjax.predicts.platforms import aws, azure, baidu, google
+from transferjax.predicts.platforms import aliyun, aws, azure, baidu, google
 from transferjax.study.services import read_record, record_answers
 
 IMAGES = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (10, 120, 250)])
@@ -39,6 +39,12 @@ def answered(kind, body, headers):
     if kind == "baidu":
         data = base64.b64decode(parse_qs(body.decode())["image"][0])
         return {"result": [{"keyword": word, "score": score, "root": "-"} for word, score in seen(data)]}
+    if kind == "aliyun":
+        asked = parse_qs(body.decode())
+        assert asked["Action"] == ["TaggingImage"]
+        data = base64.b64decode(asked["ImageURL"][0].removeprefix("https://store/"))
+        tags = [{"Confidence": 100 * score, "Value": word} for word, score in seen(data)]
+        return {"RequestId": "8AC7", "Data": {"Tags": tags}}
     requests = json.loads(body)["requests"]
     assert all(one["features"] == [{"type": "LABEL_DETECTION"}] for one in requests)
     found = [seen(base64.b64decode(one["image"]["content"])) for one in requests]
@@ -61,11 +67,16 @@ def server():
         yield server
 
 
+def hosted(image):
+    return f"https://store/{base64.b64encode(image).decode()}"
+
+
 def target(server, make, **options):
-    return HttpTarget(f"http://{server.host}/{make.__name__}", *make(VOCABULARY, OTHER), **options)
+    more = (hosted,) if make is aliyun else ()
+    return HttpTarget(f"http://{server.host}/{make.__name__}", *make(VOCABULARY, OTHER, *more), **options)
 
 
-@pytest.mark.parametrize(("make", "requests"), [(azure, 3), (aws, 3), (baidu, 3), (google, 1)])
+@pytest.mark.parametrize(("make", "requests"), [(azure, 3), (aws, 3), (baidu, 3), (aliyun, 3), (google, 1)])
 def test_every_service_is_asked_and_understood(server, make, requests, tmp_path):
     service = target(server, make)
     record = record_answers(service, IMAGES, tmp_path / "api.safetensors")
@@ -78,7 +89,7 @@ def test_every_service_is_asked_and_understood(server, make, requests, tmp_path)
     assert transfer_success(service, images, np.array([0, 2, 0]), top_k=2) == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("make", [azure, aws, baidu, google])
+@pytest.mark.parametrize("make", [azure, aws, baidu, aliyun, google])
 def test_another_answer_is_an_error_with_its_beginning(server, make):
     for said in ({"error_code": 110, "error_msg": "Access token invalid"}, {"odd": "Access token invalid"}):
         server.plan = [http(json.dumps(said).encode())]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transferjax.predicts.guesses import guess_preprocessing
     from transferjax.predicts.http import BudgetExceeded, HttpTarget, ServiceError
     from transferjax.predicts.modules import layers, with_features
-    from transferjax.predicts.platforms import aws, azure, baidu, google
+    from transferjax.predicts.platforms import aliyun, aws, azure, baidu, google
     from transferjax.predicts.preprocessing import Preprocessing
     from transferjax.predicts.rankings import ranked
     from transferjax.predicts.snapshots import Snapshots, mean_logits, mean_probabilities, swag, swag_mean
@@ -55,6 +55,7 @@ __all__ = [
     "ServiceError",
     "Snapshots",
     "Stochastic",
+    "aliyun",
     "as_tensor",
     "att",
     "aws",
@@ -101,7 +102,7 @@ __getattr__, __dir__ = lazy.names(
         "guesses": "guess_preprocessing",
         "http": "BudgetExceeded HttpTarget ServiceError",
         "modules": "layers with_features",
-        "platforms": "aws azure baidu google",
+        "platforms": "aliyun aws azure baidu google",
         "preprocessing": "Preprocessing",
         "rankings": "ranked",
         "snapshots": "Snapshots mean_logits mean_probabilities swag swag_mean",

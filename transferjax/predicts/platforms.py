@@ -1,4 +1,4 @@
-"""Recognition services as targets: how Azure, AWS, Baidu and Google are asked, and what they answer.
+"""Recognition services as targets: how Azure, AWS, Baidu, Aliyun and Google are asked, and what they answer.
 
     target = HttpTarget(url, *google({"tench": 0, "fish": 0, "church": 5}, other=10), headers=…)
 
@@ -9,14 +9,16 @@ Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Table 10.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlencode
 
 import numpy as np
 
 from transferjax.predicts.answers import ServiceError
-from transferjax.predicts.formats import JSON, Format, at, base64_png, raw_bytes
+from transferjax.predicts.formats import JSON, Format, at, base64_png, png, raw_bytes
 from transferjax.predicts.rankings import ranked
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def azure(vocabulary: Mapping[str, int], other: int) -> Format:
@@ -58,9 +60,25 @@ def baidu(vocabulary: Mapping[str, int], other: int) -> Format:
 
     def encode(images: Sequence[np.ndarray]) -> tuple[bytes, dict[str, str]]:
         body = urlencode({"image": base64_png(images[0])}).encode()
-        return body, {"Content-Type": "application/x-www-form-urlencoded"}
+        return body, dict(FORM)
 
     return Format(ranked(vocabulary, "result", other=other), encode)
+
+
+def aliyun(vocabulary: Mapping[str, int], other: int, hosted: Callable[[bytes], str]) -> Format:
+    """Aliyun, TaggingImage: `{"Data": {"Tags": [{"Value": …, "Confidence": …}]}}`, one image a request.
+
+    Args:
+        vocabulary, other: as for `azure`.
+        hosted: puts an image, a PNG, where the service can read it, and says its address: the service takes
+            no images.
+    """
+
+    def encode(images: Sequence[np.ndarray]) -> tuple[bytes, dict[str, str]]:
+        body = urlencode({"Action": "TaggingImage", "ImageURL": hosted(png(images[0]))}).encode()
+        return body, dict(FORM)
+
+    return Format(ranked(vocabulary, "Data", "Tags", other=other), encode)
 
 
 def google(vocabulary: Mapping[str, int], other: int) -> Format:

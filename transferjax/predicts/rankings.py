@@ -17,9 +17,9 @@ from transferjax.predicts.answers import ServiceError, UnknownNames
 from transferjax.predicts.formats import Parse, at
 
 NAMES = ("label", "name", "classname", "displayname", "tagname", "keyword", "description", "word", "class",
-         "tag", "category")  # fmt: skip
+         "tag", "category", "value")  # fmt: skip
 """What services call a name, in lower case and without underscores; the first of them counts."""
-SCORES = ("score", "confidence", "probability", "prob")
+SCORES = ("score", "confidence", "probability", "prob", "value")
 
 Words = Sequence[tuple[str, float]]
 
