@@ -178,7 +178,7 @@ def needed(blocks, views):
     asked = set()
     for _, _, options in views:
         for part in (options, *(role for _, _, role in options.get("roles", ()))):
-            asked |= {part.get(name) for name in ("block", "shown", "train", "validation")}
+            asked |= {part.get(name) for name in ("block", "train", "validation")}
     return tuple((name, block) for name, block in blocks.items() if name in asked)
 
 

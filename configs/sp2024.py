@@ -24,23 +24,14 @@ weights/resnet50.safetensors --model=resnet50`, and so on for `vgg16_bn`, `dense
 """
 
 from configs import common, scales, sp2024_tables
-from configs.methods import magnitudes, named
+from configs.methods import named
 
-TABLE_2 = (
-    *("ST", "MU_1", "MU_5", "CM_1", "CM_5", "CO_1", "CO_5", "LS_1", "LS_5"),
-    *("AT", "IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR"),
-)
 PAPER = ("IR[paper]", "JR[paper]", "MU_1[paper]", "MU_5[paper]", "CM_1[paper]", "CM_5[paper]")
-SWEPT = ("MU", "CM", "CO", "LS", "AT", "IR", "JR", "ER", "SAM")  # every magnitude of Table 11
 OTHERS = {
     **{"AT_0.01": "AT_1", "AT_0.05": "AT_3", "AT": "AT"},
     **{"CM": "CM_5", "CO": "CO_5", "LS": "LS_5", "MU": "MU_5"},
 }
 """How the targets of Tables 7 and 8 are trained; of augmentations the paper names no magnitude there."""
-
-
-def _every_magnitude(dataset):
-    return tuple(label for name in SWEPT for label in magnitudes(name, dataset))
 
 
 DEFAULTS = {
@@ -51,8 +42,8 @@ DEFAULTS = {
     "attack": {"steps": 20, "step_size": 2 / 255, "random_start": False},
     "autoattack": {},
     "collected": (10, 4),  # LGV: epochs and snapshots of each
-    "main": TABLE_2 + PAPER + sp2024_tables.BEYOND,
-    "swept": _every_magnitude("cifar10"),
+    "main": sp2024_tables.TABLE_2 + PAPER + sp2024_tables.BEYOND,
+    "swept": sp2024_tables.every_magnitude("cifar10"),
     "every_seed": ("AT_1", "AT_7", *sp2024_tables.MIDDLE),  # of those swept: what claims, Table 13 compare
     "others": OTHERS,
     "tables": sp2024_tables.ALL,
@@ -64,7 +55,7 @@ def _imagenette(s):
     return s.but(
         **DEFAULTS
         | {
-            "swept": _every_magnitude("imagenette"),
+            "swept": sp2024_tables.every_magnitude("imagenette"),
             "similar": 500,
             "attack": {"steps": 50, "step_size": 2 / 255, "random_start": False},
             "tables": sp2024_tables.IMAGENETTE,

@@ -6,7 +6,7 @@ a network that A trained; "target X" is a target that X trained, all others ST. 
 """
 
 from configs import common
-from configs.methods import method, strength
+from configs.methods import magnitudes, method, strength
 
 ALL = (
     *("table2", "table4", "table5", "table6", "table7", "table8", "table11", "table12", "table13"),
@@ -17,6 +17,11 @@ IMAGENETTE = (
     *("table3" if name == "table2" else name for name in ALL if name not in _CIFAR10),
     "smoothness",  # the official notebook's
 )
+TABLE_2 = (
+    *("ST", "MU_1", "MU_5", "CM_1", "CM_5", "CO_1", "CO_5", "LS_1", "LS_5"),
+    *("AT", "IR", "JR", "ER", "SAM", "SAM&IR", "SAM&JR"),
+)
+SWEPT = ("MU", "CM", "CO", "LS", "AT", "IR", "JR", "ER", "SAM")  # the mechanisms of Table 11
 BEYOND = ("MSAM",)  # not in the paper: ahead along the momentum, for the price of ST
 AUGMENTED = ("MU", "CM", "CO", "LS", "AT")
 STRONG = ("ST", "SAM", "SAM&JR")  # the surrogates of Tables 4 and 5
@@ -26,6 +31,11 @@ TABLE_7 = ("ST", "CO_5", "CM_5", "MU_5", "LS_5", "AT", *REGULARIZED)
 TABLE_10 = ("ST", "MU_5", "CM_5", "CO_5", "LS_5", "AT", "AT_7", *REGULARIZED)
 PLATFORMS = ("AWS", "Baidu", "Aliyun")
 MIDDLE = ("MU_3", "CM_3", "CO_3", "LS_3")  # Table 13 shows these besides Table 2's
+
+
+def every_magnitude(dataset):
+    """The rows of Table 11."""
+    return tuple(label for name in SWEPT for label in magnitudes(name, dataset))
 
 
 def lacking(s, seeds):
@@ -38,7 +48,7 @@ def lacking(s, seeds):
         "table10": _one_of(s, TABLE_10),
         "table13": ("a mechanism of the code, without [paper]", any("[" not in label for label in labels)),
         "figure2": ("AT_1 … AT_7", any(label.startswith("AT_") for label in labels)),
-        **dict.fromkeys(("table11", "figure3", "figures4to6", "figures7to10"), magnitudes),
+        **dict.fromkeys(("figure3", "figures4to6", "figures7to10"), magnitudes),
         "figure11": ("two seeds", len(seeds) > 1),
     }
     return {table: needs[table][0] for table in s.tables if not needs.get(table, ("", True))[1]}
@@ -55,6 +65,11 @@ def _table_8(s):
 def _present(s, labels):
     """Those labels that the scale trains, each once, in that order."""
     return tuple(dict.fromkeys(label for label in labels if label in s.main + s.swept))
+
+
+def _listed(s):
+    """Table 11's magnitudes, and those that Tables 2 and 3 show of them, whatever is trained."""
+    return tuple(dict.fromkeys((*TABLE_2, *every_magnitude(s.dataset))))
 
 
 def _explained(s):
@@ -82,8 +97,12 @@ def _tags(s, label):
 
 
 def networks(s, seeds):
-    """All networks of a scale; of swept magnitudes one seed, but for those in `s.every_seed`."""
-    own = {label: seeds if label in s.main + s.every_seed else seeds[:1] for label in (*s.main, *s.swept)}
+    """All networks of a scale; of swept magnitudes one seed, but for those in `s.every_seed`.
+
+    Those that only Table 11 lists are named, and nothing makes them.
+    """
+    every = (*s.main, *s.swept, *(_listed(s) if "table11" in s.tables else ()))
+    own = {label: seeds if label in s.main + s.every_seed else seeds[:1] for label in every}
     shared = s.shared(s.surrogate[0])
     surrogates = [
         (label, {**tags, **_tags(s, label)}, spec)
@@ -182,6 +201,7 @@ def blocks(s):
         "table10": _attacked(
             s, _present(s, TABLE_10), ("pgd",), PLATFORMS, s.budgets[1:], accuracy=s.images(s.count)
         ),
+        "table11": {"surrogates": _listed(s)},
         "train": {"surrogates": s.main, "accuracy": s.clean or s.train},
         "hypothesis1": {
             "surrogates": ("ST", *(m for m in everything if m.split("_")[0] in AUGMENTED)),
@@ -213,7 +233,7 @@ def views(s):
         "table6": ("paper", {"block": "explained", "table": "table6", **ours}),
         "smoothness": ("paper", {"block": "all", "table": "smoothness_imagenette", **ours}),
         "table7": ("pairs", {"block": "table7", "table": "table7", **ours}),
-        "table11": ("magnitudes", {"block": "all", "shown": "main", "table": "table11", **ours}),
+        "table11": ("magnitudes", {"block": "table11", "shown": TABLE_2, "table": "table11", **ours}),
         "table12": ("clean", {"block": "main", "train": "train", "table": "table12", **ours}),
         "figure2": ("curve", {"block": "all", "mechanisms": ("AT",), "x": "strength"}),
         "figure3": ("curve", {"block": "all", "show": ("smoothness",), "x": "strength"}),

@@ -24,11 +24,12 @@ Scales are `cifar10`, `imagenette`, `cpu` and `smoke`, with the targets of `conf
 standard training.
 """
 
-from configs import attacked, common, frontier, scales, sp2024
+from configs import attacked, common, frontier, scales
 from configs.methods import method, named
+from configs.sp2024_tables import TABLE_2
 
 TRAININGS = (
-    *sp2024.TABLE_2,
+    *TABLE_2,
     *("l-SAM", "ASAM", "GSAM", "AGSAM", "LookSAM", "MSAM", "ESAM", "GNP", "SWA", "EMA", "WASAM"),
 )
 SCALED = ("ST", "SASD")

@@ -150,11 +150,19 @@ def test_what_a_training_loses_of_similarity_is_beside_how_far_it_moves_the_data
         for seed in (0, 1)
         for target, off in (("A", 0.0), ("B", 0.2))
     )
-    ((_, text, (lost,), figures),) = (
-        tuple(part)[:4] for part in paper_views._lost(frame, ["frechet"], "std")
-    )
-    assert "frechet 1.00 [" in text
-    np.testing.assert_allclose(lost.center.to_numpy(), [[0, 0], [0.05, 0.05], [0.2, 0.2], [0.4, 0.4]])
-    assert set(figures) == {"lost_frechet"}
-    assert paper_views._lost(frame[frame["mechanism"] != "ST"], ["frechet"], "std") == []
-    assert paper_views._lost(frame, [], "std") == []
+    measures = (("similarity", "similarity"), ("frechet", "augmentation_shift"))
+    block = SimpleNamespace(measures=tuple((column, Call(name=name), None) for column, name in measures))
+    study = SimpleNamespace(error="std", blocks={"b": block})
+    first, moved = paper_views.pairs(frame, study, "b")
+    assert [table.title for table in first.tables] == [
+        "similarity",
+        "frechet",
+        "similarity, difference to ST",
+    ]
+    gained = first.tables[-1].center
+    assert list(gained.index) == ["CM_1", "CM_5", "CO_5"]
+    np.testing.assert_allclose(gained.to_numpy(), [[-0.05, -0.05], [-0.2, -0.2], [-0.4, -0.4]])
+    assert "frechet 1.00 [" in moved.text
+    assert set(moved.figures) == {"lost_frechet"}
+    (alone,) = paper_views.pairs(frame[frame["mechanism"] != "ST"], study, "b")
+    assert len(alone.tables) == 2

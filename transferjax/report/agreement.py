@@ -12,6 +12,7 @@ from transferjax.report.tables import Table, ordered, said
 
 RESAMPLES = 1000
 MEAN = "mean over targets"
+EVERY = "all"  # stands for the groups of what a row has once
 
 
 def cells(table: str, ours: pd.DataFrame, dataset: str = "cifar10") -> pd.DataFrame:
@@ -30,6 +31,8 @@ def cells(table: str, ours: pd.DataFrame, dataset: str = "cifar10") -> pd.DataFr
         for who in ("ours", "paper"):
             part[who] = both[f"{center}_{who}"].astype(float)
             part[f"{who}_err"] = both[f"{err}_{who}"].astype(float) if err else np.nan
+        if center in shape.once:
+            part = part.drop_duplicates("row").assign(**dict.fromkeys(shape.groups, EVERY))
         parts.append(part)
     found = pd.concat(parts, ignore_index=True)
     return found.assign(difference=found["ours"] - found["paper"])

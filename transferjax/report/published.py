@@ -26,7 +26,7 @@ class Shape(NamedTuple):
 
     `rows` name what is compared, `groups` within which it is ranked, `values` are (centre, error or None);
     `baseline` is the row that the others are above or below; `title` is what pages call it; `ranked` whether
-    rows are rivals, whose order can be compared.
+    rows are rivals, whose order can be compared; `once` are values that a row has whatever the group.
     """
 
     rows: tuple[str, ...]
@@ -36,6 +36,7 @@ class Shape(NamedTuple):
     baseline: str = BASELINE
     title: str = "the paper's Table {}"
     ranked: bool = True
+    once: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -65,7 +66,10 @@ SHAPES = {
     "table5": Shape(("surrogate",), _WHERE, _RATE, ("dataset",)),
     "table6": Shape(("statistic",), ("target", "eps_255"), (("value", None),), ("dataset",), ranked=False),
     "table7": Shape(
-        ("surrogate",), ("target_training",), (("gradient_similarity", None), ("increment_score", None))
+        ("surrogate",),
+        ("target_training",),
+        (("gradient_similarity", None), ("increment_score", None)),
+        once=("increment_score",),
     ),
     "table8": Shape(("surrogate",), ("target_training", "goal"), (("asr", None),)),
     "table9": Shape(("surrogate",), ("target",), (("surrogate_acc", None), ("asr", None))),

@@ -200,21 +200,29 @@ def pairs(
         for column, call, _ in known(study, block).measures
         if call.name in PAIRS
     ]
+    shifts = [name for name, call, _ in known(study, block).measures if call.name == "augmentation_shift"]
+    more = []
+    if "similarity" in frame and (frame["mechanism"] == BASELINE).any():
+        gains = _gained(frame)
+        title = f"similarity, difference to {BASELINE}"
+        tables.append(value_table(gains, "gained", title, columns=("target",), error=study.error))
+        more = _lost(gains, shifts) if shifts else []
     text = "Means over images of what is measured of a surrogate and a target."
     first = Section("Pairs of networks", text, tables, {})
-    shifts = [name for name, call, _ in known(study, block).measures if call.name == "augmentation_shift"]
-    return [first, *_lost(frame, shifts, study.error), *_agreement(table, frame, study, dataset)]
+    return [first, *more, *_agreement(table, frame, study, dataset)]
 
 
-def _lost(frame: pd.DataFrame, shifts: list[str], error: str) -> list[Section]:
-    """Hypothesis 1: the similarity that a training loses, against how far it moves the data."""
-    if not shifts or "similarity" not in frame or not (frame["mechanism"] == BASELINE).any():
-        return []
+def _gained(frame: pd.DataFrame) -> pd.DataFrame:
+    """All but the baseline's rows, `gained`: how much more similar than it they are to the target."""
     plain = frame[frame["mechanism"] == BASELINE].set_index(["target", "seed"])["similarity"]
-    cells = pd.MultiIndex.from_frame(frame[["target", "seed"]])
-    each = frame.assign(lost=plain.reindex(cells).to_numpy() - frame["similarity"].to_numpy())
-    means = each.groupby("mechanism", sort=False)[["lost", *shifts]].mean()
-    rows = means.drop(BASELINE).reset_index()
+    of_each = plain.reindex(pd.MultiIndex.from_frame(frame[["target", "seed"]])).to_numpy()
+    return frame.assign(gained=frame["similarity"] - of_each)[frame["mechanism"] != BASELINE]
+
+
+def _lost(gains: pd.DataFrame, shifts: list[str]) -> list[Section]:
+    """Hypothesis 1: the similarity that a training loses, against how far it moves the data."""
+    rows = gains.groupby("mechanism", sort=False)[["gained", *shifts]].mean().reset_index()
+    rows = rows.assign(lost=-rows["gained"])
     text = (
         "frechet: the squared Fréchet distance of the training data's features to those of clean data; "
         "off_subspace: the share of the training data's features outside of the clean ones' directions. "
@@ -222,16 +230,14 @@ def _lost(frame: pd.DataFrame, shifts: list[str], error: str) -> list[Section]:
         f"of both over {len(rows)} trainings, means over targets and seeds (95 %, bootstrap): "
         f"{', '.join(orders(rows, shifts, 'lost'))}."
     )
-    title = "similarity lost"
-    table = value_table(each, "lost", title, columns=("target",), error=error, largest=None)
     figures = {
         f"lost_{name}": (
-            against(rows, name, "lost", "mechanism", name.replace("_", " "), title),
+            against(rows, name, "lost", "mechanism", name.replace("_", " "), "similarity lost"),
             f"Similarity lost against {BASELINE}, and {name.replace('_', ' ')} of the training data.",
         )
         for name in shifts
     }
-    return [Section("Similarity lost by moving the data", text, [table], figures)]
+    return [Section("Similarity lost by moving the data", text, [], figures)]
 
 
 MAGNITUDES = {
@@ -262,23 +268,24 @@ def magnitude_of(study: Study, block: str, mechanisms: tuple[str, ...], tag: str
 
 
 def magnitude_rows(
-    study: Study, block: str, shown: str, table: str = "table11", dataset: str = "cifar10"
+    study: Study, block: str, shown: tuple[str, ...], table: str = "table11", dataset: str = "cifar10"
 ) -> Iterator[Row]:
     """A row per network with a magnitude ("IR_3") and its hyper-parameter; nothing is made.
 
     Args:
-        shown: the block of those that tables of success show, by whatever name ("IR").
+        shown: those of the block that tables of success show, by whatever name ("IR").
 
     Raises:
         ValueError: a network that is named as if it had a magnitude, and has none.
     """
-    trained = {m.label: getattr(m.specs[0], "parts", None) for m in known(study, shown).surrogates}
-    for m in known(study, block).surrogates:
+    members = known(study, block).surrogates
+    used_parts = [getattr(m.specs[0], "parts", None) for m in members if m.label in shown]
+    for m in members:
         if re.fullmatch(r"[A-Z]+_\d+", m.label):
             parts, found = getattr(m.specs[0], "parts", ()), _parameters(m)
             if len(parts) != 1 or len(found) != 1:
                 raise ValueError(f"network {m.label!r}: expected one part, its magnitude the tag `strength`")
-            (parameter,), used = found, int(parts in trained.values())
+            (parameter,), used = found, int(parts in used_parts)
             values = {"parameter": parameter, "value": m.tags["strength"], "used_in_tables_2_3": used}
             yield Row({"mechanism": m.label, "seed": m.tags["seed"], **values}, {}, lambda found: {})
 
@@ -287,12 +294,12 @@ def magnitudes(
     frame: pd.DataFrame,
     study: Study,
     block: str,
-    shown: str,
+    shown: tuple[str, ...],
     table: str = "table11",
     dataset: str = "cifar10",
 ) -> list[Section]:
     """Table 11: the hyper-parameters."""
-    text = "Hyper-parameters of this study's networks: what differs from the paper's is a mistake."
+    text = "The hyper-parameters of networks with these names: what differs from the paper's is a mistake."
     sections = _agreement(table, frame, study, dataset)
     return [section._replace(title="Table 11: magnitudes", text=text) for section in sections]
 

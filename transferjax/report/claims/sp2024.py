@@ -88,15 +88,16 @@ def _joint_first(rows: pd.DataFrame) -> float:
 
 
 def _two_explain(rows: pd.DataFrame) -> float:
-    """0.05 less what accuracy and fooling rate add to R²: the mean over attacks, targets and budgets.
+    """0.05 less what accuracy and fooling rate add to adjusted R²: the mean over attacks, targets, budgets.
 
-    More factors never explain less; in the paper's Table 6 they add 0.003 to 0.035.
+    R² itself never falls as factors are added, and over few surrogates rises by about as much as this margin
+    where they say nothing; in the paper's Table 6 it rises by 0.003 to 0.035.
     """
     gains, cells = [], [name for name in ("attack", "target", "eps_255") if name in rows]
     for _, cell in rows[rows["goal"] == "untargeted"].groupby(cells):
         if len(cell) < len(FACTORS) + 2:
             raise KeyError("enough surrogates for a fit")
-        four, two = (least_squares(cell, names, resamples=1).r_squared for names in (FACTORS, FACTORS[2:]))
+        four, two = (least_squares(cell, names, resamples=1).adjusted for names in (FACTORS, FACTORS[2:]))
         gains.append(four - two)
     return 0.05 - float(np.mean(gains))
 
@@ -149,7 +150,7 @@ CLAIMS = (
         "Table 6",
         "explained",
         _two_explain,
-        "R² below 0.05",
+        "adjusted R² below 0.05",
     ),
     Claim("LGV from a better surrogate is better", "Table 5", "lgv", _better_start, POINTS),
     Claim("LGV by SGD undoes SAM's gain", "Table 5", "lgv", _sgd_undoes, POINTS),
