@@ -73,7 +73,7 @@ def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _figures(found: Mapping[str, Any]) -> str:
-    return " " + ", ".join(f"{name} {value:.2g}" for name, value in found.get("figures", {}).items()) + " |"
+    return " " + ", ".join(f"{name} {value:.3g}" for name, value in found.get("figures", {}).items()) + " |"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:

@@ -11,6 +11,7 @@ import harness
 import jax
 import jax.numpy as jnp
 from harness import Contender, Figured
+from trained import predictor, trained_variables
 
 from transferjax import attacks
 from transferjax.attacks.rules import average, probe, uniform_noise
@@ -29,7 +30,6 @@ def attack(exact: bool, neighbors: int, steps: int):
 def penalized(exact: bool, neighbors: int, batch: int, images: int, train_steps: int):
     """One step on a batch, and what ten of them reach on all images."""
     from peers import test_images
-    from trained import predictor, trained_variables
 
     net, other = (
         predictor(trained_variables(train_steps, seed=seed, **options)[0], **options)
@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--neighbors", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--train-steps", type=int, default=2000)
     flags = parser.parse_args()
+    for seed, options in enumerate((SURROGATE, TARGET)):  # trained here, in no contender's memory
+        trained_variables(flags.train_steps, seed=seed, **options)
     shared = {"batch": flags.batch, "images": flags.images, "train_steps": flags.train_steps}
     cases = {
         f"one step of PGN, N = {neighbors}, batch {flags.batch}": [

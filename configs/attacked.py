@@ -141,10 +141,9 @@ class Nets:
         self.entries.append((label, {}, spec))
         return label
 
-    def ensemble(self, label):
-        """All surrogates together: one network's seeds, or all that a scale has."""
-        members = tuple(spec for name, _, spec in self.entries if name in self.surrogates)
-        return self.add(label, members)
+    def together(self):
+        """All surrogates: one network's seeds, or all that a scale has."""
+        return tuple(spec for name, _, spec in self.entries if name in self.surrogates)
 
     def defended(self, names):
         """The first target behind each of these defences; labels are the defences'."""

@@ -19,6 +19,8 @@ features are made with 1000 steps at `full`; their budgets are those of Figure 3
 SAM and l-SAM alone, and SGM and ghosts, which need skip connections, have a narrow ResNet-18 of their own.
 """
 
+import math
+
 from configs import attacked, common, scales
 
 MINIMIZERS = {  # label: parts, given the share of training after which weights are averaged
@@ -41,6 +43,7 @@ ALL = (
     "training",
     "decays",
     "minimizers",
+    "flatness",
     "rho",
     "techniques",
     "lgv",
@@ -147,7 +150,8 @@ def training(s, shares=USUAL):
 
 def stops(s):
     """After which epochs there is a surrogate; the last is the end of training."""
-    return tuple(float(epoch) for epoch in range(s.every, int(s.length) + 1, s.every))
+    inside = (float(epoch) for epoch in range(s.every, math.ceil(s.length), s.every))
+    return (*inside, float(s.length))
 
 
 class Surrogates:
@@ -205,10 +209,11 @@ def networks(s, seeds, views):
     """(surrogates, names of the networks of each block)."""
     found = Surrogates(s, seeds)
     found.train("SGD")
-    for label in dict.fromkeys(("SAM", "l-SAM", *(s.minimizers if "minimizers" in views else ()))):
+    every = {"minimizers", "flatness"} & {*views}
+    for label in dict.fromkeys(("SAM", "l-SAM", *(s.minimizers if every else ()))):
         found.train(label, MINIMIZERS[label](USUAL[0]))
     blocks = {"training": found.of("SGD", "SAM", "l-SAM")}
-    if "minimizers" in views:
+    if every:
         blocks["minimizers"] = found.of("SGD", *s.minimizers)
     if "decays" in views:
         rows = {f"SGD, decay at {share * s.length:g}": share for share in s.shares}
@@ -265,7 +270,7 @@ def blocks(s, targets, members):
         own = {"techniques": s.tried, "lgv": ("LGV",)}.get(
             name, ("BIM" if eps == EPS_255 else f"BIM {eps}/255",)
         )
-        more = {"noise": False, "measures": curvature if name == "training" else ()}
+        more = {"noise": False, "measures": curvature if name in ("training", "minimizers") else ()}
         more["accuracy"] = s.images(s.count)  # of so many networks, on the images that are attacked
         found[name] = attacked.block(s, surrogates, own, targets, (eps,), **more)
     if "minimizers" in found:
@@ -284,6 +289,7 @@ def views(s, names):
         "training": ("epochs", {"block": "training", "decays": decays}),
         "decays": ("epochs", {"block": "decays"}),
         "minimizers": ("stopped", stopped),
+        "flatness": ("epochs", {"block": "minimizers", "decays": decays}),
         "rho": ("table", {"block": "rho"}),
         "techniques": ("table", {"block": "techniques"}),
         "lgv": ("table", {"block": "lgv"}),
@@ -298,6 +304,8 @@ def get_config(variant="cpu"):
     s, seeds, said = scales.chosen(SCALES, variant, tables="", length=0.0)
     s = s.but(length=said["length"] or s.length)
     names = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
+    if not s.count and "minimizers" in names:
+        raise ValueError("count=0: all test images are attacked, and none are left to choose when to stop")
     entries, members = networks(s, seeds, names)
     others = {f"target {label}": s.target(s.robust[0], how) for label, how in s.others.items()}
     targets = {**{label: s.target(label) for label in s.targets}, **others}

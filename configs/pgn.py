@@ -132,7 +132,7 @@ def attacks(s):
     return tuple((label, name, options) for label, (name, options) in found.items())
 
 
-def blocks(s, nets, together, defences):
+def blocks(s, nets, defences):
     """Every block by name."""
     labels = [label for label, _, _ in attacks(s)]
     table, own = s.compared, nets.surrogates
@@ -149,7 +149,7 @@ def blocks(s, nets, together, defences):
     return {
         "attacks": block(s, own, table, targets),
         "combined": block(s, few, combined, nets.targets),
-        "ensemble": block(s, together, s.together, nets.targets),
+        "ensemble": block(s, ("ensemble",), s.together, nets.targets),
         "defences": block(s, few, table, defences),
         "exact": block(s, few, ("MI-FGSM", "PGN", "PGN, Hessian"), nets.targets),
         **sweeps,
@@ -189,14 +189,21 @@ def get_config(variant="cpu"):
     s, seeds, said = scales.chosen(SCALES, variant, tables="")
     tables = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
     nets = Nets(s, seeds)
-    together = nets.ensemble("ensemble")
+    if len(nets.together()) > 1:
+        nets.add("ensemble", nets.together())
+    elif "ensemble" in said["tables"]:
+        raise ValueError(
+            "tables=ensemble: expected two surrogates or more: ask for two seeds, or leave it out"
+        )
+    else:
+        tables = tuple(table for table in tables if table != "ensemble")
     defences = nets.defended(s.defences) if "defences" in tables else ()
     asked = views(s, tables)
     return common.study(
         f"PGN on {s.where}",
         networks=tuple(nets.entries),
         attacks=attacks(s),
-        blocks=common.needed(blocks(s, nets, (together,), defences), asked),
+        blocks=common.needed(blocks(s, nets, defences), asked),
         views=asked,
         batch_size=s.batch_size,
         checkpoint_epochs=s.checkpoint_epochs,

@@ -51,6 +51,13 @@ DEFAULTS = {
 }
 
 
+ELSEWHERE = {
+    "table9": "configs/sp2024_vit.py",
+    "table10": "configs/sp2024.py:imagenette,tables=table10",
+}
+"""Tables that no scale has by itself: what they need is somebody's own."""
+
+
 def _imagenette(s):
     return s.but(
         **DEFAULTS

@@ -188,7 +188,7 @@ def blocks(s, nets, secured, defences):
         "eps": block(s, few, ("TPA",), black, s.budgets),
         **sweeps,
         "flatness": block(s, few, table, foreign[:2], **looked),
-        "attention": block(s, few, strong, foreign[:1], **looked),
+        "attention": block(s, few, strong, foreign[:1], goals=(RANDOM,), **looked),
     }
 
 

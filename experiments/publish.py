@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pandas as pd
@@ -107,12 +108,15 @@ def _line(out: Path, view: str) -> str:
     return f"| {view} | {found.rows} | {found.rho} | {found.side} | {link} |"
 
 
-def overview(folder: Path, views: Mapping[str, Sequence[str]]) -> str:
+def overview(
+    folder: Path, views: Mapping[str, Sequence[str]], elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """The page of a config: every view and claim at every scale.
 
     Args:
         folder: which has a directory for each scale that is published.
         views: scale -> its views.
+        elsewhere: what the paper has besides -> the config that draws it.
     """
     names, scales = list(dict.fromkeys(view for each in views.values() for view in each)), list(views)
     heads = [f"[{scale}]({scale}/README.md)" if (folder / scale).exists() else scale for scale in scales]
@@ -127,6 +131,8 @@ def overview(folder: Path, views: Mapping[str, Sequence[str]]) -> str:
 
     table += [f"| {view} | " + " | ".join(cell(scale, view) for scale in scales) + " |" for view in names]
     lines = [f"# {folder.name}: what is done", "", *table, ""]
+    lines += [f"{view} is not run: `{config}`.  " for view, config in elsewhere.items()]
+    lines += [""] if elsewhere else []
     told = {s: _claims(folder / s) for s in scales if (folder / s / "claims.csv").exists()}
     if told:
         claims = list(dict.fromkeys(claim for found in told.values() for claim in found))
@@ -160,7 +166,12 @@ def main() -> None:
         print(publish(c.title, list(views), flags.report, flags.out))
         scales = {scale: [name for name, *_ in get_config(scale).views] for scale in config["SCALES"]}
         scales.pop("smoke", None)
-        print(write_text(flags.out.parent / "README.md", overview(flags.out.parent, scales)))
+        print(
+            write_text(
+                flags.out.parent / "README.md",
+                overview(flags.out.parent, scales, config.get("ELSEWHERE", {})),
+            )
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 
 from configs.methods import MECHANISMS, magnitudes, method
-from configs.sp2024 import SWEPT
+from configs.sp2024_tables import SWEPT
 from transferjax import attacks, defences, metrics, predicts
 from transferjax.attacks.vocabulary import ELSEWHERE, RANGES
 from transferjax.models.zoo import ZOO

@@ -26,7 +26,8 @@ from transferjax.models.weights.pickles import read_pickled_tensors
 NAME, OPTIONS = "cifar_resnet18", {"width": 2, "blocks": (1, 1)}
 FLAGS = [f"--model={NAME}", "--option=width=2", "--option=blocks=(1,1)"]
 FILES = (Path(__file__).parents[1] / "golden").glob("*.state_dict.json")
-GOLDEN = {path.name.split(".")[0]: path for path in FILES if path.name.split(".")[0] in models.ZOO}
+GOLDEN = {path.name.removesuffix(".state_dict.json"): path for path in FILES}
+GOLDEN = {name: path for name, path in GOLDEN.items() if name.removeprefix("torchvision.") in models.ZOO}
 
 
 @pytest.fixture(scope="module")

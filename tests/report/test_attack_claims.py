@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transferjax.report.claims import CLAIMS, FAILS, HOLDS, check_claims
+from transferjax.report.claims import CLAIMS, FAILS, HOLDS, UNTOLD, check_claims
 from transferjax.report.claims.verdicts import by_value, value_of
 
 
@@ -42,7 +42,7 @@ def flat(sign, **attacks):
 def pgn(sign):
     tables = {"MI-FGSM": 30, "NI-FGSM": 31, "EMI-FGSM": 40, "VMI-FGSM": 50, "RAP": 45, "PGN": 70}
     combined = {"DIM": 40, "VMI-DIM": 50, "EMI-DIM": 45, "PGN-DIM": 60}
-    apart = {"PGN": 70, "PGN, Hessian": 60 if sign > 0 else 75}
+    apart = {"PGN": 70, "PGN, Hessian": 69.5 if sign > 0 else 60}  # a worse one is another, too
     return {
         "attacks": rows(sign, **tables),
         "combined": rows(sign, **combined),
@@ -128,6 +128,21 @@ def test_what_is_missing_is_named(paper):
     few = {claim.role: rows(MI=20).assign(epoch=1.0, decay=0.0, flatness=1.0) for claim in CLAIMS[paper]}
     if paper != "sp2024":
         assert check_claims(CLAIMS[paper], few)["why"].str.startswith("missing: ").any()
+
+
+def test_runs_that_lack_what_others_have_are_not_compared():
+    """Three seeds of l-SAM and one of its rivals: two of them would have none to lose to."""
+    stopped = gubri(1)["stopped"]
+    usual = stopped["mechanism"].isin(("SGD", "SGD, stopped", "SAM", "l-SAM"))
+    few = stopped[usual | (stopped["seed"] == 0)]
+    found = check_claims(CLAIMS["gubri"], {"stopped": few}).set_index("claim")
+    for claim in ("l-SAM is first of all minimizers", "large neighbourhoods beat small ones"):
+        assert (found.loc[claim, "verdict"], found.loc[claim, "runs"]) == (UNTOLD, 1)
+    assert found.loc["l-SAM beats early stopping", "runs"] == 3
+    none = check_claims(CLAIMS["gubri"], {"stopped": few[(few["seed"] > 0) | (few["mechanism"] != "SAM")]})
+    assert (
+        none.set_index("claim").loc["l-SAM is first of all minimizers", "why"].startswith("missing in a run")
+    )
 
 
 def test_values_stand_in_labels():

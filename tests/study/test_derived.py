@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import TRAIN, make, network, verdicts
 
-from transferjax import data
+from transferjax import data, models
 from transferjax.study import binding
 from transferjax.study.derived import representation
 from transferjax.study.specs import Call, Derived, Measure
@@ -37,6 +37,23 @@ def test_robust_images_are_represented_like_the_ones_that_they_stand_for(context
     assert far > 0.5 * np.abs(starts.astype(int) - SOURCE.images).mean()
     same = make(context, derived("nonrobust", steps=20))
     np.testing.assert_array_equal(same["images"], made["images"])
+
+
+@pytest.mark.parametrize("name", ["cifar_vgg11", "cifar_resnet18", "squeezenet1_1", "cifar_vit_small"])
+def test_the_representation_is_what_the_head_reads(name):
+    """Nothing of a net comes between it and the logits but one linear map, or for SqueezeNet its pooling."""
+    sizes = {"cifar_vit_small": {"depth": 1, "width": 16, "heads": 2, "hidden": 16}, "squeezenet1_1": {}}
+    module = models.build(name, num_classes=3, **sizes.get(name, {"width": 4, "blocks": (1, 1)}))
+    images = jax.random.uniform(jax.random.key(0), (3, module.image_size, module.image_size, 3))
+    variables = module.init(jax.random.key(1), images)
+    predict = models.predictor(module, variables)
+    read = representation(predict, images)
+    assert read.ndim == 2
+    if name != "squeezenet1_1":  # whose map passes a rectifier behind the last weights
+        head = variables["params"][module.head]
+        np.testing.assert_allclose(
+            read @ head["kernel"] + head["bias"], predict(images), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_pushed_images_stay_in_the_ball_and_carry_the_class_they_were_pushed_to(context):

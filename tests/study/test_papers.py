@@ -113,6 +113,38 @@ def test_gubris_surrogates_stop_at_every_epoch_on_their_own_schedule():
     assert c.error == "two_std"
 
 
+@pytest.mark.parametrize(
+    ("variant", "epochs"),
+    [
+        ("cpu,length=2.5", (1, 2, 2.5)),
+        ("full,length=12,seeds=1", (5, 10, 12)),
+        ("full,length=3,seeds=1", (3,)),
+    ],
+)
+def test_the_last_stop_is_the_end_of_training(variant, epochs):
+    c = gubri.get_config(f"{variant},tables=training+lgv")
+    found = {label: spec for label, _, spec in c.networks}
+    assert [label for label in found if label.startswith("SGD, epoch")] == [
+        f"SGD, epoch {epoch:g}" for epoch in epochs
+    ]
+    assert found[f"SGD, epoch {epochs[-1]:g}"]["training"]["epochs"] == epochs[-1]
+    blocks = dict(c.blocks)
+    assert {label for label in blocks["training"]["surrogates"] if label.startswith("SGD")} < set(found)
+
+
+def test_images_must_be_left_to_choose_when_to_stop():
+    with pytest.raises(ValueError, match="count=0: all test images are attacked, and none are left"):
+        gubri.get_config("cpu,count=0")
+    gubri.get_config("cpu,count=0,tables=training+claims")
+
+
+def test_one_surrogate_is_no_ensemble():
+    assert "ensemble" in {view for view, _, _ in pgn.get_config("cpu").views}
+    assert "ensemble" not in {view for view, _, _ in pgn.get_config("cpu,seeds=1").views}
+    with pytest.raises(ValueError, match="tables=ensemble: expected two surrogates or more"):
+        pgn.get_config("cpu,seeds=1,tables=ensemble")
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return tmp_path_factory.mktemp("papers") / "store"
@@ -155,7 +187,8 @@ def test_one_page_has_every_view_and_claim_of_every_scale(tmp_path):
     )
     (out / "claims.csv").write_text("claim,verdict\nit works,holds\n")
     views = {"full": ("table1", "table2", "figure1"), "cpu": ("table1", "figure1")}
-    page = overview(tmp_path / "paper", views)
+    page = overview(tmp_path / "paper", views, {"table9": "configs/other.py"})
+    assert "table9 is not run: `configs/other.py`." in page
     assert "| | full | [cpu](cpu/README.md) |" in page
     assert "| table1 | not run | [2 rows](cpu/table1.md), ρ 0.50 to 0.75 |" in page
     assert "| table2 | not run | – |" in page

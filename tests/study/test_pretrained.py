@@ -113,6 +113,9 @@ def test_a_file_of_weights_changes_after_it_was_named(context, file, variables, 
     copy.unlink()
     with pytest.raises(Mistakes, match=r"copy\.safetensors.* are not there: save torchvision's"):
         pretrained(copy)
+    special = tmp_path / "resnet50.l2_eps0.05.safetensors"
+    with pytest.raises(Mistakes, match=r"the resnet50 that 'l2_eps0.05' says, not the usual one"):
+        binding.bound(Pretrained(model=Call(name="resnet50"), file=str(special)))
 
 
 def test_no_file_at_all_is_a_mistake():

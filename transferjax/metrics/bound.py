@@ -104,8 +104,9 @@ def transferability_bound(
 class TransferLossBound(NamedTuple):
     """Of each image `[B]`, in squared nats: `transfer_loss` and the three components of what bounds it.
 
-    The theorem is of means over images: `E transfer_loss ≤ E bound` (eq. 3) and `E target_loss ≥ |E
-    surrogate_loss - E bound|` (eq. 4).
+    The theorem is of means over images: `E transfer_loss ≤ E bound` (eq. 3), and so `√E target_loss ≥ √E
+    surrogate_loss - √E bound` (eq. 4, by the triangle inequality), which says something only where the bound
+    is below the surrogate's loss; `|E surrogate_loss - E bound|`, without roots, is no bound in general.
     """
 
     transfer_loss: Array  # D(x + δ)², D the target's loss minus the surrogate's

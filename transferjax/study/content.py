@@ -118,11 +118,17 @@ def _check_there(spec: Pretrained | Goal) -> None:
     if isinstance(spec, Goal):
         raise FileNotFoundError(f"{spec.file!r} is not there: an .npy file with one class for each image")
     name = spec.model.name
-    own = models.build(name).published
-    found = f"get {own}" if own else f"save torchvision's or timm's {name} (its state_dict) as {name}.pth"
+    own, stem = models.build(name).published, Path(spec.file).name.removesuffix(".safetensors")
+    kind, saved = stem.removeprefix(name).lstrip(".-_"), f"{stem}.pth"
+    if own:
+        found, saved = f"get {own}", own.split()[0]
+    elif stem.startswith(name) and kind:  # "resnet50.l2_eps0.05": the usual weights are another network
+        found = f"save the {name} that {kind!r} says, not the usual one (its state_dict), as {saved}"
+    else:
+        found, saved = f"save torchvision's or timm's {name} (its state_dict) as {name}.pth", f"{name}.pth"
     raise FileNotFoundError(
         f"weights {spec.file!r} are not there: {found}, then "
-        f"`transferjax convert {own.split()[0] if own else f'{name}.pth'} {spec.file} --model={name}`"
+        f"`transferjax convert {saved} {spec.file} --model={name}`"
     )
 
 

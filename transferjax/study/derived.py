@@ -11,6 +11,7 @@ Reference: Ilyas et al., "Adversarial Examples Are Not Bugs, They Are Features",
 from collections.abc import Callable
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from transferjax import attacks, data
 from transferjax.attacks import ascend, updates
 from transferjax.data.dataset import permutation
 from transferjax.devices import mapped
-from transferjax.metrics import activations
+from transferjax.predicts.modules import tapped
 from transferjax.random import fold_in, sample
 from transferjax.study.resolve import Context
 from transferjax.study.specs import Derived
@@ -31,8 +32,18 @@ Change = Callable[[Predict, Key, Array, Array], tuple[Array, Array]]
 
 
 def representation(predict: Predict, images: Array) -> Array:
-    """The spatial mean of the network's last feature map, `[B, D]`."""
-    return activations(predict, images).mean((1, 2))
+    """What the network's last layer of weights reads, `[B, D]`; of a map the spatial mean."""
+    read: list[Array] = []
+
+    def note(module: nn.Module, value: Array) -> Array:
+        if isinstance(module, nn.Dense | nn.Conv):
+            read.append(value)
+        return value
+
+    tapped(predict, images, before=note)
+    if not read:
+        raise ValueError("data of robust features need a network of Flax layers, with weights in the last")
+    return read[-1].mean((1, 2)) if read[-1].ndim == 4 else read[-1]
 
 
 def _distance(own: Array, goal: Array) -> Array:

@@ -195,7 +195,7 @@ MEASURES = _table(
         "weight_eigenvalue": Row("transferjax.study.measures:weight_eigenvalue", column="weight-Hessian λ₁"),
         "augmentation_shift": Row("transferjax.study.theory:augmentation_shift", column="shift"),
         "bound": Row("transferjax.study.theory:bound", column="Theorem 1"),
-        "transfer_loss": Row("transferjax.study.theory:transfer_loss", column="Theorem 3.1"),
+        "transfer_loss": Row("transferjax.study.theory:transfer_loss", free=("chunk",), column="Theorem 3.1"),
         "distortion": Row("transferjax.study.measures:distortion", column="L2 and SSIM"),
         "lpips": Row(
             "transferjax.study.measures:lpips",
@@ -241,7 +241,7 @@ APPLY = _table(
 DERIVED = _table(
     "derived data",
     {
-        **_rows("transferjax.study.derived", "robust nonrobust", version=2),
+        **_rows("transferjax.study.derived", "robust nonrobust", version=3),
         **_rows("transferjax.study.derived", "rand det"),
     },
     "context spec",

@@ -139,15 +139,15 @@ def bound(context: Context, specs: Sequence[Measure]) -> Iterator[tuple[Measure,
 
 
 def transfer_loss(
-    context: Context, specs: Sequence[Measure], c: float = 1.0
+    context: Context, specs: Sequence[Measure], c: float = 1.0, chunk: int | None = 16
 ) -> Iterator[tuple[Measure, Arrays]]:
     """TPA's Theorem 3.1 of two networks on attacked images, each term `[N]`: `metrics.transfer_loss_bound`.
 
     A surrogate that is not piecewise linear has the Gauss-Newton part's second-order component.
     """
     compiled = context.cached(
-        ("transfer loss", c),
-        lambda: jax.jit(partial(metrics.transfer_loss_bound, c=c), static_argnames="part"),
+        ("transfer loss", c, chunk),
+        lambda: jax.jit(partial(metrics.transfer_loss_bound, c=c, chunk=chunk), static_argnames="part"),
         0,
     )
     for spec in specs:

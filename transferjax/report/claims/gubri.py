@@ -81,9 +81,23 @@ CLAIMS = (
     Claim(
         "right after the learning rate decays it falls", "Figure 2", "training", _falls_after_a_decay, POINTS
     ),
-    Claim("l-SAM is first of all minimizers", "Figure 6", "stopped", _large_sam_first, POINTS),
+    Claim(
+        "l-SAM is first of all minimizers",
+        "Figure 6",
+        "stopped",
+        _large_sam_first,
+        POINTS,
+        alike="mechanism",
+    ),
     Claim("l-SAM beats early stopping", "abstract", "stopped", _large_sam_over_stopping, POINTS),
-    Claim("large neighbourhoods beat small ones", "Figure 6", "stopped", _large_neighbourhoods, POINTS),
+    Claim(
+        "large neighbourhoods beat small ones",
+        "Figure 6",
+        "stopped",
+        _large_neighbourhoods,
+        POINTS,
+        alike="mechanism",
+    ),
     Claim(
         "SAM's trace falls when transfer rises",
         "Figure 5",

@@ -48,7 +48,7 @@ def _adds_most(rows: pd.DataFrame) -> float:
 
 def _difference_serves(rows: pd.DataFrame) -> float:
     asr = success(rows, "attack")
-    return 1 - (asr["PGN, Hessian"] - asr["PGN"])
+    return 1 - abs(asr["PGN, Hessian"] - asr["PGN"])
 
 
 def _both_gradients(rows: pd.DataFrame) -> float:
@@ -78,7 +78,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("PGN adds to every input transformation", "Table 3", "combined", _adds, POINTS),
     Claim("and more than VMI and EMI do", "Table 3", "combined", _adds_most, POINTS),
     Claim(
-        "the finite difference is as good as the Hessian",
+        "the finite difference does what the Hessian does",
         "Figure 1",
         "exact",
         _difference_serves,

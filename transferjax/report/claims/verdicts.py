@@ -25,7 +25,10 @@ Margin = Callable[[pd.DataFrame], float]
 
 
 class Claim(NamedTuple):
-    """What the paper says, where, in which frame to look (`role`), its margin, and what tells runs apart."""
+    """What the paper says, where, in which frame to look (`role`), its margin, and what tells runs apart.
+
+    `alike` is a column of which every run has to have all values: else some would be compared with fewer.
+    """
 
     text: str
     place: str
@@ -33,6 +36,7 @@ class Claim(NamedTuple):
     margin: Margin
     unit: str
     runs: tuple[str, ...] = ("seed",)
+    alike: str = ""
 
 
 def means(rows: pd.DataFrame, value: str, by: str = "mechanism") -> pd.Series:
@@ -140,8 +144,12 @@ def _margins(claim: Claim, frame: pd.DataFrame) -> tuple[pd.Series, str]:
     """One margin for each run that has what the claim compares; else what is missing."""
     if frame.empty:
         return pd.Series(dtype=float), f"no rows of {claim.role!r}"
-    found, why = {}, ""
-    for run, rows in of_surrogates(frame).groupby(list(claim.runs)):
+    found, why, frame = {}, "", of_surrogates(frame)
+    every = set(frame[claim.alike]) if claim.alike else set()
+    for run, rows in frame.groupby(list(claim.runs)):
+        if every and (lacks := every - set(rows[claim.alike])):
+            why = f"missing in a run: {', '.join(sorted(lacks))}"
+            continue
         try:
             found[run] = claim.margin(rows)
         except KeyError as error:
