@@ -1,6 +1,6 @@
 """Do the random attacks transfer as often as the peers' do? Several seeds each, one surrogate, one target.
 
-    python benchmarks/transfer.py [--images 200] [--seeds 5] [--neighbors 20] [--attacks dim ssa …]
+    python benchmarks/transfer.py [--images 200] [--seeds 5] [--eps 6] [--attacks dim ssa …]
 
 DI-FGSM and VMI-FGSM against torchattacks; PGN, TPA, Admix and SSA, which no library on PyPI has, against
 plain PyTorch versions written from the papers. Ten steps of a tenth of the budget and the papers' numbers
@@ -24,16 +24,16 @@ from trained import predictor, trained_variables
 from transferjax import attacks
 
 SURROGATE, TARGET = {"blocks": (1, 1), "width": 16}, {"blocks": (1, 1, 1), "width": 16}
-EPS, STEPS = 6 / 255, 10
-STEP = EPS / STEPS
+STEPS = 10
 ATTACKS = ["dim", "vmi_fgsm", "pgn", "tpa", "tpa_released_10", "tpa_released_20", "admix", "ssa"]
 
 
-def pairs(net, pool, n):
+def pairs(net, pool, n, eps):
     """name -> (our attack, (images, labels) -> the peer's images)"""
-    ours = {"eps": EPS, "steps": STEPS, "step_size": STEP}
-    torchs = {"eps": EPS, "alpha": STEP, "steps": STEPS, "decay": 1.0}
-    plain = EPS, STEP, STEPS
+    step = eps / STEPS
+    ours = {"eps": eps, "steps": STEPS, "step_size": step}
+    torchs = {"eps": eps, "alpha": step, "steps": STEPS, "decay": 1.0}
+    plain = eps, step, STEPS
 
     def own(attack, *more):
         return lambda x, y: attack(net, x, y, *plain, *more)
@@ -45,20 +45,20 @@ def pairs(net, pool, n):
         "vmi_fgsm": (attacks.vmi_fgsm(**ours, neighbors=n, zeta=1.5), vmi),
         "pgn": (attacks.pgn(**ours, neighbors=n), own(torch_attacks.pgn, n)),
         "tpa": (
-            attacks.tpa(**ours, neighbors=n // 2, radius=0.05, beta=EPS, random_start=False),
+            attacks.tpa(**ours, neighbors=n // 2, radius=0.05, beta=eps, random_start=False),
             own(torch_attacks.tpa, n // 2),
         ),
-        "tpa_released_10": (attacks.tpa(EPS, 20, neighbors=10), None),
-        "tpa_released_20": (attacks.tpa(EPS, 20, neighbors=20), None),
+        "tpa_released_10": (attacks.tpa(eps, 20, neighbors=10), None),
+        "tpa_released_20": (attacks.tpa(eps, 20, neighbors=20), None),
         "admix": (attacks.admix(**ours, pool=pool), own(torch_attacks.admix)),
         "ssa": (attacks.ssa(**ours, samples=n), own(torch_attacks.ssa, n)),
     }
 
 
-def noisy(images, seed):
+def noisy(images, eps, seed):
     """Random signs of the budget."""
     signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), np.shape(images))
-    return np.clip(images + np.float32(EPS) * signs, 0, 1)
+    return np.clip(images + np.float32(eps) * signs, 0, 1)
 
 
 def summary(rates):
@@ -74,43 +74,47 @@ def main():
     parser.add_argument("--neighbors", type=int, default=20)
     parser.add_argument("--train-steps", type=int, default=2000)
     parser.add_argument("--attacks", nargs="+", default=ATTACKS, choices=ATTACKS)
+    parser.add_argument("--eps", type=float, nargs="+", default=[6], help="in 1/255")
     flags = parser.parse_args()
     predict, net = both(trained_variables(flags.train_steps, **SURROGATE)[0], **SURROGATE)
     target = predictor(trained_variables(flags.train_steps, seed=1, **TARGET)[0], **TARGET)
     images, labels = test_images(flags.images)
     wrong = jax.jit(lambda target, x: (target(x).argmax(-1) != labels).mean())
     fooled = lambda x: 100 * float(wrong(target, x))  # noqa: E731
-    noise, spread = summary([fooled(noisy(images, seed)) for seed in range(flags.seeds)])
-    rows = {
-        "clean images": {"ours, %": round(fooled(images), 2)},
-        "noise": {"ours, %": noise, "its standard error": spread},
-    }
-    attacks = pairs(net, images, flags.neighbors)
-    for name in flags.attacks:
-        ours, theirs = attacks[name]
+    rows = {"clean images": {"ours, %": round(fooled(images), 2)}}
+
+    def compare(ours, theirs):
+        """Rates of both over the seeds, with their standard errors."""
         attack, rates = jax.jit(ours), {"ours": [], "peer": []}
         for seed in range(flags.seeds):
             x = attack(jax.random.key(seed), predict, jnp.asarray(images), jnp.asarray(labels))
             rates["ours"].append(fooled(x))
-            if theirs is None:
-                continue
-            torch.manual_seed(seed)
-            y = theirs(to_torch(images), torch.tensor(labels, dtype=torch.long))
-            rates["peer"].append(fooled(to_numpy(y)))
+            if theirs is not None:
+                torch.manual_seed(seed)
+                y = theirs(to_torch(images), torch.tensor(labels, dtype=torch.long))
+                rates["peer"].append(fooled(to_numpy(y)))
         own, own_error = summary(rates["ours"])
-        rows[name] = {"ours, %": own, "its standard error": own_error}
-        if rates["peer"]:
-            peer, peer_error = summary(rates["peer"])
-            joint = np.hypot(own_error, peer_error)
-            rows[name] |= {
-                "peer, %": peer,
-                "peer's standard error": peer_error,
-                "difference in standard errors": round(float((own - peer) / joint), 2) if joint else 0.0,
-            }
-        print(name, rows[name], flush=True)
-        harness.save(
-            "transfer", "Do the random attacks transfer as often as the peers' do?", flags, rows=rows
-        )
+        row = {"ours, %": own, "its standard error": own_error}
+        if not rates["peer"]:
+            return row
+        peer, peer_error = summary(rates["peer"])
+        joint = np.hypot(own_error, peer_error)
+        apart = round(float((own - peer) / joint), 2) if joint else 0.0
+        return row | {
+            "peer, %": peer,
+            "peer's standard error": peer_error,
+            "difference in standard errors": apart,
+        }
+
+    for eps in flags.eps:
+        noise, spread = summary([fooled(noisy(images, eps / 255, seed)) for seed in range(flags.seeds)])
+        rows[f"noise, {eps:g}/255"] = {"ours, %": noise, "its standard error": spread}
+        attacks = pairs(net, images, flags.neighbors, eps / 255)
+        for name in flags.attacks:
+            rows[f"{name}, {eps:g}/255"] = row = compare(*attacks[name])
+            print(f"{name}, {eps:g}/255", row, flush=True)
+            question = "Do the random attacks transfer as often as the peers' do?"
+            harness.save("transfer", question, flags, rows=rows)
 
 
 if __name__ == "__main__":
