@@ -57,18 +57,18 @@ PASSES: dict[str, tuple[Callable[[Sizes], float], float]] = {  # what is timed, 
 
 def inputs(batch: int):
     from peers import drawn
-    from trained import predictor
 
-    variables = jax.device_put(drawn(models.build(MODEL)))
     images = np.random.default_rng(0).random((batch, 32, 32, 3), np.float32)
-    predict = predictor(variables)
-    labels = np.asarray(jax.jit(lambda predict, x: predict(x).argmax(-1))(predict, images))
-    return variables, predict, images, labels
+    return drawn(models.build(MODEL)), images
 
 
 def ours(attack: str, batch: int, sizes: Sizes):
-    _, predict, images, labels = inputs(batch)
-    run, arguments = jax.jit(OURS[attack](sizes)), (predict, jnp.asarray(images), jnp.asarray(labels))
+    from trained import predictor
+
+    variables, images = inputs(batch)
+    predict = predictor(jax.device_put(variables))
+    labels = jax.jit(lambda predict, x: predict(x).argmax(-1))(predict, images)
+    run, arguments = jax.jit(OURS[attack](sizes)), (predict, jnp.asarray(images), labels)
     return lambda: jax.block_until_ready(run(jax.random.key(0), *arguments))
 
 
@@ -76,9 +76,10 @@ def theirs(library: str, attack: str, batch: int, sizes: Sizes, **how):
     import torch
     from peers import arranged, torch_model
 
-    variables, _, images, labels = inputs(batch)
+    variables, images = inputs(batch)
     net, x = arranged(torch_model(variables).requires_grad_(False), images, **how)
-    y = torch.tensor(labels, dtype=torch.long)
+    with torch.no_grad():
+        y = net(x).argmax(-1)
     if library == "torchattacks":
         import torchattacks
 
@@ -103,7 +104,9 @@ def main() -> None:
     parser = harness.parser(__doc__, rounds=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--attacks", nargs="+", default=list(OURS), choices=list(OURS))
-    parser.add_argument("--compiled", nargs="*", default=["PGD"], help="whose PyTorch is tried compiled too")
+    parser.add_argument(
+        "--compiled", nargs="*", default=list(OURS), help="whose PyTorch is tried compiled too"
+    )
     flags = parser.parse_args()
     agree(MODEL)
     cases = {}

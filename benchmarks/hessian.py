@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import Contender, Figured
-from peers import both, test_images, to_torch
+from peers import both, test_images, to_torch, torch_model
 from trained import MEAN, MODEL, STD, predictor, trained_variables
 
 from transferjax import models
@@ -98,7 +98,7 @@ def torch_problem(count: int, net: dict):
     """PyTorch's net, images and labels."""
     import torch
 
-    module = both(net_of(net)[1], width=net["width"])[1]
+    module = torch_model(trained_variables(**net)[0], width=net["width"])
     images, labels = test_images(count)
     return module, to_torch(images), torch.from_numpy(labels.astype(np.int64))
 
@@ -302,6 +302,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of the net")
     flags = parser.parse_args()
     net = {"steps": flags.steps, "width": flags.width}
+    both(trained_variables(**net)[0], width=flags.width)
     inputs, top, trace = references(flags.images, flags.batch, net)
     all_of = {"count": flags.images, "net": net, "reference": inputs}
     few = {**all_of, "count": flags.few}

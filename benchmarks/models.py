@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=[*SMALL, *LARGE], choices=[*SMALL, *LARGE])
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=JOBS)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--compiled", nargs="*", default=["cifar_resnet18", "resnet50"])
+    parser.add_argument("--compiled", nargs="*", default=[*SMALL, *LARGE])
     flags = parser.parse_args()
     cases = {}
     for net in flags.nets:

@@ -16,7 +16,8 @@ from transferjax.models import Net
 from transferjax.models.weights.torch import abstract_variables
 from transferjax.typing import PyTree
 
-# PyTorch at its best: who is ahead depends on the net and the batch.
+# PyTorch at its best: who is ahead depends on the net and the batch. Its threads are its own default, one
+# for each core.
 SETTINGS: dict[str, dict[str, Any]] = {
     "PyTorch": {},
     "PyTorch, channels_last": {"layout": "channels_last"},
