@@ -1,9 +1,10 @@
-"""How long do the nets take to compile? The input gradient, what attacks compile, with our choice of fusions.
+"""How long do programs take to compile? Nets' input gradients, input Hessians, a purifier's first weights.
 
     python benchmarks/compiling.py [--nets cifar_resnet18 …] [--rounds 1]
 
-Every call compiles anew, nothing comes from a cache. Beside it the same with jaxlib's default fusions
-(`TRANSFERJAX_FUSIONS=default`), and what starting costs: the imports alone.
+Input gradients are what attacks compile, with our choice of fusions and with jaxlib's default
+(`TRANSFERJAX_FUSIONS=default`). Every call compiles anew, nothing comes from a cache. Beside them what
+starting costs: the imports alone.
 """
 
 import subprocess
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 from harness import Contender
 
 from transferjax import models
+from transferjax.defences import NRP
 from transferjax.losses import cross_entropy
+from transferjax.metrics import input_hessian_eigenvalues
 from transferjax.models.weights.torch import abstract_variables
 
 NETS = (
@@ -38,6 +41,22 @@ def gradient(net: str, batch: int):
     return lambda: jax.jit(lambda *a: run(*a)).lower(abstract_variables(module), images, labels).compile()
 
 
+def hessian(method: str, batch: int):
+    net, shape = models.build("cifar_resnet18"), (batch, 32, 32, 3)
+    images, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
+
+    def run(variables, x, y):
+        return input_hessian_eigenvalues(models.predictor(net, variables), x, y, method=method)
+
+    return lambda: jax.jit(lambda *a: run(*a)).lower(abstract_variables(net), images, labels).compile()
+
+
+def purifier(blocks: int):
+    net, images = NRP(blocks=blocks), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.key(0))
+    return lambda: jax.jit(lambda *a: net.init(*a)).lower(keys, images).compile()
+
+
 def importing(module: str):
     return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
@@ -54,8 +73,15 @@ def main() -> None:
         ]
         for net in flags.nets
     }
+    cases["cifar_resnet18, input Hessian"] = [
+        Contender(method, hessian, {"method": method, "batch": flags.batch})
+        for method in ("leading", "exact")
+    ]
+    cases["NRP's first weights"] = [
+        Contender(f"{blocks} blocks", purifier, {"blocks": blocks}) for blocks in (2, 23)
+    ]
     cases["import"] = [Contender(module, importing, {"module": module}) for module in IMPORTS]
-    harness.run("compiling", "How long do the nets take to compile?", cases, flags)
+    harness.run("compiling", "How long do programs take to compile?", cases, flags)
 
 
 if __name__ == "__main__":

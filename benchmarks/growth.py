@@ -2,8 +2,9 @@
 
     python benchmarks/growth.py [--rounds 5]
 
-Batch, steps and width grow from a small attack; devices are simulated ones that share the processor's cores,
-so that more of them cost what splitting costs and gain nothing. Memory is the process's.
+Batches of images, their size, steps and width grow from a small attack; devices are simulated ones that
+share the processor's cores, so that more of them cost what splitting costs and gain nothing. Memory is the
+process's.
 """
 
 import harness
@@ -15,12 +16,18 @@ from transferjax import attacks, models
 from transferjax.devices import mapped
 from transferjax.random import per_example
 
-START = {"batch": 16, "steps": 5, "width": 16}
-GROWTH = {"batch": (1, 4, 16, 64, 256), "steps": (1, 5, 20, 80), "width": (8, 16, 32, 64)}
+START = {"batches": 1, "batch": 16, "steps": 5, "width": 16}
+GROWTH = {
+    "batches": (1, 4, 16),
+    "batch": (1, 4, 16, 64, 256),
+    "steps": (1, 5, 20, 80),
+    "width": (8, 16, 32, 64),
+}
 DEVICES = (1, 2, 4, 8)
 
 
-def make(batch: int, steps: int, width: int):
+def make(batches: int, batch: int, steps: int, width: int):
+    """An attack on so many batches, one after the other."""
     from peers import drawn
 
     module = models.build("cifar_resnet18", width=width)
@@ -29,7 +36,7 @@ def make(batch: int, steps: int, width: int):
     attack = attacks.pgd(8 / 255, steps, step_size=2 / 255)
     run = mapped(lambda examples, predict: attack(examples[0], predict, *examples[1:]))
     examples = per_example(jax.random.key(1), batch), images, jnp.arange(batch) % 10
-    return lambda: jax.block_until_ready(run(examples, predict))
+    return lambda: jax.block_until_ready([run(examples, predict) for _ in range(batches)])
 
 
 def main() -> None:

@@ -166,7 +166,10 @@ def run(
 
 
 def save(name: str, question: str, flags: argparse.Namespace, **found: Any) -> None:
-    """Writes the results file: `cases` of timed contenders, or `rows` of anything else, name -> columns."""
+    """Writes the results file: `cases` of timed contenders, or `rows` of anything else, name -> columns.
+
+    Of `rows` there is a picture where `axes` name two of the columns.
+    """
     settings = {key: value for key, value in vars(flags).items() if key != "out"}
     report = {"question": question, **where(), "settings": settings, **found}
     write_text(flags.out or RESULTS / f"{name}.json", json.dumps(report, indent=1) + "\n")

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from harness import HERE, RESULTS
+from matplotlib.figure import Figure
 
 HEAD = """# Benchmarks
 
@@ -35,10 +36,15 @@ def _section(name: str, report: Mapping[str, Any]) -> str:
         + ", ".join(f"{key} {_short(value)}" for key, value in report["settings"].items()),
         "",
     ]
-    if "rows" in report:
-        return "\n".join([*lines, *_rows(report["rows"]), ""])
-    lines += [*_cases(report["cases"]), "", f"![{report['question']}](results/{name}.png)", ""]
+    lines += [*(_rows(report["rows"]) if "rows" in report else _cases(report["cases"])), ""]
+    if pictured(report):
+        lines += [f"![{report['question']}](results/{name}.png)", ""]
     return "\n".join(lines)
+
+
+def pictured(report: Mapping[str, Any]) -> bool:
+    """Whether there is something to draw: times of contenders, or two columns of rows."""
+    return "cases" in report or "axes" in report
 
 
 def _short(value: Any) -> str:
@@ -77,7 +83,29 @@ def _figures(found: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """A bar for each contender, in times of the case's first, with quartiles."""
+    """A bar for each contender; of rows, a point for each."""
+    figure = (_bars if "cases" in report else _points)(report)
+    figure.axes[0].spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_title(report["question"], loc="left", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _points(report: Mapping[str, Any]) -> Figure:
+    """One column of rows against another, with their names."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    across, up = report["axes"]
+    for name, row in report["rows"].items():
+        axes.scatter(row[across], row[up], color="C0")
+        axes.annotate(name, (row[across], row[up]), fontsize=7, xytext=(4, 2), textcoords="offset points")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.margins(x=0.15)
+    return figure
+
+
+def _bars(report: Mapping[str, Any]) -> Figure:
+    """In times of the case's first, with quartiles."""
     bars = [(case, who, found) for case, of in report["cases"].items() for who, found in of.items()]
     names = list(dict.fromkeys(who for _, who, _ in bars))
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.28 * len(bars)), layout="constrained")
@@ -90,10 +118,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.axvline(1, color="0.6", linewidth=0.8)
     axes.set_xlabel("times the first contender's time")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(report["question"], loc="left", fontsize=10)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def read() -> dict[str, dict[str, Any]]:
@@ -104,7 +129,7 @@ def read() -> dict[str, dict[str, Any]]:
 def main() -> None:
     results = read()
     for name, report in results.items():
-        if "cases" in report:
+        if pictured(report):
             draw(report, RESULTS / f"{name}.png")
     (HERE / "README.md").write_text(markdown(results))
 

@@ -73,9 +73,25 @@ def test_names_and_rounds_are_checked():
 
 
 def test_the_page_is_made_from_the_results():
-    from page import RESULTS, markdown, read
+    from page import RESULTS, markdown, pictured, read
 
     results = read()
     assert (BENCHMARKS / "README.md").read_text() == markdown(results)
     for name, report in results.items():
-        assert ("cases" in report) == (RESULTS / f"{name}.png").exists()
+        assert pictured(report) == (RESULTS / f"{name}.png").exists()
+
+
+def test_rows_are_points_where_axes_are_named(tmp_path):
+    from page import draw, markdown, pictured
+
+    report = {
+        "question": "How soon?",
+        **{"packages": {}, "device": "cpu", "cores": 2, "load": 0.0, "commit": "1", "time": "now"},
+        **{"settings": {}, "rows": {"ST": {"s": 3.0, "%": 70}, "SAM": {"s": 9.0, "%": 80}}},
+    }
+    assert "![" not in markdown({"fast": report})
+    assert not pictured(report)
+    drawn = {**report, "axes": ["s", "%"]}
+    assert "![How soon?](results/fast.png)" in markdown({"fast": drawn})
+    draw(drawn, tmp_path / "fast.png")
+    assert (tmp_path / "fast.png").stat().st_size > 5000
