@@ -82,11 +82,14 @@ class Attacks:
             )
         return self.flat()
 
-    def flat(self, zeta=3.0, delta=0.5, exact=False):
-        """PGN's own: gradients at neighbours, each mixed with the one a step down from there."""
+    def flat(self, zeta=3.0, delta=0.5, exact=False, share=1.0):
+        """PGN's own: gradients at neighbours, each mixed with one that share of a step down from there."""
         noise = common.call("uniform_noise", radius=zeta * self.eps)
         near = common.call("average", transform=noise, samples=self.neighbors)
-        return (near, common.call("probe", radius=-self.step, here=1 - delta, there=delta, exact=exact))
+        return (
+            near,
+            common.call("probe", radius=-share * self.step, here=1 - delta, there=delta, exact=exact),
+        )
 
     def combined(self, name, transform):
         """An attack around an input transformation: `PGN-DIM`."""

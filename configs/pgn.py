@@ -21,6 +21,8 @@ takes `label_map=attacked.BACKGROUND_FIRST`. NRP and HGD are the published ones 
 where the budget is 8/255, N is 10 and RAP takes 100 steps.
 """
 
+from fractions import Fraction
+
 from configs import attacked, common, scales
 from configs.attacked import HALF, Attacks, Nets, block, swept
 
@@ -63,6 +65,7 @@ def _full():
         zetas=(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
         counts=(1, 4, 8, 12, 16, 20),
         deltas=(0.0, 0.25, 0.5, 0.75, 1.0),
+        shares=(),
         looked=100,
         drawn=16,
         points=41,
@@ -86,6 +89,7 @@ def _cpu():
         zetas=(0.5, 1.0, 2.0, 3.0, 4.0),
         counts=(1, 5, 10, 20),
         deltas=(0.0, 0.25, 0.5, 0.75, 1.0),
+        shares=(1 / 4, 1 / 16),
         looked=200,
         drawn=16,
         points=21,
@@ -106,6 +110,7 @@ def _smoke():
         zetas=(0.5, 3.0),
         counts=(1, 2),
         deltas=(0.0, 0.5, 1.0),
+        shares=(1 / 4,),
         together=("MI-FGSM", "PGN"),
         looked=32,
         drawn=32,
@@ -114,6 +119,11 @@ def _smoke():
 
 
 SCALES = {"full": _full, "cpu": _cpu, "smoke": _smoke}
+
+
+def _at(name, share):
+    """PGN's label where it looks that share of a step ahead: how far its gradient is taken for linear."""
+    return name if share == 1 else f"{name}, {Fraction(share)} step"
 
 
 def attacks(s):
@@ -128,7 +138,10 @@ def attacks(s):
     found |= swept("zeta", pgn, "zeta", s.zetas, options)
     found |= swept("neighbors", pgn, "neighbors", s.counts, options)
     found |= swept("delta", pgn, "delta", s.deltas, options)
-    found["PGN, Hessian"] = ("mi_fgsm", {"steps": a.steps, "outer_rules": a.flat(exact=True)})
+    for share in (1, *s.shares):
+        for name, exact in (("PGN", False), ("PGN, Hessian", True)):
+            rules = a.flat(exact=exact, share=share)
+            found.setdefault(_at(name, share), ("mi_fgsm", {"steps": a.steps, "outer_rules": rules}))
     return tuple((label, name, options) for label, (name, options) in found.items())
 
 
@@ -151,7 +164,12 @@ def blocks(s, nets, defences):
         "combined": block(s, few, combined, nets.targets),
         "ensemble": block(s, ("ensemble",), s.together, nets.targets),
         "defences": block(s, few, table, defences),
-        "exact": block(s, few, ("MI-FGSM", "PGN", "PGN, Hessian"), nets.targets),
+        "exact": block(
+            s,
+            few,
+            ("MI-FGSM", *(_at(name, share) for share in (1, *s.shares) for name in ("PGN", "PGN, Hessian"))),
+            nets.targets,
+        ),
         **sweeps,
         "flatness": block(s, few, table, nets.targets, data=s.images(s.looked), noise=False),
         "surfaces": block(s, few, table, nets.targets, data=s.images(s.drawn), noise=False),
