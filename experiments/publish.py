@@ -94,7 +94,8 @@ def _of(out: Path, view: str) -> State | None:
         if "target" in ranked and (ranked["target"] == MEAN).any():
             ranked = ranked[ranked["target"] == MEAN]
         told = ranked["spearman"].dropna()
-        rho = f"{told.min():.2f} to {told.max():.2f}" if len(told) else "too few rows"
+        ends = dict.fromkeys(f"{end:.2f}" for end in (told.min(), told.max()))
+        rho = " to ".join(ends) if len(told) else "too few rows"
         share = ranked["same_side"].dropna()
         side = f"{100 * share.mean():.0f} %" if len(share) else ""
     return State(len(pd.read_csv(rows)), rho, side, page.name if page.exists() else "")
