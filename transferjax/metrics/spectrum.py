@@ -149,6 +149,10 @@ def xtrace(
         matvec, size: the matrix and its number of rows.
         samples: products to spend, at least 4.
 
+    Returns:
+        The estimate. Its standard error is that of p independent ones, which these, of the same products, are
+        not: the true one is larger, by two fifths with p = 8 where eigenvalues fall as 0.7^i.
+
     Reference: Epperly, Tropp and Webber, "XTrace: Making the Most of Every Sample in Stochastic Trace
     Estimation", SIAM J. Matrix Anal. Appl. 45, 2024; with the normalization c_i that they recommend.
     """
