@@ -1,9 +1,10 @@
-"""What do the choices for CPU save? A training step with all of them, and without one at a time.
+"""What do the choices for CPU save? A training step as it is, and with one of them made otherwise at a time.
 
     python benchmarks/choices.py [--batch 64] [--rounds 7]
 
 `memory given back`: `TRANSFERJAX_MALLOC=default`; `default fusions`: `TRANSFERJAX_FUSIONS=default` (both in
-`transferjax.xla`); `XLA's pooling`: instead of `models.pooling`'s; `XLA's convolutions`: instead of
+`transferjax.xla`); what is off unless asked for: `Winograd's order`, `TRANSFERJAX_WINOGRAD=on`, and `large
+pages`, as README says; `XLA's pooling`: instead of `models.pooling`'s; `XLA's convolutions`: instead of
 `models.conv`'s. ST on a narrow VGG, and on the nets of full width.
 """
 
@@ -21,9 +22,14 @@ NETS = {
     "cifar_vgg16": {"model": "cifar_vgg16"},
     "cifar_resnet18": {"model": "cifar_resnet18"},
 }
-WITHOUT = {
+OTHERWISE = {
     "memory given back": {"TRANSFERJAX_MALLOC": "default"},
     "default fusions": {"TRANSFERJAX_FUSIONS": "default"},
+    "Winograd's order": {"TRANSFERJAX_WINOGRAD": "on"},
+    "large pages": {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592"
+        ":glibc.malloc.trim_threshold=17179869184"
+    },
 }
 PATCHES = {
     "XLA's pooling": (pooling, "runs_on_cpu", lambda: False),
@@ -49,7 +55,7 @@ def main() -> None:
         net = {"batch": flags.batch, **net}
         cases[name] = [
             Contender("ours", step, net),
-            *(Contender(who, step, net, environ) for who, environ in WITHOUT.items()),
+            *(Contender(who, step, net, environ) for who, environ in OTHERWISE.items()),
             *(Contender(who, step, {**net, "patch": who}) for who in PATCHES),
         ]
     harness.run("choices", "What do the choices for CPU save?", cases, flags)
