@@ -19,8 +19,6 @@ features are made with 1000 steps at `full`; their budgets are those of Figure 3
 SAM and l-SAM alone, and SGM and ghosts, which need skip connections, have a narrow ResNet-18 of their own.
 """
 
-import math
-
 from configs import attacked, common, scales
 
 MINIMIZERS = {  # label: parts, given the share of training after which weights are averaged
@@ -150,7 +148,7 @@ def training(s, shares=USUAL):
 
 def stops(s):
     """After which epochs there is a surrogate; the last is the end of training."""
-    inside = (float(epoch) for epoch in range(s.every, math.ceil(s.length), s.every))
+    inside = (float(epoch) for epoch in range(s.every, int(-(-s.length // 1)), s.every))
     return (*inside, float(s.length))
 
 

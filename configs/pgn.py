@@ -21,8 +21,6 @@ takes `label_map=attacked.BACKGROUND_FIRST`. NRP and HGD are the published ones 
 where the budget is 8/255, N is 10 and RAP takes 100 steps.
 """
 
-from fractions import Fraction
-
 from configs import attacked, common, scales
 from configs.attacked import HALF, Attacks, Nets, block, swept
 
@@ -123,7 +121,7 @@ SCALES = {"full": _full, "cpu": _cpu, "smoke": _smoke}
 
 def _at(name, share):
     """PGN's label where it looks that share of a step ahead: how far its gradient is taken for linear."""
-    return name if share == 1 else f"{name}, {Fraction(share)} step"
+    return name if share == 1 else f"{name}, 1/{1 / share:g} step"
 
 
 def attacks(s):

@@ -61,7 +61,7 @@ PREPROCESSING = _named(
 )
 METHODS = ("auto", "exact", "leading", "class_lanczos", "lanczos", "power")
 MEASURES = _named(
-    (COUNT, "k samples points"),
+    (COUNT, "k samples points chunk"),
     (POSITIVE, "c radius extent"),
     (INSIDE, "variance"),
     (METHODS, "method"),
