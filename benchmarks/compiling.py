@@ -9,6 +9,8 @@ starting costs: the imports alone.
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import harness
 import jax
@@ -29,26 +31,26 @@ FUSIONS = {"ours": {}, "default fusions": {"TRANSFERJAX_FUSIONS": "default"}}
 IMPORTS = ("jax", "transferjax", "transferjax.attacks", "transferjax.study", "torch")
 
 
-def gradient(net: str, batch: int):
+def compiling(function: Callable, net: str, batch: int):
+    """A call that compiles `function(predict, images, labels)` of a net."""
     module = models.build(net)
     shape = (batch, module.image_size, module.image_size, 3)
     images, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
 
     def run(variables, x, y):
-        predict = models.predictor(module, variables)
-        return jax.grad(lambda x: cross_entropy(predict(x), y).sum())(x)
+        return function(models.predictor(module, variables), x, y)
 
     return lambda: jax.jit(lambda *a: run(*a)).lower(abstract_variables(module), images, labels).compile()
 
 
+def gradient(net: str, batch: int):
+    return compiling(
+        lambda predict, x, y: jax.grad(lambda x: cross_entropy(predict(x), y).sum())(x), net, batch
+    )
+
+
 def hessian(method: str, batch: int):
-    net, shape = models.build("cifar_resnet18"), (batch, 32, 32, 3)
-    images, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
-
-    def run(variables, x, y):
-        return input_hessian_eigenvalues(models.predictor(net, variables), x, y, method=method)
-
-    return lambda: jax.jit(lambda *a: run(*a)).lower(abstract_variables(net), images, labels).compile()
+    return compiling(partial(input_hessian_eigenvalues, method=method), "cifar_resnet18", batch)
 
 
 def purifier(blocks: int):

@@ -119,9 +119,14 @@ def _smoke():
 SCALES = {"full": _full, "cpu": _cpu, "smoke": _smoke}
 
 
-def _at(name, share):
-    """PGN's label where it looks that share of a step ahead: how far its gradient is taken for linear."""
-    return name if share == 1 else f"{name}, 1/{1 / share:g} step"
+def penalized(s):
+    """PGN by finite difference and by the Hessian, `(label, exact, share)`.
+
+    The share is of the step that it looks ahead: how far its gradient is taken for linear.
+    """
+    for share in (1, *s.shares):
+        for name, exact in (("PGN", False), ("PGN, Hessian", True)):
+            yield name if share == 1 else f"{name}, 1/{1 / share:g} step", exact, share
 
 
 def attacks(s):
@@ -136,10 +141,9 @@ def attacks(s):
     found |= swept("zeta", pgn, "zeta", s.zetas, options)
     found |= swept("neighbors", pgn, "neighbors", s.counts, options)
     found |= swept("delta", pgn, "delta", s.deltas, options)
-    for share in (1, *s.shares):
-        for name, exact in (("PGN", False), ("PGN, Hessian", True)):
-            rules = a.flat(exact=exact, share=share)
-            found.setdefault(_at(name, share), ("mi_fgsm", {"steps": a.steps, "outer_rules": rules}))
+    for label, exact, share in penalized(s):
+        rules = a.flat(exact=exact, share=share)
+        found.setdefault(label, ("mi_fgsm", {"steps": a.steps, "outer_rules": rules}))
     return tuple((label, name, options) for label, (name, options) in found.items())
 
 
@@ -162,12 +166,7 @@ def blocks(s, nets, defences):
         "combined": block(s, few, combined, nets.targets),
         "ensemble": block(s, ("ensemble",), s.together, nets.targets),
         "defences": block(s, few, table, defences),
-        "exact": block(
-            s,
-            few,
-            ("MI-FGSM", *(_at(name, share) for share in (1, *s.shares) for name in ("PGN", "PGN, Hessian"))),
-            nets.targets,
-        ),
+        "exact": block(s, few, ("MI-FGSM", *(label for label, *_ in penalized(s))), nets.targets),
         **sweeps,
         "flatness": block(s, few, table, nets.targets, data=s.images(s.looked), noise=False),
         "surfaces": block(s, few, table, nets.targets, data=s.images(s.drawn), noise=False),
@@ -212,6 +211,7 @@ def get_config(variant="cpu"):
             "tables=ensemble: expected two surrogates or more: ask for two seeds, or leave it out"
         )
     else:
+        print("left out: ensemble needs two surrogates")
         tables = tuple(table for table in tables if table != "ensemble")
     defences = nets.defended(s.defences) if "defences" in tables else ()
     asked = views(s, tables)

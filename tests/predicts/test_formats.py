@@ -139,6 +139,8 @@ def test_raw_bytes():
         ["shark", "cat", "tench"],
         [{"class_name": "shark", "probability": "0.5"}, {"class_name": " Tench", "probability": "0.3"}],
         [{"name": "shark", "class": 2, "confidence": 0.5}, {"name": "tench", "class": 0, "confidence": 0.3}],
+        [{"id": "7", "name": "tench", "value": 0.3}, {"id": "2", "name": "shark", "value": 0.5}],
+        [{"confidence": 30, "value": "tench"}, {"confidence": 50, "value": "shark"}],
         {"displayNames": ["tench", "shark"], "confidences": [0.3, 0.5], "ids": ["1", "2"]},
         {
             "label": "shark",

@@ -138,9 +138,10 @@ def test_images_must_be_left_to_choose_when_to_stop():
     gubri.get_config("cpu,count=0,tables=training+claims")
 
 
-def test_one_surrogate_is_no_ensemble():
+def test_one_surrogate_is_no_ensemble(capsys):
     assert "ensemble" in {view for view, _, _ in pgn.get_config("cpu").views}
     assert "ensemble" not in {view for view, _, _ in pgn.get_config("cpu,seeds=1").views}
+    assert "left out: ensemble needs two surrogates" in capsys.readouterr().out
     with pytest.raises(ValueError, match="tables=ensemble: expected two surrogates or more"):
         pgn.get_config("cpu,seeds=1,tables=ensemble")
 

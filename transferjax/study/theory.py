@@ -144,6 +144,10 @@ def transfer_loss(
     """TPA's Theorem 3.1 of two networks on attacked images, each term `[N]`: `metrics.transfer_loss_bound`.
 
     A surrogate that is not piecewise linear has the Gauss-Newton part's second-order component.
+
+    Args:
+        c: as there.
+        chunk: how many of the classes' pullbacks run at once; None for all. Bounds memory.
     """
     compiled = context.cached(
         ("transfer loss", c, chunk),
