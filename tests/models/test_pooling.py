@@ -89,6 +89,15 @@ def test_padding_is_not_counted_where_it_is_not_meant():
 
 
 @pytest.mark.parametrize("pool", [max_pool, avg_pool])
+def test_what_leads_to_a_cotangent_is_not_fused_into_its_windows(pool):
+    """Which would compute it once for each place of a window; XLA does not fuse over a branch."""
+    x, y = jnp.ones((2, 6, 6, 3)), jnp.ones((2, 3, 3, 3))
+    compiled = jax.jit(lambda x, y: jax.vjp(lambda x: pool(x, 2), x)[1](jnp.tanh(y))[0]).lower(x, y).compile()
+    assert " conditional(" in compiled.as_text()
+    np.testing.assert_allclose(compiled(x, y).sum(), jnp.tanh(y).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("pool", [max_pool, avg_pool])
 def test_other_platforms_have_their_own(pool):
     """Elsewhere XLA's reductions stay, with the same numbers."""
     x = images(ties=True)

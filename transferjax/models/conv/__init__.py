@@ -13,10 +13,10 @@ from jax import lax
 
 from transferjax.devices import runs_on_cpu
 from transferjax.models.conv.orderings import NHWC, Pair, extent
-from transferjax.models.conv.primitive import conv_p
+from transferjax.models.conv.primitive import conv_p, moved_p
 from transferjax.typing import Array
 
-__all__ = ["conv_general_dilated", "conv_p"]
+__all__ = ["conv_general_dilated", "conv_p", "moved_p"]
 
 
 def conv_general_dilated(

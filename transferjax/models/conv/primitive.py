@@ -66,19 +66,23 @@ def _transpose_w(ct: Array, x: Array, w: ad.UndefinedPrimal, *, strides, pads, d
 def product(x: Array, ct: Array, strides: Pair, precision: Any) -> Array:
     """The cotangent of a 1 x 1 kernel, `Σ_bp x[b, s p, i] ct[b, p, o]`: a matrix product."""
     rows, columns = (slice(0, extent(n, s), s) for n, s in zip(ct.shape[1:3], strides, strict=True))
-    return jnp.tensordot(x[:, rows, columns], ct, ((0, 1, 2), (0, 1, 2)), precision=precision)[None, None]
+    x = moved_p.bind(x[:, rows, columns], order=(3, 0, 1, 2))
+    return jnp.tensordot(x, ct, ((1, 2, 3), (0, 1, 2)), precision=precision)[None, None]
 
 
 def _moved(x: Array, *, order: tuple[int, ...]) -> Array:
-    """`x.transpose(order)`, read from memory.
+    """`x.transpose(order)`, read from memory; the order may be that of x.
 
-    What a net computes between two convolutions lies in memory for the next one. For a transpose XLA's fusion
-    does not read it there but computes it again, all of a residual stage, in the transpose's order: 5 % of a
-    ResNet-18's training step. It does not look into a branch.
+    XLA's fusions do not read an array as often as they need it, but compute it again, with all that leads to
+    it: a transpose all of a residual stage, in its own order (a fifth of a ResNet-50's training step), a
+    pooling's gradient a stage for each place of its windows. They do not look into a branch. One that is no
+    work at all would be taken out, so that in x's own order the branches ask for NaNs.
     """
     if not x.size:
         return x.transpose(order)
-    return lax.cond(x.ravel()[0] == 0, *2 * [lambda x: x.transpose(order)], x)
+    same = order == tuple(range(x.ndim))
+    move = (lambda x: jnp.where(jnp.isnan(x), jnp.nan, x)) if same else (lambda x: x.transpose(order))
+    return lax.cond(x.ravel()[0] == 0, move, move, x)
 
 
 def _batch_moved(args: tuple[Array], dims: tuple[Any], *, order: tuple[int, ...]) -> tuple[Array, int]:
