@@ -1,8 +1,9 @@
 """Pooling over windows, with derivatives that are fast on CPU.
 
-There XLA sends a maximum's gradient back window by window. A loop over the places of a window, each a strided
-slice of the whole batch, is elementwise and fused; the cotangent comes from memory, or each place would compute
-anew what leads to it. Milliseconds of the gradient behind some elementwise functions, two cores, float32:
+There XLA sends a maximum's gradient back window by window. A loop over the places of a window, each a
+strided slice of the whole batch, is elementwise and fused; the cotangent comes from memory, or each place
+would compute anew what leads to it. Milliseconds of the gradient behind some elementwise functions, two
+cores, float32:
 
     images             window, stride   maximum, XLA's and ours   mean, XLA's and ours
     64 x 32² x 24           2, 2              19.0     5.7             3.5    3.4
@@ -59,7 +60,8 @@ def avg_pool(
     if not runs_on_cpu():
         return nn.avg_pool(x, (size, size), (stride, stride), pads, count_pad)
     total = functools.partial(_total, size=size, stride=stride, pads=pads)
-    return _pulled_back_once(total(x)) / (size**2 if count_pad else total(jnp.ones((1, *x.shape[1:3], 1), x.dtype)))
+    counts = size**2 if count_pad else total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+    return _pulled_back_once(total(x)) / counts
 
 
 def global_pool(x: Array) -> Array:
