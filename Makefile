@@ -18,7 +18,7 @@ help:
 	@echo "make audit       known vulnerabilities of what is installed"
 	@echo "make fuzz        damaged and hostile files, configs and answers for FUZZ_SECONDS (an hour)"
 	@echo "make soak        half an hour of killed processes, full disks and flipped bytes"
-	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch)"
+	@echo "make bench       every benchmark, into benchmarks/results (installs PyTorch; hours; again: it goes on)"
 
 # One stamp per extra: pip is asked again only when pyproject.toml changed.
 .venv/.installed-%: pyproject.toml
@@ -73,7 +73,7 @@ docs: .venv/.installed-docs
 bench:
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	for file in $$(grep -l __main__ benchmarks/*.py | grep -v 'harness\|page'); do PYTHONPATH=. .venv-bench/bin/python $$file || exit 1; done
+	for file in $$(grep -l harness.parser benchmarks/*.py); do PYTHONPATH=. .venv-bench/bin/python $$file --resume || exit 1; done
 	.venv-bench/bin/python benchmarks/page.py
 
 clean:

@@ -150,6 +150,7 @@ def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=rounds)
     made.add_argument("--out", type=Path, help="default: benchmarks/results/<name>.json")
+    made.add_argument("--resume", action="store_true", help="keep what was measured of this commit, as now")
     return made
 
 
@@ -157,12 +158,24 @@ def run(
     name: str, question: str, cases: Mapping[str, Sequence[Contender]], flags: argparse.Namespace
 ) -> None:
     """Compares each case's contenders, prints a line for each, and writes the results file as it grows."""
-    found: dict[str, Any] = {}
+    found = kept(name, flags, "cases")
     for case, contenders in cases.items():
+        if case in found:
+            continue
         found[case] = compare(contenders, flags.rounds)
         row = ", ".join(f"{who} {1e3 * of['median_s']:.1f}" for who, of in found[case].items())
         print(f"{case}: {row} ms", flush=True)
         save(name, question, flags, cases=found)
+
+
+def kept(name: str, flags: argparse.Namespace, what: str) -> dict[str, Any]:
+    """With `--resume` the `cases` or `rows` there, of this commit, settings, machine, packages."""
+    path = _path(name, flags)
+    if not flags.resume or not path.exists():
+        return {}
+    report, now = json.loads(path.read_text()), {**where(), "settings": _settings(flags)}
+    same = all(report.get(key) == value for key, value in now.items() if key not in ("load", "time"))
+    return report.get(what, {}) if same and not now["commit"].endswith("-dirty") else {}
 
 
 def save(name: str, question: str, flags: argparse.Namespace, **found: Any) -> None:
@@ -170,9 +183,16 @@ def save(name: str, question: str, flags: argparse.Namespace, **found: Any) -> N
 
     Of `rows` there is a picture where `axes` name two of the columns.
     """
-    settings = {key: value for key, value in vars(flags).items() if key != "out"}
-    report = {"question": question, **where(), "settings": settings, **found}
-    write_text(flags.out or RESULTS / f"{name}.json", json.dumps(report, indent=1) + "\n")
+    report = {"question": question, **where(), "settings": _settings(flags), **found}
+    write_text(_path(name, flags), json.dumps(report, indent=1) + "\n")
+
+
+def _path(name: str, flags: argparse.Namespace) -> Path:
+    return flags.out or RESULTS / f"{name}.json"
+
+
+def _settings(flags: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(flags).items() if key not in ("out", "resume")}
 
 
 def _peak_mib() -> int:

@@ -81,7 +81,7 @@ def main():
     images, labels = test_images(flags.images)
     wrong = jax.jit(lambda target, x: (target(x).argmax(-1) != labels).mean())
     fooled = lambda x: 100 * float(wrong(target, x))  # noqa: E731
-    rows = {"clean images": {"ours, %": round(fooled(images), 2)}}
+    rows = harness.kept("transfer", flags, "rows") or {"clean images": {"ours, %": round(fooled(images), 2)}}
 
     def compare(ours, theirs):
         """Rates of both over the seeds, with their standard errors."""
@@ -111,8 +111,11 @@ def main():
         rows[f"noise, {eps:g}/255"] = {"ours, %": noise, "its standard error": spread}
         attacks = pairs(net, images, flags.neighbors, eps / 255)
         for name in flags.attacks:
-            rows[f"{name}, {eps:g}/255"] = row = compare(*attacks[name])
-            print(f"{name}, {eps:g}/255", row, flush=True)
+            case = f"{name}, {eps:g}/255"
+            if case in rows:
+                continue
+            rows[case] = compare(*attacks[name])
+            print(case, rows[case], flush=True)
             question = "Do the random attacks transfer as often as the peers' do?"
             harness.save("transfer", question, flags, rows=rows)
 

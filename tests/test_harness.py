@@ -72,6 +72,37 @@ def test_names_and_rounds_are_checked():
         compare([Contender("a", breaks), Contender("a", breaks)], rounds=1)
 
 
+def test_a_benchmark_goes_on_where_it_was(tmp_path, monkeypatch):
+    """With `--resume`: the same commit, settings, machine; never of a changed checkout."""
+    import harness
+
+    said, log = {"commit": "1", "device": "cpu", "load": 0.1}, tmp_path / "log"
+    monkeypatch.setattr(harness, "where", lambda: said)
+    cases = {
+        name: [harness.Contender("sleeper", sleeper, {"seconds": 0.0, "log": str(log)})] for name in "ab"
+    }
+
+    def ran(names: str, *flags: str) -> bool:
+        """Whether anything was timed."""
+        log.unlink(missing_ok=True)
+        read = harness.parser("").parse_args(["--rounds=1", f"--out={tmp_path / 'x.json'}", *flags])
+        harness.run("x", "How long?", {name: cases[name] for name in names}, read)
+        return log.exists()
+
+    assert ran("a")
+    said["load"] = 2.0
+    assert not ran("a", "--resume")
+    assert ran("ab", "--resume")
+    assert not ran("ab", "--resume")
+    assert ran("ab", "--resume", "--rounds=2")
+    said["commit"] = "2-dirty"
+    assert ran("ab", "--resume", "--rounds=2")
+    assert ran("ab", "--resume", "--rounds=2")
+    said["commit"] = "2"
+    assert ran("ab", "--resume", "--rounds=2")
+    assert ran("ab", "--rounds=2")
+
+
 def test_the_page_is_made_from_the_results():
     from page import RESULTS, markdown, pictured, read
 

@@ -103,7 +103,7 @@ def make_purifier_step(
     critic: Net | None = None,
     critic_weight: float = 5e-3,
 ) -> PurifierStep:
-    """A train step for a purifier; pure, the caller jits it.
+    """A train step for a purifier; pure, the caller jits its `update`.
 
     A critic C learns, by the same optimizer, to tell clean images from purified ones: it minimizes
     `-log σ(C(x) - C(P(x')))`. The purifier's loss grows by `critic_weight` times `-log σ(C(P(x')) - C(x))`.
@@ -120,7 +120,9 @@ def make_purifier_step(
     """
 
     def start(module: Net, key: Key, images: Array) -> PurifierState:
-        variables = module.init({"params": key, "dropout": key}, images)
+        # Drawn one by one: XLA takes minutes to compile a deep net's draws as one program.
+        shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+        variables = module.lazy_init({"params": key, "dropout": key}, shape)
         return PurifierState(variables, optimizer.init(variables["params"]), jnp.zeros((), jnp.int32))
 
     def descend(state: PurifierState, grads: PyTree, stats: PyTree) -> PurifierState:

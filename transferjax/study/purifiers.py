@@ -55,7 +55,7 @@ def _trained(context: Context, spec: Purifier) -> dict[str, Any]:
     first = jnp.zeros((1, *source.image_shape))
     (stop,) = fit(
         lambda state, examples: update(state, examples, predict),
-        jax.jit(lambda key: step_with(predict).init(key, first))(jax.random.key(spec.seed)),
+        step_with(predict).init(jax.random.key(spec.seed), first),
         lambda start: data.train_batches(source, t.batch_size, seed=spec.seed, start_step=start),
         stops=(max(1, round(t.epochs * per_epoch)),),
         steps_per_epoch=per_epoch,

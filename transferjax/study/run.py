@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -223,16 +223,21 @@ class Local:
 def provenance() -> Mapping[str, Any]:
     """What a reader needs to have the same bits: versions, device, cores, commit."""
     device = jax.devices()[0]
-    command = ["git", "describe", "--always", "--dirty"]
-    here = Path(__file__).parent
-    git = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     return {
-        "commit": git.stdout.strip() or "unknown",
+        "commit": _commit(),
         "device": _processor() if device.platform == "cpu" else f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _commit() -> str:
+    """The commit, `-dirty` where Python files are not as they are there; "unknown" outside of a checkout."""
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    said = git(["git", "describe", "--always"]).stdout.strip()
+    changed = git(["git", "diff", "--quiet", "HEAD", "--", ":/*.py"]).returncode == 1
+    return f"{said}{'-dirty' if changed else ''}" or "unknown"
 
 
 def _processor() -> str:
