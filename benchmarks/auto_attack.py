@@ -112,9 +112,7 @@ def main():
                 row[f"{who}, range over seeds"] = round(float(np.ptp([percent(one) for one in found])), 2)
                 survivors[who] += [found[0]] if name in STANDARD else []
             print(norm, name, row, flush=True)
-        rows[whole] = {
-            f"{who}, %": percent(np.all(found, 0)) for who, found in survivors.items() if found
-        }
+        rows[whole] = {f"{who}, %": percent(np.all(found, 0)) for who, found in survivors.items() if found}
         harness.save("auto_attack", "Is AutoAttack what the official code says?", flags, rows=rows)
 
 
