@@ -25,7 +25,9 @@ So it is for whoever trains for hours and says so: `TRANSFERJAX_WINOGRAD=on` in 
 What was tried and lost: matrix products tap by tap, of a kernel's rows or of all its taps side by side (two
 to five times slower; the second wins for the cotangent of an image with three channels, 0.5 % of a net),
 sums over parts of the channels; in Winograd's order parts of 32 images, in a loop, unrolled or chained,
-batched products, and its transforms as products.
+batched products, and its transforms as products; oneDNN's kernels, which jaxlib 0.12 calls where
+`--xla_cpu_experimental_onednn_custom_call` asks for them (0.10 does not): level but for the cotangent of 64
+channels' weights, 48 ms against 26 of XLA's.
 """
 
 import math
