@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from small import RESNET, TEST, TRAIN, VGG, attacked, network, training, verdicts
 
+from configs import trainings
 from configs.methods import MECHANISMS, method
 from transferjax import programs
 from transferjax.study import binding, estimate, shapes
@@ -153,3 +154,13 @@ def test_training_costs_what_its_program_does(mechanism):
 def test_the_dearest_step_of_look_sam_is_one_of_five():
     assert counted("LookSAM") / counted("ST") == pytest.approx(2, rel=0.1)
     assert estimate.training_cost([Call(name="look_sam", options={"rho": 0.1, "every": 4})]) == 1.25
+
+
+def test_equal_costs_of_trainings_are_those_of_the_estimate():
+    """`configs/trainings` cuts each training's epochs by the gradients of a step that are estimated here."""
+    known = {
+        name: gradients() if callable(gradients) else gradients
+        for name, gradients in estimate.GRADIENTS.items()
+    }
+    assert pytest.approx({name: known[name] for name in trainings.PRICES}) == trainings.PRICES
+    assert set(known) - set(trainings.PRICES) == {"adversarial"}  # whose steps its parts say
