@@ -109,7 +109,8 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _errors(results: pd.DataFrame, error: str) -> str:
+def errors_in_words(results: pd.DataFrame, error: str) -> str:
+    """What ± means, and over how many seeds."""
     seeds = results.groupby("mechanism")["seed"].nunique().max()
     if seeds == 1:
         return "One seed: no errors can be given."
@@ -123,7 +124,8 @@ def success_section(results: pd.DataFrame, goal: str, error: str) -> Section:
         tables.append(asr_table(results, goal, error, value="asr_correct"))
     figure = asr_by_mechanism(results, goal, error)
     caption = f"{goal.capitalize()} transfer success by mechanism; a panel per budget, a marker per target."
-    text = "Adversarial examples crafted on each surrogate, tried on each target. " + _errors(results, error)
+    text = "Adversarial examples crafted on each surrogate, tried on each target. "
+    text += errors_in_words(results, error)
     if (rows["mechanism"] == NOISE).any():
         text += f" The row {NOISE!r} is what random signs of the same size reach."
     return Section(f"{goal.capitalize()} transfer", text, tables, {f"asr_{goal}": (figure, caption)})
@@ -162,7 +164,7 @@ def surrogates_section(results: pd.DataFrame, error: str) -> Section:
         )
     text = (
         "Smoothness is the mean top eigenvalue of the input Hessian (lower is smoother), similarity the mean "
-        "cosine between the surrogate's and the target's input gradients. " + _errors(results, error)
+        "cosine between the surrogate's and the target's input gradients. " + errors_in_words(results, error)
     )
     return Section("Why: smoothness and similarity", text, [model_table(results, error)], figures, live)
 

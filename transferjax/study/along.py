@@ -14,7 +14,7 @@ from transferjax.metrics.regression import correlation
 from transferjax.report import training_curves, value_table
 from transferjax.report.claims.verdicts import value_of
 from transferjax.report.markup import slug
-from transferjax.report.page import Section, split
+from transferjax.report.page import Section, errors_in_words, split
 from transferjax.report.tables import CELL, NOISE, of_surrogates, ordered, percent, several
 from transferjax.study.config import Study
 from transferjax.study.paper_views import known, scalars
@@ -157,7 +157,7 @@ def _ablation(rows: pd.DataFrame, name: str, where: str, error: str) -> list[Sec
         figures[f"sweep_{where}_{goal}"] = (figure, f"{str(goal).capitalize()} success against {name}.")
         table = value_table(percent(own), "asr", label, rows=name, columns=("target",), error=error)
         tables.append(table)
-    return [Section(f"Ablation: {name}", "Means over surrogates.", tables, figures)]
+    return [Section(f"Ablation: {name}", errors_in_words(rows, error), tables, figures)]
 
 
 def choice_rows(study: Study, block: str, validation: str) -> Iterator[Row]:
