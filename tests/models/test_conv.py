@@ -272,6 +272,21 @@ def test_an_unused_tangent_costs_nothing():
     assert str(pullback).count("conv_nhwc[") == 2  # the value and the pullback
 
 
+def test_what_leads_to_images_is_not_fused_into_the_gradient_of_a_1_x_1_kernel():
+    """Which would compute it in the order of its transpose; XLA does not fuse over a branch."""
+    x, w, ct = jnp.ones((2, 4, 4, 3)), jnp.ones((1, 1, 3, 5)), jnp.ones((2, 4, 4, 5))
+
+    def gradient(x, w, ct):
+        convolve = lambda w: conv_general_dilated(  # noqa: E731
+            jnp.tanh(x), w, (1, 1), "SAME", dimension_numbers=orderings.NHWC
+        )
+        return jax.vjp(convolve, w)[1](ct)[0]
+
+    compiled = jax.jit(gradient).lower(x, w, ct).compile()
+    assert " conditional(" in compiled.as_text()
+    np.testing.assert_allclose(compiled(x, w, ct), jnp.full(w.shape, 32 * jnp.tanh(1.0)), rtol=1e-6)
+
+
 def test_moved_is_a_transpose_under_every_transformation():
     order = (3, 1, 2, 0)
     x = jnp.arange(2 * 3 * 4 * 5, dtype=jnp.float32).reshape(2, 3, 4, 5)
