@@ -87,6 +87,13 @@ def check_images(
         _check_unit_range(name, images, slack)
 
 
+def check_like(others: Array | np.ndarray, images: Array | np.ndarray, name: str, slack: float = 0) -> None:
+    """Images that go with others, one for one: `check_images` of them, and the same shape."""
+    check_images(others, name, slack, empty=True)
+    if others.shape != images.shape:
+        raise ValueError(f"{name} must be like images, {images.shape}; got {others.shape}")
+
+
 def check_labels(
     labels: Array | np.ndarray, count: int, num_classes: int | None = None, name: str = "labels"
 ) -> None:
@@ -171,15 +178,19 @@ def check_loss(outputs: Shape, targets: Array | np.ndarray, name: str = "targets
 
     Args:
         outputs: the shape of the logits, `[B, K]`; without B inside `vmap`.
-        targets: looked at by shape and dtype alone.
+        targets: classes in 0 … K - 1, where there are values; probabilities by shape and dtype alone.
         name: what the error calls them.
 
     Raises:
-        ValueError: whatever else would broadcast against the logits, or fail to.
+        ValueError: classes without a logit, which would count for nothing; and whatever else would broadcast
+            against the logits, or fail to.
     """
     shape, dtype = _described(name, targets)
     batch = outputs[:-1]
     if shape == batch and jnp.issubdtype(dtype, jnp.integer):
+        if has_values(targets) and np.size(targets):
+            low, high = _range(targets)
+            _check_class_range(name, int(low), int(high), outputs[-1])
         return
     if shape == outputs and jnp.issubdtype(dtype, jnp.floating):
         return
@@ -235,6 +246,12 @@ def check_numbers(**values: Any) -> None:
         number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
         if value is not None and (not number or isinstance(value, bool)):
             raise ValueError(f"{name} must be a number; got {value!r}")
+
+
+def check_chunk(chunk: int | None) -> None:
+    """How many of an image's pullbacks run at once; None leaves it to the method."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1 pullback at a time, or None; got {chunk}")
 
 
 def misfit(function: Any, arguments: Sequence[Any]) -> str:

@@ -47,6 +47,11 @@ def probabilities(logits: Array, targets: Array) -> Array:
     return targets
 
 
+def of_class(logits: Array, classes: Array) -> Array:
+    """Each example's entry of its class, `z[i, k_i]`, `[B]`."""
+    return jnp.take_along_axis(logits, classes[:, None], -1)[:, 0]
+
+
 def _split(logits: Array, targets: Array) -> tuple[Array, Array]:
     """The logit of the (most probable) target class, and the largest other logit."""
     truth = jax.nn.one_hot(probabilities(logits, targets).argmax(-1), logits.shape[-1], dtype=bool)

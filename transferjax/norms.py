@@ -4,6 +4,7 @@ In float32 the squares of entries below 1e-19 are zero, and with them naive norm
 predictions; the squares of entries above 1e19 are infinite. Every norm of the library is one of these.
 """
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
@@ -44,6 +45,16 @@ def norm(tree: PyTree, axis: Axis = None, *, keepdims: bool = False) -> Array:
     largest, size = _scaled(tree, axis)
     found = (largest * size).astype(jnp.result_type(*jax.tree.leaves(tree)))
     return found if keepdims or axis is None else found.squeeze(axis)
+
+
+def flat_unit(x: Array) -> Array:
+    """Each example as one row `[B, N]` of length one; zero stays zero."""
+    return unit(x.reshape(len(x), math.prod(x.shape[1:])), -1)
+
+
+def cosine(x: Array, y: Array) -> Array:
+    """`⟨x_b, y_b⟩ / (‖x_b‖ ‖y_b‖)`, `[B]`; 0 where either is zero."""
+    return (flat_unit(x) * flat_unit(y)).sum(-1)
 
 
 def unit(tree: PyTree, axis: Axis = None) -> PyTree:

@@ -254,3 +254,5 @@ def test_patch_wise_spreads_what_overshoots():
     expected[1:4, 1:4] = 0.05
     expected[2, 2] = 0.4
     np.testing.assert_allclose(step[0, :, :, 0], expected, atol=1e-7)
+    usual, _ = updates.patch_wise(0.1, 0.1, beta=4.0).update(u, update.init(u))
+    np.testing.assert_allclose(usual[0, 1, 1, 0], 0.4)  # as far as the amplified step

@@ -14,6 +14,9 @@ from attentive import attentive
 from tests.kinds import ATTENTIVE, FLAX, LAYERED, POOLED, SEVERAL
 from transferjax import attacks, models
 from transferjax.losses import cross_entropy
+from transferjax.predicts.snapshots import Snapshots
+from transferjax.predicts.stochastic import Stochastic
+from transferjax.random import sample
 from transferjax.study.registry import ATTACKS
 
 SHAPE, CLASSES = (3, 4, 4, 3), 4
@@ -99,6 +102,40 @@ def test_the_dtype_of_the_images_is_kept(name, norm, targeted):
             nets = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, weights), surrogates(name))  # noqa: B023
             x = jax.eval_shape(attack, key, nets, jax.ShapeDtypeStruct(SHAPE, images), LABELS)
             assert (x.shape, x.dtype) == (SHAPE, images), (images, weights)
+
+
+@pytest.mark.parametrize("name", ATTACKS.rows())
+def test_it_takes_several_nets_or_says_that_it_takes_one(name):
+    attack = make(name, "linf", GOALS[name][-1])
+    net = surrogates(name)[0] if name in SEVERAL else surrogates(name)
+    for several in ((net, net), [net] * 3, Snapshots.stack([net, net])):
+        if attack.single:
+            with pytest.raises(TypeError, match=rf"{name} takes one predict; got [23]: .*mean_logits"):
+                attack(jax.random.key(0), several, X, LABELS)
+        else:
+            assert jax.eval_shape(attack, jax.random.key(0), several, X, LABELS).shape == SHAPE
+
+
+@pytest.mark.parametrize("name", ["po_trip", "tgr"])
+def test_a_net_twice_is_that_net(name):
+    """Of attacks that change the surrogate, and draw nothing."""
+    attack, net = make(name, "linf", True), surrogates(name)
+    one, two = (attack(jax.random.key(0), predict, X, LABELS) for predict in (net, (net, net)))
+    np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def noisy(predict, keys, x):
+    return predict(x + 0.3 * sample(jax.random.normal, keys, x.shape[1:], x.dtype))
+
+
+@pytest.mark.parametrize("name", ["po_trip", "self_universality", "ilpd", "fia", "bfa", "cfm"])
+def test_a_random_net_draws_for_each_example(name):
+    """Of attacks that change the surrogate: by its key, wherever it stands in the batch."""
+    net = Stochastic(jax.tree_util.Partial(noisy, PREDICT), jax.random.key(5))
+    attack, keys = make(name, "linf", True), jax.random.split(jax.random.key(2), len(X))
+    order = jnp.array([2, 0, 1])
+    x, again = (attack(keys[o], net, X[o], LABELS[o]) for o in (jnp.arange(3), order))
+    np.testing.assert_allclose(again, x[order], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [*FLAX, *SEVERAL])

@@ -283,3 +283,16 @@ def test_mean_of_logits_and_probabilities(nets):
     np.testing.assert_allclose(
         jax.nn.softmax(ensembles.mean_probabilities(*nets)(x)), probabilities, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("name", ["ada_ea", "smer"])
+def test_nets_that_are_sure(name, targeted):
+    """Whose losses, and products of them, are zero in float32: no weight is a number divided by zero."""
+    x = jax.random.uniform(jax.random.key(0), (2, *SHAPE[1:]))
+    nets = [net(Linear(), seed) for seed in range(2)]
+    sure = tuple(jax.tree_util.Partial(lambda own, x: 1e4 * own(x), own) for own in nets)
+    labels = nets[0](x).argmax(-1)
+    assert float(cross_entropy(sure[0](x), labels).max()) == 0
+    found = getattr(attacks, name)(0.1, 2, targeted=targeted)(jax.random.key(1), sure, x, labels)
+    assert np.isfinite(found).all()

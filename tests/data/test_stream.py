@@ -139,6 +139,10 @@ class TestDescription:
             stream.to_dataset().subset(7, seed=3).subset([5, 1]),
         )
         same((part.to_dataset().images, part.labels), (memory.images, memory.labels))
+        assert replace(stream, crop=data.center_crop(0.5)).fingerprint not in (
+            stream.fingerprint,
+            replace(stream, crop=data.center_crop(0.6)).fingerprint,
+        )
         assert part.fingerprint not in (stream.fingerprint, stream.subset(7, seed=3).fingerprint)
         with pytest.raises(ValueError, match="cannot take 12 examples of tiny, which has 11"):
             stream.subset(12)

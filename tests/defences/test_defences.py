@@ -81,6 +81,19 @@ def test_feature_distillation_keeps_the_image_roughly():
     assert 0.5 < error < 10
 
 
+def test_feature_distillation_is_opencvs_dct_with_two_steps():
+    block = natural(1, (8, 8))[0].astype(np.float32)
+    steps = np.where(np.add.outer(np.arange(8) >= 4, np.arange(8) >= 4), 50, 10).astype(np.float32)
+    expected = [
+        cv2.idct(np.round(cv2.dct(255 * block[..., c] - 128) / steps).astype(np.float32) * steps) + 128
+        for c in range(3)
+    ]
+    found = defences.feature_distillation(IDENTITY, low=10, high=50)(jnp.asarray(block)[None])
+    np.testing.assert_allclose(
+        255 * found.reshape(8, 8, 3), np.clip(np.stack(expected, -1), 0, 255), atol=2e-2
+    )
+
+
 @pytest.mark.parametrize(
     "defence",
     [defences.bit_depth, defences.jpeg, defences.feature_distillation],

@@ -67,6 +67,16 @@ def test_nrp_is_the_published_one(images):
     chex.assert_trees_all_equal(again, variables)
 
 
+def test_weights_of_another_purifier(images):
+    """You see: "this state dict does not fit NRP …", with the names and shapes that differ.
+    Do: name the purifier that they are of.
+    """
+    net, other = SMALL["nrp"], SMALL["comdefend"]
+    tensors = models.to_torch(jax.jit(other.init)(jax.random.key(1), images))
+    with pytest.raises(ValueError, match="does not fit"):
+        models.from_torch(net, tensors)
+
+
 def train(net, loss, images, labels, steps=60, **options):
     step = make_purifier_step(net, loss, optax.adam(3e-3), **options)
     state = jax.jit(step.init)(jax.random.key(1), images)

@@ -59,3 +59,5 @@ def test_unknown_layers_are_refused():
         grad_cam(PREDICT, IMAGES, CLASSES, "stage9")
     with pytest.raises(ValueError, match="not maps"):
         grad_cam(PREDICT, IMAGES, CLASSES, "head")
+    with pytest.raises(ValueError, match="no layer has a map"):
+        grad_cam(lambda x: x.mean((1, 2)), IMAGES, CLASSES)

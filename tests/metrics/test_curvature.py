@@ -310,3 +310,14 @@ def test_bad_arguments(mlp, batch):
     for net, method in ((smooth, "power"), (mlp(), "leading")):
         with pytest.raises(ValueError, match=f"method='{method}' finds one eigenvalue; got k=2"):
             input_hessian_eigenvalues(net, images, labels, k=2, method=method)
+
+
+@pytest.mark.parametrize("method", ["exact", "leading", "class_lanczos", "lanczos", "power"])
+def test_images_of_half_precision(method, mlp, batch):
+    """Whose eigenvalues are found in float32: LAPACK has no other."""
+    images, labels = batch()
+    half = images.astype(jnp.bfloat16)
+    found = input_hessian_eigenvalues(mlp(), half, labels, method=method)
+    assert found.dtype == jnp.float32
+    wide = input_hessian_eigenvalues(mlp(), half.astype(jnp.float32), labels, method=method)
+    np.testing.assert_array_equal(found, wide)

@@ -48,5 +48,5 @@ def test_l2_is_the_length_of_the_perturbation():
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"of one shape; got \(1, 8, 8, 3\) and \(1, 8, 9, 3\)"):
-        metrics.ssim(jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 8, 9, 3)))
+    with pytest.raises(ValueError, match=r"must be like images, \(1, 8, 9, 3\); got \(1, 8, 8, 3\)"):
+        metrics.ssim(jnp.zeros((1, 8, 9, 3)), jnp.zeros((1, 8, 8, 3)))

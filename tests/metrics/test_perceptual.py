@@ -177,7 +177,7 @@ def test_equal_images_are_at_distance_zero_with_a_gradient(case):
 
 def test_images_that_do_not_fit(case):
     net, weights, x, _ = case
-    with pytest.raises(ValueError, match=r"\[B, H, W, 3\] \(or 1\) of one shape; got \(3, 8, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"\[B, H, W, 3\] \(or 1\); got \(3, 8, 8, 2\)"):
         metrics.lpips(weights, jnp.zeros((3, 8, 8, 2)), jnp.zeros((3, 8, 8, 2)))
     less = x[:, : SIDES[net] - 1, : SIDES[net] - 1]
     with pytest.raises(ValueError, match="the images are too small for this net"):

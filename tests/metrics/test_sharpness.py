@@ -35,6 +35,10 @@ def test_worst_case_of_a_maximum_is_zero():
     assert found == 0
 
 
+def test_worst_case_in_no_ball():
+    assert worst_case_sharpness(KEY, loss, MINIMUM, 0.0) == 0
+
+
 def test_average_in_the_ball():
     """For δ uniform in a ball of N dimensions, E δδᵀ = ρ²/(N + 2)."""
     found = average_sharpness(KEY, loss, MINIMUM, RADIUS, samples=4000)

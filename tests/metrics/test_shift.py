@@ -53,3 +53,8 @@ def test_distance_from_a_subspace():
     np.testing.assert_allclose(off_subspace(features + 9 * frame[0], subspace), 0, atol=1e-3)
     with pytest.raises(ValueError, match="rank"):
         principal_subspace(features, 8)
+
+
+def test_a_single_example_has_no_covariance():
+    with pytest.raises(ValueError, match="at least 2 examples; got 5 and 1"):
+        frechet_distance(jnp.ones((5, 2)), jnp.ones((1, 2)))

@@ -61,7 +61,8 @@ def test_a_low_rank_trace_is_exact(estimate, x64):
 
 def test_xtrace_against_its_definition(matvec):
     """Every probe with a basis of the products of all the others, one QR decomposition each."""
-    probes = np.asarray(jax.random.rademacher(KEY, (6, SIZE), jnp.float64))
+    probes = np.asarray(jax.random.normal(KEY, (6, SIZE), jnp.float64))
+    probes = SIZE**0.5 * probes / np.linalg.norm(probes, axis=1, keepdims=True)
     products = np.asarray(jax.vmap(matvec)(probes))
     matrix = np.asarray(jax.vmap(matvec)(jnp.eye(SIZE)))
     expected = []
@@ -73,6 +74,12 @@ def test_xtrace_against_its_definition(matvec):
     found = xtrace(KEY, matvec, SIZE, 12, jnp.float64)
     np.testing.assert_allclose(found.value, np.mean(expected), rtol=1e-10)
     np.testing.assert_allclose(found.error, np.std(expected, ddof=1) / 6**0.5, rtol=1e-10)
+
+
+def test_xtrace_of_the_smallest_identity(x64):
+    """Exact whatever is drawn; signs that agree would leave nothing beside the space of the other."""
+    for key in jax.random.split(KEY, 8):
+        np.testing.assert_allclose(xtrace(key, lambda v: v, 2, 4, jnp.float64).value, 2, rtol=1e-12)
 
 
 def test_spectral_measure_integrates_polynomials(matvec):

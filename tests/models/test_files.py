@@ -297,6 +297,21 @@ def test_weights_are_of_another_net(tmp_path, variables):
     assert not (tmp_path / "out.npz").exists()
 
 
+@pytest.mark.parametrize("option", ["width", "width=", "=8"])
+def test_an_option_is_no_option(tmp_path, variables, option):
+    """You see: "--option width: expected NAME=VALUE, such as width=32 or padding=SAME".
+    Do: that.
+    """
+    source = save(variables, tmp_path / "net.npz")
+    with pytest.raises(SystemExit, match=f"--option {option}: expected NAME=VALUE"):
+        main([str(source), str(tmp_path / "out.npz"), f"--model={NAME}", "--option", option])
+
+
+def test_an_option_may_be_a_word(tmp_path, variables):
+    source = save(variables, tmp_path / "net.npz")
+    main([str(source), str(tmp_path / "out.npz"), *FLAGS, "--option", "padding=SAME"])
+
+
 def test_convert_downloads(tmp_path, variables, monkeypatch):
     import hashlib
     import threading

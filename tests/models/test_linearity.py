@@ -39,6 +39,8 @@ CURVED = {
     "normalized": lambda x: (x - x.mean()) / jnp.sqrt(x.var() + 1),
     "jitted": jax.jit(lambda x: jnp.tanh(x)),
     "attention": lambda x: jnp.einsum("bijc,bklc->bijkl", x, x),
+    "product of rows": lambda x: jax.lax.reduce(x, 1.0, jax.lax.mul, (1,)),
+    "product of rows, by a function": lambda x: jax.lax.reduce(x, 1.0, lambda a, b: a * b, (1,)),
     "loop": lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x * 2, x),  # linear, but loops are not looked into
 }
 

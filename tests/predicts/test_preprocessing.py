@@ -178,6 +178,13 @@ class TestOthersFiles:
         preset = SimpleNamespace(crop_size=[224], resize_size=[232], **OTHER,
                                  interpolation=bicubic, antialias=True)  # fmt: skip
         assert read_preprocessing(preset) == expected
+        for wrong, match in (
+            ([steps[1], steps[0]], "Resize after a CenterCrop"),
+            ([*steps, steps[0]], "Resize twice"),
+            ([*steps, steps[3]], "Normalize twice"),
+        ):
+            with pytest.raises(ValueError, match=f"{match} is not known here: give a Preprocessing"):
+                read_preprocessing(wrong)
         raw = [step("PILToTensor"), step("Resize", size=[60, 80], interpolation="bilinear", antialias=False)]
         squashed = Preprocessing((60, 80), aspect="squash", antialias=False, scale=255.0)
         assert read_preprocessing(raw) == squashed

@@ -96,6 +96,15 @@ def test_flatness_is_laid_beside_transfer():
     assert len(section.tables) == len(columns)
 
 
+def test_a_table_of_what_is_not_there_yet_is_empty():
+    """Of networks that are there on test images alone."""
+    frame = rows("test", SGD=(10, 20))
+    files = along.stopped_files(frame, study(), block="b", validation="v")
+    assert files[""].empty
+    assert len(files["_rows"]) == len(frame)
+    assert "not there yet" not in along.stopping(rows("validation", SGD=(1,)), study(), "b", "v")[0].title
+
+
 def crossed(frame, **columns):
     """The rows with every one of these columns' values, each 10 points more transferable than the last."""
     for name, values in columns.items():
@@ -156,6 +165,8 @@ def test_a_sweep_averages_over_no_budget_and_no_option():
     figures = [figure for section in sections for figure in section.figures]
     assert figures[0] == "sweep_b_zeta_untargeted_ε_4_255"
     assert len(set(figures)) == 4
+    two = crossed(frame[frame["eps_255"] == 4], mechanism=("SGD", "SAM"))
+    assert len(along.sweep(two, study(), "b")) == 4  # nor over surrogates
 
 
 def test_flatness_is_told_for_each_goal_and_budget():
@@ -168,6 +179,7 @@ def test_flatness_is_told_for_each_goal_and_budget():
     ]
     assert centers(sections) == [0.15, 0.25]
     assert list(sections[1].figures) == ["flatness_b_next", "bound_b_next"]
+    assert len(landscape.flatness(crossed(frame, mechanism=("ST", "SAM")), study(), "b")) == 4
 
 
 def attacked(**columns):
@@ -207,6 +219,13 @@ def test_every_surface_and_map_is_shown_under_its_name(columns, names):
     assert table.center.index.tolist() == ["clean", *names]
     np.testing.assert_allclose(table.center.iloc[:, 0], [0, *((i + 1) / 10 for i in range(len(names)))])
     assert not table.best.any(axis=None)
+    moved = landscape.attention_files(maps, study(), "b")[""]
+    np.testing.assert_allclose(moved["moved"], table.center.iloc[:, 0])
+    assert landscape.attention_files(maps[1:], study(), "b")[""]["moved"].isna().all()
+    points = landscape.surface_files(surfaces, study(), "b", points=5)[""]
+    assert len(points) == 25 * len(frame)
+    corner = points[(points["down"] == 1) & (points["across"] == -1)]
+    np.testing.assert_allclose(corner["loss"], 2 * (1 + np.arange(len(frame))))
 
 
 def test_two_standard_deviations():

@@ -52,6 +52,28 @@ def test_every_attack_spends_what_its_label_says(table, name):
 VIT = ViT(num_classes=4, image_size=8, patch=4, depth=1, width=8, heads=2, hidden=8)
 
 
+HIT = np.arange(50) % 3 == 0
+
+
+def test_errors_are_of_the_targets_that_are_there():
+    """On the first row of each attack, whatever target that is."""
+    tags = {"mechanism": "ST", "seed": 0, "goal": "untargeted", "eps_255": 8.0, "gradients": 10}
+    both = np.full(len(HIT), True)
+    rows = [
+        tags | {"attack": attack, "target": target, "hit": HIT, "both": both}
+        for attack, targets in (("PGD", ("VGG", "ViT")), ("MI", ("ViT",)))
+        for target in targets
+    ]
+    found = frontier_views.with_errors(pd.DataFrame(rows))
+    expected = [
+        frontier_views.mean_error([(HIT, both)] * 2),
+        np.nan,
+        frontier_views.mean_error([(HIT, both)]),
+    ]
+    np.testing.assert_allclose(found["error"], expected)
+    assert not {"hit", "both"} & set(found)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_the_view_draws_a_section_for_each_goal(known):
     """Also where target and surrogate get no image right, as small nets do not."""
@@ -61,7 +83,8 @@ def test_the_view_draws_a_section_for_each_goal(known):
         | {
             "asr": g / 2000,
             "asr_correct": g / 1000 if known else np.nan,
-            "error": 0.1 if t == "VGG" else np.nan,
+            "hit": HIT,
+            "both": np.full(len(HIT), known),
         }
         for m in ("ST", "SAM&IR")
         for a, g in (("PGD 10", 10), ("PGN 100", 100))
@@ -70,13 +93,14 @@ def test_the_view_draws_a_section_for_each_goal(known):
     ]
     noise = {"mechanism": NOISE, "attack": NOISE, "gradients": 0, "asr": 0.01, "asr_correct": 0.01}
     rows += [{**row, **noise} for row in rows[:2]]
+    wide = 100 * frontier_views.mean_error([(HIT, np.full(len(HIT), True))] * 2)
     sections = views.VIEWS["frontier"].draw(pd.DataFrame(rows), study, block="main")
     assert [s.title.split(": ")[1] for s in sections] == ["untargeted, ε = 8/255", "targeted, ε = 8/255"]
     for section in sections:
         ((table,), (figure,)) = section.tables, section.figures
         assert list(table.center.index) == ["PGN", "PGD"]
         assert list(table.center.columns) == [("ST", 10), ("ST", 100), ("SAM&IR", 10), ("SAM&IR", 100)]
-        assert (table.error.loc["PGN", ("ST", 100)] == pytest.approx(10)) == known
+        assert (table.error.loc["PGN", ("ST", 100)] == pytest.approx(wide)) == known
         assert ("±" in section.text) == known
         assert figure.startswith("frontier_")
 

@@ -104,14 +104,15 @@ def test_an_epoch_asked_for_later_has_the_bits_of_one_asked_for_at_once(context)
         assert not np.array_equal(one[HEAD], other[HEAD])
 
 
-def test_an_epoch_before_the_newest_checkpoint(tmp_path):
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_an_epoch_before_the_newest_checkpoint(share, tmp_path):
     """Of a training that was stopped later on: from the start, past the checkpoints that are there."""
 
     class Killed(BaseException):
         pass
 
     def kill(text, done, total, /, **figures):
-        if done >= 0.8 * total:
+        if done >= share * total:
             raise Killed
 
     context = Context(Store(tmp_path), checkpoint_epochs=1, progress=kill)

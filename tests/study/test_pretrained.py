@@ -12,7 +12,7 @@ from transferjax.predicts import Preprocessing
 from transferjax.study import binding, shapes
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.plan import make_plan
-from transferjax.study.specs import Apply, Call, Measure, Pretrained, build
+from transferjax.study.specs import Apply, Call, Derived, Measure, Pretrained, build
 from transferjax.study.store import Store
 
 TWENTY = models.build("cifar_vgg11", num_classes=20, width=4, blocks=(1, 1))
@@ -127,7 +127,14 @@ def test_logits_of_a_file_of_weights_are_no_classes_of_the_data(context, file):
     """You see: "20 logits, the data 10 classes", or "24 is beyond the 20 logits".
     Do: give `label_map`: which logit is which class of the data.
     """
-    assert "20 logits, the data 10 classes" in failure(context, verdicts(pretrained(file, label_map=())))
+    wrong = pretrained(file, label_map=())
+    measured = [
+        binding.bound(Measure(call=Call(name=name), of=nets, data=TEST))
+        for name, nets in (("smoothness", (wrong,)), ("similarity", (wrong, wrong)))
+    ]
+    pushed = binding.bound(Derived(call=Call(name="det", options={"steps": 1}), of=wrong, data=TEST))
+    for spec in (verdicts(wrong), *measured, pushed):
+        assert "20 logits, the data 10 classes" in failure(context, spec)
     with pytest.raises(Mistakes, match="24 is beyond the 20 logits"):
         pretrained(file, label_map=tuple(range(15, 25)))
 

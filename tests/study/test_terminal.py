@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from transferjax.study import progress
+from transferjax.study import progress, run
 from transferjax.study.flags import helped
 from transferjax.study.plan import Group, Plan
 from transferjax.study.run import Done
@@ -215,3 +215,22 @@ def test_some_views_alone_and_a_config_from_elsewhere(finish, tmp_path):
     assert [entry.kind for entry in store.entries()] == ["Network"]
     assert sorted(store.studies()["mine"]["keys"].values()) == ["Network", "Verdicts"]
     assert (store.root / "studies/mine/training.csv").exists()
+
+
+def test_the_commit_is_that_of_our_own_repository(tmp_path, monkeypatch):
+    """Not that of the one in which we happen to be installed; and none where git is not."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|.*-g[0-9a-f]+(-dirty)?", run._commit())
+    package = tmp_path / "venv" / "run.py"
+    package.parent.mkdir()
+    package.write_text("")
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True
+        )
+    monkeypatch.setattr(run, "__file__", str(package))
+    assert run._commit() == "unknown"
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run._commit() == "unknown"

@@ -18,6 +18,7 @@ from transferjax.data.records import Layout, Record, write_prepared
 from transferjax.study import binding, upkeep
 from transferjax.study.content import forget_facts
 from transferjax.study.plan import make_plan
+from transferjax.study.printed import seconds
 from transferjax.study.resolve import Context
 from transferjax.study.run import Done, Local, run
 from transferjax.study.specs import Data
@@ -109,6 +110,21 @@ class TestDamage:
         assert set(outcome.made) == {net.key, images.key}
         assert f"Network {net.key} is damaged" in said[0]
         assert checksums(store) == checksums(whole)
+
+    @pytest.mark.parametrize("note", ["", "[]", "{}"])
+    def test_the_note_of_what_others_are_made_of_is_damaged(self, store, specs, note):
+        """You see: nothing; what it took to make is not in the sum.
+        Do: nothing.
+        """
+        (store.path(specs[0]) / PROVENANCE).write_text(note)
+        took = seconds(specs[2:], store)
+        assert {specs[1], specs[2]} <= set(took)
+
+    def test_arrays_come_in_the_order_of_their_names(self, store, specs):
+        """Whatever order the file's reader has: tables have their columns by it."""
+        names = list(store.get(specs[2]))
+        assert len(names) > 2
+        assert names == sorted(names)
 
     def test_the_disk_does_not_answer(self, store, specs, monkeypatch):
         """You see: what the system says ("Too many open files"), for what needs it; no result is thrown away.

@@ -166,3 +166,48 @@ def test_what_a_training_loses_of_similarity_is_beside_how_far_it_moves_the_data
     assert set(moved.figures) == {"lost_frechet"}
     (alone,) = paper_views.pairs(frame[frame["mechanism"] != "ST"], study, "b")
     assert len(alone.tables) == 2
+
+
+def test_what_is_viewed_image_by_image_has_its_numbers_beside_it():
+    frame = pd.DataFrame({"row": ["ST", "SAM"], "values": [np.array([1.0, 3.0]), np.array([0.5, 0.0])]})
+    (smoothest,) = views.VIEWS["spectrum"].files(frame, STUDY, block="b").values()
+    assert smoothest.to_dict("list") == {"row": ["ST", "SAM"], "mean": [2.0, 0.25], "supremum": [3.0, 0.5]}
+    (alike,) = views.VIEWS["matrix"].files(frame, STUDY, block="b").values()
+    assert alike["infimum"].tolist() == [1.0, 0.0]
+
+
+def test_the_infimum_of_pairs_of_seeds_is_that_of_each_pair():
+    """Its mean over pairs, not the least mean of pairs."""
+    pairs = [("ST", "SAM", (0.9, 0.1)), ("SAM", "ST", (0.1, 0.9)), ("ST", "ST", (0.5, 0.3))]
+    frame = pd.DataFrame([{"row": a, "column": b, "each": np.array(each)} for a, b, each in pairs])
+    members = tuple(Member(name, {"mechanism": name, "seed": 0}, ()) for name in ("ST", "SAM"))
+    study = SimpleNamespace(blocks={"b": SimpleNamespace(surrogates=members)})
+    (section,) = [paper_views.seeds(frame, study, "b")]
+    shown = {
+        name: [text.get_text() for text in figure.axes[0].texts]
+        for name, (figure, _) in section[0].figures.items()
+    }
+    assert shown["seeds_similarity"] == ["0.40", "0.50", "0.50"]
+    assert shown["seeds_similarity_infimum"] == ["0.30", "0.10", "0.10"]
+
+
+def test_a_curve_is_of_what_there_is():
+    """Said before anything is trained for it."""
+    members = (Member("IR_1", {"mechanism": "IR_1", "seed": 0, "strength": 0.1}, ()),)
+    study = SimpleNamespace(blocks={"b": SimpleNamespace(surrogates=members, name="b")})
+    with pytest.raises(ValueError, match=r"unknown \['smothness'\]; expected some of smoothness"):
+        views.curve_rows(study, "b", show=("smothness",))
+    with pytest.raises(
+        ValueError, match=r"x='strenght' is no tag .* which have tau, mechanism, seed, strength"
+    ):
+        views.curve_rows(study, "b", x="strenght")
+
+
+@pytest.mark.parametrize(("view", "kind"), [("matrix", "similarity"), ("spectrum", "smoothness")])
+def test_a_measure_is_another(view, kind):
+    measures = (("norm", Call(name="gradient_norm"), TEST),)
+    study = SimpleNamespace(
+        blocks={"b": SimpleNamespace(name="b", measures=measures, surrogates=(), targets=())}
+    )
+    with pytest.raises(ValueError, match=rf"no {kind} 'norm' to view; it measures norm \(gradient_norm\)"):
+        list(views.VIEWS[view].rows(study, block="b", column="norm"))

@@ -63,3 +63,8 @@ def test_bad_settings_are_refused():
         ema(1)
     with pytest.raises(ValueError, match="start=1"):
         swa(10, start=1)
+    with pytest.raises(
+        ValueError, match=r"start=0.75: no epoch of 10 steps ends between step 11 and the last"
+    ):
+        swa(15, 10)
+    swa(16, 4)

@@ -99,3 +99,28 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(tmp_path):
     (stop,) = train(tmp_path)
     assert stop.trained == LAST - 10
     same(stop, train()[0])
+
+
+@pytest.mark.parametrize("stopped", [12, 17])
+def test_an_earlier_stop_than_all_checkpoints(tmp_path, stopped):
+    """From the start, as often as one likes: those that are there are forgotten."""
+    with pytest.raises(Stopped):
+        train(tmp_path, stopped=after(stopped))
+    for _ in range(2):
+        for one, other in zip(train(tmp_path, stops=(7, LAST)), train(stops=(7, LAST)), strict=True):
+            same(one, other)
+
+
+def test_a_checkpoint_of_another_training(tmp_path):
+    """You see: "the checkpoint … is of another training (its state has other names, shapes or types): choose
+    another directory, or delete this one"; it stays.
+    Do: that.
+    """
+    with pytest.raises(Stopped):
+        train(tmp_path, stopped=after(12))
+    with checkpoint.open_checkpoints(tmp_path) as manager:
+        for other in ({"w": jnp.zeros(7)}, {"w": jnp.zeros(8), "step": jnp.float32(0)}):
+            with pytest.raises(ValueError, match=r"12 is of another training .*choose another directory"):
+                checkpoint.restore(manager, other)
+    (stop,) = train(tmp_path)
+    assert stop.trained == LAST - 12

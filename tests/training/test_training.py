@@ -91,9 +91,8 @@ def test_each_step_draws_anew(batch, variables):
 
     _, step = make(transforms=(spy,))
     state = step.init(variables, batch)
-    with jax.disable_jit(False):
-        for _ in range(2):
-            state = step.update(state, KEY, batch)
+    for _ in range(2):
+        state = step.update(state, KEY, batch)
     keys = np.concatenate(seen)
     assert len(np.unique(keys, axis=0)) == 2 * len(batch.images)
 
@@ -138,6 +137,12 @@ def test_several_states_step_together_as_each_alone(batch, variables):
     alone = [jax.jit(step.update)(*parts) for parts in zip(starts, keys, batches, strict=True)]
     both = parallel.together(step.update)(starts, keys, batches)
     chex.assert_trees_all_close(alone, both, rtol=1e-4, atol=1e-5)
+
+
+def test_step_decay():
+    """Where two decays come at one step, as of a short training, both count."""
+    rate = training.step_decay(0.8, at=(4, 8, 8), factor=0.5)
+    np.testing.assert_allclose([rate(step) for step in (0, 3, 4, 7, 8, 99)], [0.8, 0.8, 0.4, 0.4, 0.1, 0.1])
 
 
 def test_warmup_cosine_has_the_endpoints_of_the_official_schedule():

@@ -41,9 +41,9 @@ def in_ball(
     loss: str | Loss,
     outer_rules: Sequence[Rule],
     inner_rules: Sequence[Rule],
-    ensemble: Ensemble | None,
     project: Projection | None,
     quantize: bool,
+    ensemble: Ensemble | None = None,
     start: Start | None = None,
 ) -> Attack:
     """`ascend` with the projection, start and rounding that belong to a norm and a budget.

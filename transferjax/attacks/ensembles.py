@@ -1,7 +1,8 @@
 """Several surrogates at once.
 
-Wherever an attack takes `predict`, it takes a tuple of them, of any architectures, or `Snapshots`: one
-function with stacked weights. What it makes of their gradients is an `Ensemble`:
+Wherever an attack takes `predict` (but for `fia`, `bfa`, `att` and those of AutoAttack), it takes a tuple of
+them, of any architectures, or `Snapshots`: one function with stacked weights. What it makes of their
+gradients is an `Ensemble`:
 
     mean of logits, of probabilities    predict = mean_logits(a, b), one predict that holds the others
     the same of a tuple's logits        ensemble = fused_logits()
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.attacks.projections import ball
-from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs
+from transferjax.attacks.updates import applied, direction, normalize_by_l2, normalize_by_mean_abs
 from transferjax.chain import chain
 from transferjax.norms import unit
 from transferjax.predicts.snapshots import (
@@ -48,6 +49,9 @@ __all__ = [
     "svre",
 ]
 
+
+_SURE = 1e-30
+"""The least size of a loss that another is divided by: those of nets that are sure enough are zero."""
 
 Objective = Callable[[Predict, Array, Key, Array], Array]
 """(predict, x, keys, labels) -> `[B]`, what the attack maximizes."""
@@ -195,8 +199,8 @@ def _inner_step(
     project, up, even = ball(norm, eps), direction(norm), normalize_by_mean_abs()
 
     def climb(x: Array, momentum: Array, grads: Array, clean: Array) -> tuple[Array, Array]:
-        momentum = decay * momentum + even.update(grads, even.init(x))[0]
-        return project(x + step_size * up.update(momentum, up.init(x))[0], clean), momentum
+        momentum = decay * momentum + applied(even, grads)
+        return project(x + step_size * applied(up, momentum), clean), momentum
 
     return climb
 
@@ -276,10 +280,10 @@ def cwa(
             project, down, even = ball(norm, eps), direction(norm), normalize_by_l2()
             clean, momentum = memory["clean"], memory.get("cwa", jnp.zeros_like(x))
             (values, memory), full = mean(x, memory, fold_in(keys, 0), labels)
-            at = project(x - reverse_step * down.update(full, down.init(x))[0], clean)
+            at = project(x - reverse_step * applied(down, full), clean)
             for number in range(inner.size):
                 (_, memory), grads = inner.at(number)(at, memory, fold_in(keys, number + 1), labels)
-                momentum = decay * momentum + even.update(grads, even.init(x))[0]
+                momentum = decay * momentum + applied(even, grads)
                 at = project(at + inner_step * momentum, clean)
             return (values, memory | {"cwa": momentum}), at - x
 
@@ -345,10 +349,11 @@ def adaptive(
             for number in range(inner.size):
                 (_, memory), own = inner.at(number)(x, memory, fold_in(keys, number), labels)
                 grads.append(own)
-            ahead = [project(x + step_size * up.update(g, up.init(x))[0], clean) for g in grads]
+            ahead = [project(x + step_size * applied(up, g), clean) for g in grads]
             there = jnp.stack(
                 [jnp.stack([objective(net, y, keys, labels) for y in ahead]) for net in nets]
             )  # [of surrogate i, after a step of k, B]
+            there = jnp.where(jnp.abs(there) < _SURE, jnp.copysign(_SURE, there), there)
             own = jnp.einsum("iib->ib", there)[:, None]
             ratio = jnp.where(own > 0, there / own, own / there)
             others = ratio.sum(0) - jnp.einsum("iib->ib", ratio)
@@ -415,7 +420,7 @@ def reweighed(
             """`Σ_b log L`, up to a constant; of a loss that is to fall `-log`."""
             net = weighted_logits(nets, weights / inner.size)
             values = objective(net, x, keys, labels)
-            return (values / jnp.abs(jax.lax.stop_gradient(values))).sum()
+            return (values / jnp.maximum(jnp.abs(jax.lax.stop_gradient(values)), _SURE)).sum()
 
         def learned(x: Array, memory: Memory, keys: Key, labels: Array):
             done = memory.get("reweighed", jnp.zeros((), jnp.int32))

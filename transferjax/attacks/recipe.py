@@ -21,6 +21,7 @@ from transferjax.attacks.ensembles import Ensemble, mean_losses
 from transferjax.attacks.entrance import enter
 from transferjax.attacks.vocabulary import LOSSES, check_budget, check_option, explain
 from transferjax.naming import described
+from transferjax.predicts.snapshots import Snapshots
 from transferjax.typing import Array, Attack, Key, Loss, Predict, Projection, Rule
 
 P = ParamSpec("P")
@@ -92,6 +93,7 @@ class Recipe:
     settings: tuple[tuple[str, object], ...]
     run: Attack = field(repr=False, compare=False)
     usual: tuple[tuple[str, object], ...] = field(default=(), repr=False, compare=False)  # the defaults
+    single: bool = field(default=False, repr=False, compare=False)  # takes one predict, no tuple of them
 
     def __call__(
         self, key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False
@@ -103,8 +105,13 @@ class Recipe:
             info: return `(images, ascend.Info)`; for attacks that are made of `ascend`.
 
         Raises:
-            TypeError: `info` of an attack that keeps no account of its steps.
+            TypeError: `info` of an attack that keeps no account of its steps; several predicts for one that
+                takes one.
         """
+        if self.single and isinstance(predict, Sequence | Snapshots):
+            raise TypeError(
+                f"{self.name} takes one predict; got {len(predict)}: make it one, predicts.mean_logits(*nets)"
+            )
         if info and "info" not in inspect.signature(self.run).parameters:
             raise TypeError(f"{self.name} gives no info: it is not made of `ascend`")
         return enter(self.run, key, predict, images, labels, info=info, name=self.name)
@@ -205,22 +212,31 @@ def _bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) ->
 def recipe(factory: Callable[P, Attack], /) -> Callable[P, Recipe]: ...
 @overload
 def recipe(
-    *, without: Sequence[str] = (), **defaults: Any
+    *, without: Sequence[str] = (), single: bool = False, **defaults: Any
 ) -> Callable[[Callable[P, Attack]], Callable[P, Recipe]]: ...
-def recipe(factory: Callable | None = None, /, *, without: Sequence[str] = (), **defaults: Any) -> Callable:
+def recipe(
+    factory: Callable | None = None,
+    /,
+    *,
+    without: Sequence[str] = (),
+    single: bool = False,
+    **defaults: Any,
+) -> Callable:
     """Lets a factory return a `Recipe`: its attack, with the hyper-parameters it was made with.
 
     Args:
         factory: `(eps, **options) -> attack`; its `**options: Unpack[Options]` (or `Momentum`) are the shared
             ones. One that returns recipes already stays as it is.
         without: shared options that this recipe does not leave to its user.
+        single: it takes one predict, and no tuple of them; nor an `ensemble` then.
         defaults: of shared options, where this recipe has others.
 
     Raises:
         TypeError: what is no factory, such as an attack that one made.
     """
     if factory is None:
-        return lambda factory: _recipe(factory, without, DEFAULTS | defaults)
+        left_out = (*without, "ensemble") if single else without
+        return lambda factory: _recipe(factory, left_out, DEFAULTS | defaults, single)
     _check_factory(factory)
     made = inspect.signature(factory).return_annotation is Recipe
     return factory if made else _recipe(factory, (), DEFAULTS)
@@ -242,7 +258,9 @@ def name_of(function: Any) -> str:
     return str(getattr(inner, "name", getattr(inner, "__name__", type(inner).__name__)))
 
 
-def _recipe(factory: Callable[P, Attack], without: Sequence[str], defaults: dict) -> Callable[P, Recipe]:
+def _recipe(
+    factory: Callable[P, Attack], without: Sequence[str], defaults: dict, single: bool = False
+) -> Callable[P, Recipe]:
     signature, build = _signature(factory, without, defaults), cast(Callable[..., Attack], factory)
     called = name_of(factory)
     usual = tuple((n, p.default) for n, p in signature.parameters.items() if p.default is not p.empty)
@@ -260,7 +278,7 @@ def _recipe(factory: Callable[P, Attack], without: Sequence[str], defaults: dict
                 f"{called} returned {type(attack).__name__} {attack!r:.40}; expected an attack, a function "
                 "(key, predict, images, labels) -> images: is its `return` missing?"
             )
-        return Recipe(called, settings, attack, usual)
+        return Recipe(called, settings, attack, usual, single)
 
     make.__signature__ = signature  # type: ignore[attr-defined]
     make.__doc__ = _help(factory, signature)

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import optax
 
 from transferjax.attacks.projections import ball, uniform
-from transferjax.attacks.updates import direction, normalize_by_l2, normalize_by_mean_abs, sign
+from transferjax.attacks.updates import applied, direction, normalize_by_l2, normalize_by_mean_abs, sign
 from transferjax.chain import call_of
 from transferjax.naming import place_of
-from transferjax.norms import unit
+from transferjax.norms import cosine, unit
 from transferjax.random import fold_in
 from transferjax.typing import Array, GradFn, Key, Memory, PyTree, Rule
 
@@ -53,8 +53,7 @@ def through(transformation: optax.GradientTransformation) -> Rule:
 
 def unit_of(grads: Array, direction: str) -> Array:
     """ĝ, by the name of its direction."""
-    transformation = DIRECTIONS[direction]()
-    return transformation.update(grads, transformation.init(grads))[0]
+    return applied(DIRECTIONS[direction](), grads)
 
 
 def uniform_noise(radius: float, norm: str = "linf") -> InputTransform:
@@ -71,8 +70,7 @@ def check_chunk(samples: int, chunk: int) -> None:
 
 def likeness(x: Array, y: Array) -> Array:
     """`exp cos(x, y)`, `[B]`: as weights of an average, the softmax of the cosines."""
-    flat = lambda a: unit(a.reshape(len(a), -1), -1)  # noqa: E731
-    return jnp.exp((flat(x) * flat(y)).sum(-1))
+    return jnp.exp(cosine(x, y))
 
 
 def average(
@@ -349,7 +347,7 @@ def reverse_perturbation(
         def descend(x: Array, memory: Memory, keys: Key, labels: Array) -> Array:
             def step(worst: Array, number: Array) -> tuple[Array, None]:
                 _, grads = grad_fn(worst, memory, fold_in(keys, number), labels)
-                return project(worst - step_size * down.update(grads, down.init(x))[0], x), None
+                return project(worst - step_size * applied(down, grads), x), None
 
             start = project(uniform_noise(radius, norm)(fold_in(keys, 0), x, 0), x)
             return jax.lax.scan(step, start, jnp.arange(1, steps + 1))[0]

@@ -19,6 +19,11 @@ def _each(function: Callable[[Array], Array]) -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(lambda g, _: function(g))
 
 
+def applied(transformation: optax.GradientTransformation, u: Array) -> Array:
+    """What a transformation without a memory makes of u."""
+    return transformation.update(u, transformation.init(u))[0]
+
+
 def sign() -> optax.GradientTransformation:
     """`sign(g)`, the steepest ascent of the L∞ ball; 0 where g is 0."""
     return _each(jnp.sign)
@@ -121,7 +126,7 @@ def shrink_on_flip(eta: float = 0.94, norm: str = "linf") -> optax.GradientTrans
     def update(u: Array, state: ShrinkState, _: Array | None = None) -> tuple[Array, ShrinkState]:
         now = jnp.sign(u)
         length = state.length * jnp.where(now == state.sign, 1, eta)
-        return length * along.update(u, along.init(u))[0], ShrinkState(now, length)
+        return length * applied(along, u), ShrinkState(now, length)
 
     return optax.GradientTransformation(init, update)
 
@@ -134,15 +139,17 @@ def shrinking_momentum(decay: float, norm: str, step_size: float, eta: float) ->
 
 
 def patch_wise(
-    eps: float, step_size: float, *, beta: float = 10.0, gamma: float = 16 / 255, kernel_size: int = 3
+    eps: float, step_size: float, *, beta: float = 10.0, gamma: float | None = None, kernel_size: int = 3
 ) -> optax.GradientTransformation:
     """Amplified sign steps, and what they overshoot the budget by handed to the neighbouring pixels.
 
     `a ← a + beta · step_size · sign(u)`; `p = gamma · sign(W * (|a| - eps)₊ sign(a))`, W the mean of the
-    neighbours; the step is `beta · step_size · sign(u) + p`, and p is added to a.
+    neighbours; the step is `beta · step_size · sign(u) + p`, and p is added to a. `gamma` is as long as the
+    amplified step if None.
 
     Reference: Gao et al., "Patch-wise Attack for Fooling Deep Neural Network", ECCV 2020, algorithm 1.
     """
+    gamma = beta * step_size if gamma is None else gamma
     taps = jnp.ones((kernel_size, kernel_size)).at[kernel_size // 2, kernel_size // 2].set(0)
 
     def update(u: Array, amplified: Array, _: Array | None = None) -> tuple[Array, Array]:

@@ -174,7 +174,8 @@ def _named(given: str, num_classes: int | Callable[[], int], seen: Preprocessing
         )
     if head not in models.ZOO and Path(name).is_file() and not head.endswith(".py"):
         near = difflib.get_close_matches(head, models.ZOO, n=3, cutoff=0.3)
-        raise ValueError(f"unknown architecture {head!r} of {rest}; did you mean {', '.join(near)}?")
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(models.ZOO)}"
+        raise ValueError(f"unknown architecture {head!r} of {rest}; {hint}")
     if third and seen is not None:
         raise ValueError(f"{given!r}: what the net sees is said twice: {third!r} and {seen}; leave one out")
     seen = _preprocessing(third) if third else seen

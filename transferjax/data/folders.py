@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from transferjax.data.crops import Crop, center_crop, colours_of, decode, whole
-from transferjax.data.dataset import Dataset, digest, names_of
+from transferjax.data.dataset import Dataset, names_of
 from transferjax.data.stream import ImageStream
 from transferjax.files import hidden
 
@@ -98,7 +98,7 @@ def load_folder(
     else:
         found = stream.to_dataset()
         images = found.images[..., :channels]
-        dataset = replace(found, images=images, fingerprint=digest(found.fingerprint, crop))
+        dataset = replace(found, images=images)
     kinds = sorted(Counter(files.colours.values()).items()) if channels != 1 else ()
     changed = ", ".join(f"{count} {kind}" for kind, count in kinds if kind)
     done = _what_was_done(dataset, sizes, size, crop) + (f"; made RGB: {changed}" if changed else "")

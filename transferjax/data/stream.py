@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transferjax.data.crops import DRAWS, Crop, decode
 from transferjax.data.dataset import Dataset, digest, names_of, rows_of
 from transferjax.files import checksum
+from transferjax.naming import described
 
 
 class Encoded(Protocol):
@@ -31,7 +32,7 @@ class ImageStream:
         size: height and width of the crops, in pixels.
         crop: how to make a square of an image, e.g. `random_resized_crop()`.
         name: as in `Dataset`.
-        mark: the fingerprint, where the content is known; else it is hashed when somebody asks for it.
+        mark: of the encoded images, where the content is known; else it is hashed when somebody asks for it.
         rows: which of `encoded` are in it, in order; all of them by default.
         threads: how many decode; default one per processor, at most 16.
 
@@ -75,7 +76,8 @@ class ImageStream:
         """Identifies the content: every byte of every image, and what becomes of it."""
         rows = range(len(self)) if self.rows is None else self.rows.tolist()
         contents = (checksum(self.encoded[row]) for row in rows)
-        return self.mark or digest(self.size, self.labels, self.class_names, *contents)
+        encoded = self.mark or digest(self.size, self.labels, self.class_names, *contents)
+        return digest(encoded, described(self.crop))
 
     def subset(
         self, which: int | slice | Sequence[int] | np.ndarray, seed: int | None = None

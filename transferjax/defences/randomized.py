@@ -91,7 +91,7 @@ def random_affine(
         zoom: share of the size.
 
     Reference: Thomas & Elibol, the third place of the NIPS 2017 defence competition; they average over an
-    ensemble of nets too: give `ensembles.mean_probabilities(…)` as predict.
+    ensemble of nets too: give `predicts.mean_probabilities(…)` as predict.
     """
     net = _RandomAffine(samples, angle, shear, shift, zoom)
     return Stochastic(jax.tree_util.Partial(net, predict), typed(key))

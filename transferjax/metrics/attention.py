@@ -4,18 +4,26 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.checks import check_images, check_labels
+from transferjax.losses import of_class
 from transferjax.predicts.modules import layers, with_features
 from transferjax.typing import Array, Predict
 
 
 def _last_map(predict: Predict, images: Array) -> str:
     """The last layer with a map of more than one pixel."""
-    shapes = layers(predict, images).items()
-    return [path for path, shape in shapes if len(shape) == 4 and shape[1] * shape[2] > 1][-1]
+    shapes = layers(predict, images)
+    maps = [path for path, shape in shapes.items() if len(shape) == 4 and shape[1] * shape[2] > 1]
+    if not maps:
+        raise ValueError(f"no layer has a map [B, h, w, c] of more than one pixel; the layers are {shapes}")
+    return maps[-1]
 
 
 def activations(predict: Predict, images: Array, layer: str | None = None) -> Array:
-    """The output `[B, …]` of one layer, by its path (see `layers`); of the last map if None."""
+    """The output `[B, …]` of one layer, by its path (see `layers`); of the last map if None.
+
+    Raises:
+        ValueError: an unknown layer, or none where no layer has a map.
+    """
     check_images(images)
     return with_features(predict, layer or _last_map(predict, images), images)[1]
 
@@ -37,15 +45,16 @@ def grad_cam(predict: Predict, images: Array, classes: Array, layer: str | None 
     Reference: Selvaraju et al., "Grad-CAM", ICCV 2017, eqs. 1 and 2.
     """
     check_images(images)
-    check_labels(classes, len(images), name="classes")
     layer = layer or _last_map(predict, images)
-    shape = jax.eval_shape(lambda x: with_features(predict, layer, x)[1], images).shape
+    logits, found = jax.eval_shape(lambda x: with_features(predict, layer, x), images)
+    check_labels(classes, len(images), logits.shape[-1], "classes")
+    shape = found.shape
     if len(shape) != 4:
         raise ValueError(f"layer {layer!r} has outputs of shape {shape}, not maps [B, h, w, c]")
 
     def score(shift: Array) -> tuple[Array, Array]:
         logits, maps = with_features(predict, layer, images, shift)
-        return jnp.take_along_axis(logits, classes[:, None], -1).sum(), maps
+        return of_class(logits, classes).sum(), maps
 
     gradient, maps = jax.grad(score, has_aux=True)(jnp.zeros(shape, images.dtype))
     weights = gradient.mean((1, 2), keepdims=True)

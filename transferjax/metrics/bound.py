@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transferjax.checks import check_examples, check_images
+from transferjax.checks import check_chunk, check_examples, check_images, check_like
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
 from transferjax.metrics.curvature import trace_anywhere
@@ -77,9 +77,7 @@ def transferability_bound(
     """
     check_examples(images, labels)
     # The theorem asks for no pixels in [0, 1]; but who is farther away has other units.
-    check_images(adversarial, "adversarial images", slack=1)
-    if adversarial.shape != images.shape:
-        raise ValueError(f"adversarial images must be like images, {images.shape}; got {adversarial.shape}")
+    check_like(adversarial, images, "adversarial images", slack=1)
     counts: dict[str, int] = {}
     surrogate, target = noting(surrogate, "surrogate", counts), noting(target, "target", counts)
     loss_f, _, right_f = _losses(surrogate, images, labels)
@@ -157,9 +155,7 @@ def transfer_loss_bound(
     Assumption 3.3, p(x + δ) ≤ p(x). The components are what is worth comparing.
     """
     check_examples(images, labels)
-    check_images(adversarial, "adversarial images", slack=1)
-    if adversarial.shape != images.shape:
-        raise ValueError(f"adversarial images must be like images, {images.shape}; got {adversarial.shape}")
+    check_like(adversarial, images, "adversarial images", slack=1)
     if not 0 <= c <= 1:
         raise ValueError(f"c must lie in [0, 1]; got {c}")
     counts: dict[str, int] = {}
@@ -184,15 +180,21 @@ def transfer_loss_bound(
     )
 
 
-def jacobian_norm(predict: Predict, images: Array) -> Array:
+def jacobian_norm(predict: Predict, images: Array, *, chunk: int | None = None) -> Array:
     """`‖J_i‖_F` of the logits w.r.t. the image, `[B]`, from K pullbacks of one forward pass.
 
     Proposition 1: `‖∇_x ℓ‖₂ ≤ ‖p - y‖₂ ‖J‖_F ≤ √2 ‖J‖_F`, so a small Jacobian makes the loss flat.
 
+    Args:
+        predict: the model.
+        images: `[B, H, W, C]` in [0, 1].
+        chunk: how many of the K pullbacks run at once; None for all. Bounds memory.
+
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Proposition 1.
     """
     check_images(images, empty=True)
+    check_chunk(chunk)
     logits, pullback = jax.vjp(lambda x: asked(predict, x), images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
-    rows = jax.vmap(lambda c: pullback(c)[0])(cotangents)
-    return norm(rows, (0, *range(2, rows.ndim)))
+    rows = lambda c: norm(pullback(c)[0], (1, 2, 3))  # noqa: E731
+    return norm(jax.lax.map(rows, cotangents, batch_size=chunk or len(cotangents)), 0)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from transferjax.checks import check_examples, check_images
+from transferjax.checks import check_chunk, check_examples, check_images
 from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import (
     class_matvec,
@@ -140,7 +140,7 @@ def input_hessian_eigenvalues(
         tol: all but exact: an image stops when its estimated relative error is this.
 
     Returns:
-        Signed eigenvalues `[B, k]`, largest magnitude first.
+        Signed eigenvalues `[B, k]`, largest magnitude first, in float32 at least.
 
     Raises:
         ValueError: an unknown method or part, a k, chunk, steps or tol out of range, or a method that needs a
@@ -151,13 +151,11 @@ def input_hessian_eigenvalues(
     product with a forward pass of its own.
     """
     check_examples(images, labels, empty=True)
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     count, size = len(images), math.prod(images.shape[1:])
     if not 1 <= k <= size:
         raise ValueError(f"k must be from 1 to {size} (the pixels of an image); got {k}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(
-            f"chunk must be at least 1 pullback at a time, or None for what is fastest; got {chunk}"
-        )
+    check_chunk(chunk)
     check_effort(steps, tol)
     if not count:
         return jnp.zeros((0, k), images.dtype)
@@ -205,8 +203,7 @@ def trace_anywhere(predict: Predict, images: Array, part: str, chunk: int | None
     """`input_hessian_trace` of images that may lie beyond [0, 1], as theorems' do."""
     if part not in ("hessian", "gauss_newton"):
         raise ValueError(f"part must be hessian or gauss_newton; got {part!r}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1 pullback at a time, or None for all; got {chunk}")
+    check_chunk(chunk)
     if part == "hessian" and not is_piecewise_linear(predict, images):
         raise ValueError(
             "the exact trace of the Hessian needs a model that is piecewise linear in its images "

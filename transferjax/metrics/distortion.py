@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.attacks.updates import gaussian_kernel
+from transferjax.checks import check_images, check_like
 from transferjax.norms import norm
 from transferjax.typing import Array
 
@@ -11,8 +12,17 @@ WINDOW, SIGMA = 11, 1.5  # of the Gaussian, in pixels
 K1, K2 = 0.01, 0.03
 
 
+def widened(x: Array, y: Array) -> tuple[Array, Array]:
+    """Images `[B, H, W, C]` in [0, 1] and what they are compared with, in float32 at least."""
+    check_images(x, empty=True)
+    check_like(y, x, "the images to compare with")
+    wide = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
+    return jnp.asarray(x, wide), jnp.asarray(y, wide)
+
+
 def l2_distance(x: Array, y: Array) -> Array:
     """`‖x - y‖₂` `[B]`, of images in [0, 1]."""
+    x, y = widened(x, y)
     return norm(x - y, (1, 2, 3))
 
 
@@ -31,8 +41,7 @@ def ssim(x: Array, y: Array) -> Array:
     Reference: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE
     TIP 2004.
     """
-    if x.shape != y.shape or x.ndim != 4:
-        raise ValueError(f"expected images [B, H, W, C] of one shape; got {x.shape} and {y.shape}")
+    x, y = widened(x, y)
     widths = [min(WINDOW, size - (size + 1) % 2) for size in x.shape[1:3]]
     kernels = [gaussian_kernel(width, SIGMA).astype(x.dtype) for width in widths]
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transferjax.metrics.distortion import widened
 from transferjax.models.conv import conv_general_dilated
 from transferjax.models.pooling import max_pool
 from transferjax.models.weights.formats import read_tensors
@@ -216,8 +217,9 @@ def lpips(weights: Lpips, x: Array, y: Array) -> Array:
     Reference: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
     2018, version 0.1 of its package, which adds 1e-10 to the norms; here features that are all zero stay so.
     """
-    if x.shape != y.shape or x.ndim != 4 or x.shape[-1] not in (1, 3):
-        raise ValueError(f"expected images [B, H, W, 3] (or 1) of one shape; got {x.shape} and {y.shape}")
+    x, y = widened(x, y)
+    if x.shape[-1] not in (1, 3):
+        raise ValueError(f"expected images [B, H, W, 3] (or 1); got {x.shape}")
     seen = [(2 * z - 1 - jnp.asarray(SHIFT, z.dtype)) / jnp.asarray(SCALE, z.dtype) for z in (x, y)]
     pairs = zip(*(_features(weights, z) for z in seen), strict=True)
     far = [

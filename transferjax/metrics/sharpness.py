@@ -71,7 +71,8 @@ def worst_case_sharpness(
         delta, best = carry
         value, gradient = value_and_grad(delta)
         delta = delta + step_size * radius * unit(gradient)
-        delta = delta * jnp.minimum(1, radius / norm(delta))
+        size = norm(delta)
+        delta = delta * jnp.minimum(1, radius / jnp.where(size > 0, size, 1))
         return (delta, jnp.maximum(best, value)), None
 
     start = radius / 100 * _direction(one_key(key), weights)

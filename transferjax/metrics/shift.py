@@ -33,6 +33,10 @@ def frechet_distance(features_a: Array, features_b: Array) -> Array:
     _check(features_a)
     if features_a.shape[1:] != features_b.shape[1:]:
         raise ValueError(f"features must be [n, D] of one D; got {features_a.shape} and {features_b.shape}")
+    if min(len(features_a), len(features_b)) < 2:
+        raise ValueError(
+            f"a covariance needs at least 2 examples; got {len(features_a)} and {len(features_b)}"
+        )
     means = [features.mean(0) for features in (features_a, features_b)]
     factors = [  # Σ = FᵀF: roots of the products follow from singular values, which is kinder to precision
         (features - mean) / jnp.sqrt(len(features) - 1)

@@ -1,6 +1,5 @@
 """Gradient similarity: do two models agree on which way an image's loss grows?"""
 
-import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -8,13 +7,8 @@ import jax.numpy as jnp
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
 from transferjax.metrics.gradients import input_gradient
-from transferjax.norms import unit
+from transferjax.norms import cosine, flat_unit
 from transferjax.typing import Array, Loss, Predict
-
-
-def _unit(gradients: Array) -> Array:
-    """Each example's gradient at unit length, flat `[B, N]`; zero stays zero."""
-    return unit(gradients.reshape(len(gradients), math.prod(gradients.shape[1:])), -1)
 
 
 def cosine_similarity(gradients_a: Array, gradients_b: Array) -> Array:
@@ -25,7 +19,7 @@ def cosine_similarity(gradients_a: Array, gradients_b: Array) -> Array:
     """
     if gradients_a.shape != gradients_b.shape:
         raise ValueError(f"gradients must have one shape; got {gradients_a.shape} and {gradients_b.shape}")
-    return (_unit(gradients_a) * _unit(gradients_b)).sum(-1)
+    return jnp.clip(cosine(gradients_a, gradients_b), -1, 1)
 
 
 def gradient_similarity(
@@ -90,7 +84,7 @@ def similarity_matrix(
     def units(kind: str, models: Sequence[Predict]) -> Array:
         # A loop, not vmap: over weights it makes grouped convolutions, 5 to 8 times slower on CPUs.
         noted = [noting(predict, f"{kind} {i}", counts) for i, predict in enumerate(models)]
-        return jnp.stack([_unit(input_gradient(predict, images, labels, loss)) for predict in noted])
+        return jnp.stack([flat_unit(input_gradient(predict, images, labels, loss)) for predict in noted])
 
     ours = units("surrogate", surrogates)
     return jnp.einsum("abn,tbn->atb", ours, ours if targets is None else units("target", targets))

@@ -1,4 +1,4 @@
-"""Curvature of the training loss in weight space, without the matrix: products for `metrics.stochastic`.
+"""Curvature of the training loss in weight space, without the matrix: products for `metrics.spectrum`.
 
 product, size, start = weight_matvec(apply, params, images, labels)
 top_eigenvalues(key, product, size, start=start), spectral_measure(key, product, size), trace(…)
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from transferjax.checks import check_images, check_labels
+from transferjax.checks import check_chunk, check_images, check_loss
 from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import softmax_factor
 from transferjax.metrics.spectrum import Product
@@ -95,7 +95,7 @@ def weight_matvec(
         ValueError: an unknown kind, or a chunk that does not divide the data.
     """
     _check(kind, images)
-    check_labels(labels, len(images))
+    check_loss(jax.eval_shape(apply, params, images).shape, labels, "labels")
     if chunk is not None and (chunk < 1 or len(images) % chunk):
         raise ValueError(f"chunk must divide the {len(images)} examples; got {chunk}")
     weights, unravel = ravel_pytree(params)
@@ -161,8 +161,7 @@ def weight_trace(
             piecewise linear in every weight array.
     """
     _check(kind, images)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1 pullback at a time, or None for all; got {chunk}")
+    check_chunk(chunk)
     if kind == "hessian" and not is_piecewise_multilinear(apply, params, images):
         raise ValueError(
             "the exact trace of the Hessian needs a model that is piecewise linear in every weight array by "

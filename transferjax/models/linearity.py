@@ -71,12 +71,18 @@ def _rule(name: str, kinds: Sequence[Kind], params: dict[str, Any]) -> Kind:
     return Kind.CURVED
 
 
-def _inner(params: dict[str, Any]) -> Any | None:
-    """The function an operation calls once (`jit`, `custom_jvp`, `remat`), if it is such an operation."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if name in params and "length" not in params:
-            return params[name]
-    return None
+# Of a function of the same arguments, once; others with a jaxpr, such as a `reduce` of one's own, do more.
+_CALLS = _names(
+    """jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr checkpoint remat
+    remat2"""
+)
+
+
+def _inner(name: str, params: dict[str, Any]) -> Any | None:
+    """The function an operation calls, if it is a call."""
+    if name not in _CALLS:
+        return None
+    return next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
 
 
 def _kinds(jaxpr: Any, inputs: Sequence[Kind]) -> list[Kind]:
@@ -86,7 +92,7 @@ def _kinds(jaxpr: Any, inputs: Sequence[Kind]) -> list[Kind]:
     read = lambda v: kinds.get(v, Kind.FIXED) if isinstance(v, jax.extend.core.Var) else Kind.FIXED  # noqa: E731
     for eqn in jaxpr.eqns:
         arguments = [read(v) for v in eqn.invars]
-        inner = _inner(eqn.params)
+        inner = _inner(eqn.primitive.name, eqn.params)
         if inner is not None and len(getattr(inner, "jaxpr", inner).invars) == len(arguments):
             results = _kinds(inner, arguments)
         else:

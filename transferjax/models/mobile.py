@@ -9,7 +9,7 @@ Tan et al., "MnasNet", CVPR 2019; Tan & Le, "EfficientNet", ICML 2019; names as 
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import ClassVar, NamedTuple
 
@@ -258,6 +258,16 @@ class MobileNetV3(Residuals):
             )
             for stage in SMALL
         )
+
+    def remarks(self, names: Collection[str]) -> list[str]:
+        """Whose net it is shows in its names alone, and both libraries' tensors have one shape."""
+        usual, library = (1e-3, "torchvision") if "features.0.0.weight" in names else (1e-5, "timm")
+        if self.eps == usual:
+            return []
+        return [
+            f"the names are {library}'s, whose batch normalization has eps={usual:g}, and this net's has "
+            f"{self.eps:g}: mobilenet_v3_small is for torchvision's files, mobilenetv3_small_100 for timm's"
+        ]
 
     def canonical(self, name: str) -> str | None:
         last, end = f"blocks.{len(self.blocks)}.0", f"features.{sum(map(len, self.blocks)) + 1}"

@@ -173,8 +173,15 @@ def _of_steps(steps: Sequence[Any]) -> Preprocessing:
     fields: dict[str, Any] = {}
     resized: tuple[int, ...] | None = None
     cut: tuple[int, int] | None = None
+    seen: list[str] = []
     for step in steps:
         kind = type(step).__name__
+        if kind in seen or (kind == "Resize" and "CenterCrop" in seen):
+            again = "twice" if kind in seen else "after a CenterCrop"
+            raise ValueError(
+                f"a {kind} {again} is not known here: give a Preprocessing(…) that says what the net sees"
+            )
+        seen += [kind] * (kind in ("Resize", "CenterCrop", "Normalize"))
         if kind == "Resize":
             squash = isinstance(step.size, Sequence) and len(step.size) == 2
             resized = _side(step.size)

@@ -1,8 +1,9 @@
 """Several nets: `Snapshots` of one function, and one predict that holds the others."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,12 @@ def nets_of(predict: Predict | Sequence[Predict] | Snapshots) -> tuple[Predict, 
     if isinstance(predict, Snapshots):
         return tuple(predict.at(number) for number in range(len(predict)))
     return tuple(predict) if isinstance(predict, Sequence) else (predict,)
+
+
+def of_each(predict: Predict | Sequence[Predict] | Snapshots, change: Callable[[Predict], Predict]) -> Any:
+    """`change` of the net, or the tuple of those of several."""
+    nets = tuple(map(change, nets_of(predict)))
+    return nets if isinstance(predict, Sequence | Snapshots) else nets[0]
 
 
 def _noted(predicts: Sequence[Predict]) -> list[Predict]:

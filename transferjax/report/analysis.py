@@ -38,11 +38,18 @@ def similarity_section(similarities: np.ndarray, rows: Sequence[str], columns: S
         similarities: `[A, T, n]` over a data set, of `metrics.similarity_matrix`.
         rows, columns: the models' names.
     """
-    expected, infimum = np.mean(similarities, -1), np.min(similarities, -1)
+    found = np.asarray(similarities)
+    return similarity_maps(found.mean(-1), found.min(-1), found.shape[-1], rows, columns)
+
+
+def similarity_maps(
+    expected: np.ndarray, infimum: np.ndarray, images: int, rows: Sequence[str], columns: Sequence[str]
+) -> Section:
+    """The same of means and infima `[A, T]` over so many images; NaN leaves a cell empty."""
     return Section(
         "Gradient similarity",
-        f"Cosine between two models' input gradients of the loss, over {np.shape(similarities)[-1]} images: "
-        "its mean, and its infimum, which is what Theorem 1 asks for.",
+        f"Cosine between two models' input gradients of the loss, over {images} images: its mean, and "
+        "its infimum, which is what Theorem 1 asks for.",
         [],
         {
             "similarity": (similarity_heatmap(expected, rows, columns), "Expected gradient similarity."),
@@ -52,6 +59,15 @@ def similarity_section(similarities: np.ndarray, rows: Sequence[str], columns: S
             ),
         },
     )
+
+
+def smoothness_section(eigenvalues: Mapping[str, np.ndarray]) -> Section:
+    """Mean and supremum of each model's top eigenvalues; see `smoothness_table`."""
+    text = (
+        "Top eigenvalue of the input Hessian of the cross-entropy, image by image. ± is half the bootstrap "
+        "interval (95 %) over images; that of a supremum only says how much one image decides."
+    )
+    return Section("Smoothness", text, [smoothness_table(eigenvalues)], {})
 
 
 def smoothness_table(eigenvalues: Mapping[str, np.ndarray], level: float = 0.95) -> Table:
@@ -232,13 +248,7 @@ def analysis_sections(
         error: of the curves by mechanism, see `tables.spread`.
     """
     goals = [str(goal) for goal in ordered(check(results)["goal"])]
-    smoothness = Section(
-        "Smoothness",
-        "Top eigenvalue of the input Hessian of the cross-entropy, image by image. ± is half the bootstrap"
-        " interval (95 %) over images; that of a supremum only says how much one image decides.",
-        [smoothness_table(eigenvalues)],
-        surrogates_section(results, error).figures,
-    )
+    smoothness = smoothness_section(eigenvalues)._replace(figures=surrogates_section(results, error).figures)
     regressions = split(
         of_surrogates(results), lambda rows: [regression_section(rows, goal) for goal in goals], ("attack",)
     )

@@ -115,7 +115,8 @@ def metric_by_strength(
                 curve = own[own["mechanism"] == mechanism]
                 _curve(axis, curve, x, value, error, index, str(name) or "the mechanism")
                 level = own.loc[own["mechanism"] == baseline, value]
-                _level(axis, level, error, "" if lines else baseline, COLORS[index] if lines else "#777777")
+                colour = COLORS[index % len(COLORS)] if lines else "#777777"
+                _level(axis, level, error, "" if lines else baseline, colour)
             _strengths(axis, rows[x])
             axis.set(title=mechanism, xlabel=xlabel, yscale="log" if log else "linear")
         figure.supylabel(label, fontsize="medium")

@@ -142,7 +142,9 @@ def sweep(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
         name = str(option)
         where = slug(f"{block}_{name}") if several(rows, ("option",)) else block
         own = own.assign(**{name: own["attack"].map(value_of)})
-        parts += split(own, partial(_ablation, name=name, where=where, error=study.error), ("eps_255",))
+        parts += split(
+            own, partial(_ablation, name=name, where=where, error=study.error), ("mechanism", "eps_255")
+        )
     return parts
 
 

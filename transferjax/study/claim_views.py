@@ -46,7 +46,7 @@ def claim_rows(study: Study, block: str, paper: str, roles: tuple[Role, ...]) ->
             raise ValueError(
                 f"role {role!r}: unknown kind of rows {kind!r}; expected one of {', '.join(KINDS)}"
             )
-        known(study, options["block"])
+        known(study, options.get("block", ""))
         for row in KINDS[kind].rows(study, **options):
             yield row._replace(tags={**row.tags, "role": role})
 

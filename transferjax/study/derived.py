@@ -114,6 +114,7 @@ def _pushed(
     step_size: float,
     eps: float,
 ) -> Arrays:
+    context.check_classes((spec.of,), spec.data)
     attack = attacks.pgd(eps, steps, step_size=step_size, norm="l2", random_start=False, targeted=True)
 
     def change(predict: Predict, keys: Key, images: Array, labels: Array) -> tuple[Array, Array]:

@@ -1,7 +1,6 @@
 """Views at equal cost: of attacks, success against gradients per image; of trainings, a ranking."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import groupby
 from statistics import NormalDist
 from typing import Any
 
@@ -27,6 +26,7 @@ from transferjax.study.binding import call_of
 from transferjax.study.config import Study
 from transferjax.study.content import facts
 from transferjax.study.estimate import cost_of
+from transferjax.study.landscape import SURROGATE
 from transferjax.study.rows import Arrays, Row, hit_and_right, transfer_rows
 from transferjax.study.specs import Call, Measure
 
@@ -36,43 +36,49 @@ def frontier_rows(
 ) -> Iterator[Row]:
     """The rows of transfer, each with its attack's `gradients` for an image, and `l2` and `ssim`.
 
-    Where `backbone` and `linear` name the files of LPIPS, with `lpips` besides (see `metrics.read_lpips`). Of
-    each attack the first target's row has the `error` of the mean over targets (see `mean_error`).
+    Where `backbone` and `linear` name the files of LPIPS, with `lpips` besides (see `metrics.read_lpips`).
+    `hit` and `both` say of each image whether it fools the target, and whether it counts (see `mean_error`).
     """
     calls = {"distortion": call_of(registry.MEASURES, "distortion", {})}
     if backbone or linear:
         files = {"net": net, "backbone": backbone, "linear": linear}
         calls["lpips"] = call_of(registry.MEASURES, "lpips", files)
-    for _, targets in groupby(transfer_rows(study, block), lambda row: {**row.tags, "target": ""}):
-        yield from _with_costs(list(targets), calls)
+    for row in transfer_rows(study, block):
+        yield _with_cost(row, calls)
 
 
-def _with_costs(rows: Sequence[Row], calls: Mapping[str, Call]) -> Iterator[Row]:
-    """The rows of one attack, a target each, with its cost, how far it goes, and how sure their mean is."""
-    images: Any = rows[0].needs["target"].images  # type: ignore[attr-defined]
+def _with_cost(row: Row, calls: Mapping[str, Call]) -> Row:
+    """A row with its attack's cost, how far it goes, and its images one by one."""
+    images: Any = row.needs["target"].images  # type: ignore[attr-defined]
     shape = facts(images.data).image_shape
     spent = cost_of(images.attack, images.goal, images.norm, len(images.surrogates), shape)
     far = {name: Measure(call=call, data=images) for name, call in calls.items()}
-    whole = {f"{i} {name}": spec for i, row in enumerate(rows) for name, spec in row.needs.items()}
 
-    def more(found: Mapping[str, Arrays]) -> dict[str, Any]:
+    def reduce(found: Mapping[str, Arrays]) -> dict[str, Any]:
         values = dict(found["distortion"])
         if "lpips" in found:
             values["lpips"] = found["lpips"]["values"]
-        return {name: np.mean(values[name], dtype=np.float64) for name in DISTORTIONS if name in values}
+        distances = {name: np.mean(values[name], dtype=np.float64) for name in DISTORTIONS if name in values}
+        hit, both = hit_and_right(found, images)
+        return {**row.reduce(found), **distances, "hit": hit, "both": both}
 
-    def error(found: Mapping[str, Arrays]) -> float:
-        each = [{name: found[f"{i} {name}"] for name in row.needs} for i, row in enumerate(rows)]
-        return mean_error([hit_and_right(target, images) for target in each])
+    return Row({**row.tags, "gradients": spent.gradients}, {**row.needs, **far}, reduce)
 
-    for row in rows:
-        first = row is rows[0]
 
-        def reduce(found: Mapping[str, Arrays], own: Any = row.reduce, first: bool = first) -> dict[str, Any]:
-            return {**own(found), **more(found), "error": error(found) if first else np.nan}
+def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows without their images; the first of each attack has the `error` of the mean over targets."""
+    if frame.empty:
+        return frame
+    attack = [name for name in (*SURROGATE, "attack", "goal", "eps_255", "gradients") if name in frame]
+    error = pd.Series(np.nan, frame.index)
+    for _, rows in frame.groupby(attack, sort=False, dropna=False):
+        error[rows.index[0]] = mean_error(list(zip(rows["hit"], rows["both"], strict=True)))
+    return frame.drop(columns=["hit", "both"]).assign(error=error)
 
-        needs = {**row.needs, **far, **(whole if first else {})}
-        yield Row({**row.tags, "gradients": spent.gradients}, needs, reduce)
+
+def frontier_files(frame: pd.DataFrame, study: Study, **options: Any) -> dict[str, pd.DataFrame]:
+    """A row per attack and target."""
+    return {"": with_errors(frame)}
 
 
 def mean_error(targets: Sequence[tuple[np.ndarray, np.ndarray]], *, level: float = 0.95) -> float:
@@ -109,7 +115,7 @@ def _place(view: str, frame: pd.DataFrame, goal: Hashable, eps_255: float) -> st
 
 def frontier(frame: pd.DataFrame, study: Study, block: str, **files: str) -> list[Section]:
     """A section per goal and budget: success against cost, and every attack by its price and success."""
-    sections = []
+    sections, frame = [], with_errors(frame)
     for (goal, eps_255), rows in frame.groupby(["goal", "eps_255"], sort=False):
         value, of = counted(rows)
         found = percent(costs(rows, value).assign(seed=0)).sort_values("gradients", kind="stable")

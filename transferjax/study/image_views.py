@@ -11,7 +11,7 @@ import pandas as pd
 from transferjax.report.page import Section, images_section
 from transferjax.study.blocks import Member
 from transferjax.study.config import Study
-from transferjax.study.rows import Arrays, Row, adversarial, block_of
+from transferjax.study.rows import Arrays, Row, adversarial, photographed
 from transferjax.study.specs import Spec, Verdicts
 
 _EXAMPLES, _SERIES = 6, 6  # images of an attack in the report's viewer, and of how many attacks
@@ -19,7 +19,7 @@ _EXAMPLES, _SERIES = 6, 6  # images of an attack in the report's viewer, and of 
 
 def image_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per mechanism and goal: the first attack at its largest budget, on the first seed."""
-    b = block_of(study, block, "attacks", "targets")
+    b = photographed(study, block, "attacks", "targets")
     attack, call = b.attacks[0]
     _, eps_255, eps = max(b.budgets, key=lambda budget: budget[2])
     first = {member.label: member for member in reversed(b.surrogates)}

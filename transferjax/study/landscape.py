@@ -18,7 +18,8 @@ from transferjax.study.binding import call_of
 from transferjax.study.blocks import Block
 from transferjax.study.config import Study
 from transferjax.study.content import load
-from transferjax.study.rows import Arrays, Row, adversarial, block_of, transfer_rows
+from transferjax.study.paper_views import scalars
+from transferjax.study.rows import Arrays, Row, adversarial, block_of, photographed, transfer_rows
 from transferjax.study.specs import Measure
 
 SURROGATE = ("mechanism", "seed", "epoch")
@@ -56,7 +57,11 @@ def flatness(
     frame: pd.DataFrame, study: Study, block: str, radius_255: float = 16.0, samples: int = 16
 ) -> list[Section]:
     """Flatness and components against transfer, at each goal and budget: is the flattest attack the best?"""
-    return split(frame, partial(_flatness, block=block, radius_255=radius_255, error=study.error), CELL[1:])
+    return split(
+        frame,
+        partial(_flatness, block=block, radius_255=radius_255, error=study.error),
+        ("mechanism", *CELL[1:]),
+    )
 
 
 def _flatness(frame: pd.DataFrame, block: str, radius_255: float, error: str) -> list[Section]:
@@ -142,9 +147,21 @@ def surfaces(
     return [Section("Loss surfaces", text, [], {f"surfaces_{block}": (figure, "Change of the loss.")})]
 
 
+def surface_files(
+    frame: pd.DataFrame, study: Study, block: str, extent: float = 1.0, **options: Any
+) -> dict[str, pd.DataFrame]:
+    """A row for each point of each surface: coordinates, down and across, and the loss."""
+    tags, rows = scalars(frame).to_dict("records"), []
+    for own, surface in zip(tags, frame["surface"], strict=True):
+        line = np.linspace(-extent, extent, len(surface))
+        down, across = (axis.ravel() for axis in np.meshgrid(line, line, indexing="ij"))
+        rows.append(pd.DataFrame({**own, "down": down, "across": across, "loss": surface.ravel()}))
+    return {"": pd.concat(rows, ignore_index=True)}
+
+
 def attention_rows(study: Study, block: str) -> Iterator[Row]:
     """A row for the clean images and one for each attack: where the first target looks."""
-    b = block_of(study, block, "attacks", "targets")
+    b = photographed(study, block, "attacks", "targets")
     look, target = call_of(registry.MEASURES, "attention", {}), b.targets[0].specs[0]
     clean = {**b.surrogates[0].tags, "attack": CLEAN}
     for tags, images in ((clean, b.data), *_largest(b)):
@@ -153,17 +170,29 @@ def attention_rows(study: Study, block: str) -> Iterator[Row]:
         yield Row(tags, {"it": spec}, lambda found: {"maps": found["it"]["values"]})
 
 
+def _moved(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `moved`, the mean change of their maps from the clean ones, NaN where these lack."""
+    clean = frame.loc[frame["attack"] == CLEAN, "maps"]
+    change = [np.abs(maps - clean.iloc[0]).mean() if len(clean) else np.nan for maps in frame["maps"]]
+    return frame.assign(moved=change)
+
+
+def attention_files(frame: pd.DataFrame, study: Study, block: str) -> dict[str, pd.DataFrame]:
+    """How far each map moved."""
+    return {"": scalars(_moved(frame))}
+
+
 def attention(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Grad-CAM of the label, clean and attacked, and how far it moved."""
     images = load(study.blocks[block].data).images[:SHOWN]  # type: ignore[attr-defined]
     untouched = frame["attack"] == CLEAN
     if not untouched.any():
         return [Section("Attention", "The maps of the clean images are not there yet.", [], {})]
-    clean = frame.loc[untouched, "maps"].iloc[0]
-    maps = {CLEAN: clean} | {name: row.maps for name, row in _named(frame[~untouched])}
-    moved = [{"attack": n, "seed": 0, "moved": float(np.abs(m - clean).mean())} for n, m in maps.items()]
+    named = [(CLEAN, next(_moved(frame)[untouched].itertuples())), *_named(_moved(frame)[~untouched])]
+    maps = {name: row.maps for name, row in named}
+    moved = pd.DataFrame([{"attack": name, "seed": 0, "moved": row.moved} for name, row in named])
     title = "mean change of the map"
-    table = value_table(pd.DataFrame(moved), "moved", title, rows="attack", error=study.error, largest=None)
+    table = value_table(moved, "moved", title, rows="attack", error=study.error, largest=None)
     figure = attention_grid(images, {name: found[:SHOWN] for name, found in maps.items()})
     text = f"Grad-CAM maps of {frame['target'].iloc[0]} for the label, on clean images and on attacked ones."
     return [Section("Attention", text, [table], {f"attention_{block}": (figure, "Grad-CAM of the label.")})]

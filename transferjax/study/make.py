@@ -152,9 +152,9 @@ def verdicts(context: Context, members: Sequence[Verdicts]) -> Iterator[tuple[Sp
         yield from _recorded(context, members)
         return
     predict = context.predict(members[0].target)
-    context.check_classes((members[0].target,), members[0].images)
     says: Callable[..., Array] = context.cached("verdicts", lambda: mapped(_classes), 0)
     for member in members:
+        context.check_classes((member.target,), member.images)
         dataset = context.dataset(member.images)
         yield member, _said(context, member, context.each(says, dataset, predict, "verdicts"))
 
@@ -182,6 +182,8 @@ def _recorded(context: Context, members: Sequence[Verdicts]) -> Iterator[tuple[S
 def measures(context: Context, members: Sequence[Measure]) -> Iterator[tuple[Spec, Made]]:
     """One measure of one network, or of all pairs at once."""
     call = members[0].call
+    for spec in members:
+        context.check_classes(spec.of, spec.data)
     for spec, arrays in registry.make(registry.MEASURES, call, context=context, specs=members):
         yield spec, {"arrays": arrays}
 

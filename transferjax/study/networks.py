@@ -1,6 +1,6 @@
 """Networks: from a spec to one compiled train step, and through the one host loop to weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -164,10 +164,13 @@ class Trainer:
         return Batch(data.to_float(examples.images), targets, examples.indices, epoch)
 
     def batches(self, seed: int, start: int) -> Iterator[data.Examples]:
+        return self._batches(seed, start, self.place.put_batch)
+
+    def _batches(
+        self, seed: int, start: int, put: Callable[[data.Examples], data.Examples]
+    ) -> Iterator[data.Examples]:
         batch_size = self.spec.training.batch_size
-        return data.train_batches(
-            self.source, batch_size, seed=seed, start_step=start, put=self.place.put_batch
-        )
+        return data.train_batches(self.source, batch_size, seed=seed, start_step=start, put=put)
 
     def fresh(self, variables: PyTree) -> TrainState:
         """The state before the first step."""
@@ -187,7 +190,8 @@ class Trainer:
         average = averaged_params(state.opt_state)
         if average is None:
             return state.variables
-        batches = self.batches(0, 0)
+        alone = jax.process_count() == 1  # of several each would see but its part of a batch
+        batches = self._batches(0, 0, self.place.put_batch if alone else jax.device_put)
         images = (next(batches).images for _ in range(self.steps_per_epoch))
         stats = recompute_batch_stats(
             lambda old, x: self._batch_stats({"params": average, "batch_stats": old}, x),

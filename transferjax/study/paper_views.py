@@ -14,16 +14,18 @@ import numpy as np
 import pandas as pd
 
 from transferjax.report.agreement import agreement_section, cells, orders, ranks
-from transferjax.report.analysis import regression_section, similarity_section
+from transferjax.report.analysis import regression_section, similarity_maps
 from transferjax.report.figures import against, metric_by_mechanism
 from transferjax.report.markup import slug
 from transferjax.report.page import Section, split, success_section, surrogates_section, warned
 from transferjax.report.published import BASELINE, OF_ATTACKS, SHAPES, called, in_its_columns
 from transferjax.report.tables import NOISE, apart, of_surrogates, ordered, said, value_table
+from transferjax.study import registry
+from transferjax.study.binding import call_of
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study
 from transferjax.study.rows import PAIRS, Arrays, Row, adversarial, block_of, is_right, transfer_rows
-from transferjax.study.specs import Call, Measure, Spec, Verdicts
+from transferjax.study.specs import Measure, Spec, Verdicts
 
 Files = dict[str, pd.DataFrame]
 """What stands behind a view's name in a file's -> its rows."""
@@ -42,7 +44,7 @@ def known(study: Study, block: str) -> Block:
 
 def scalars(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that hold one value a row."""
-    return frame[[name for name in frame if np.ndim(frame[name].iloc[0]) == 0]]
+    return frame[[name for name in frame if frame.empty or np.ndim(frame[name].iloc[0]) == 0]]
 
 
 def explained(frame: pd.DataFrame, goals: tuple[str, ...] = ()) -> list[Section]:
@@ -351,7 +353,10 @@ def clean(
 def seed_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per pair of surrogates of different seeds, each pair once."""
     b = block_of(study, block, "surrogates")
-    ((call, images),) = [(call, images) for _, call, images in b.measures if call.name == "similarity"]
+    measured = [(call, images) for _, call, images in b.measures if call.name == "similarity"]
+    if len(measured) != 1:
+        raise ValueError(f"block {block!r} measures similarity {len(measured)} times: this view shows one")
+    ((call, images),) = measured
     for place, one in enumerate(b.surrogates):
         for other in b.surrogates[place:]:
             if one.tags["seed"] != other.tags["seed"]:
@@ -364,15 +369,11 @@ def seeds(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Figure 11: gradient similarity of mechanism and mechanism, means over pairs of different seeds."""
     names = list(dict.fromkeys(m.tags["mechanism"] for m in known(study, block).surrogates))
     names = [name for name in names if name in set(frame["row"]) | set(frame["column"])]
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
-    for row in frame.itertuples():
-        for cell in {(row.row, row.column), (row.column, row.row)}:
-            found.setdefault(cell, []).append(row.each)
-    empty = np.full_like(frame["each"].iloc[0], np.nan)
-    values = np.stack(
-        [np.stack([np.mean(found[a, b], 0) if (a, b) in found else empty for b in names]) for a in names]
-    )
-    section = similarity_section(values, names, names)
+    pairs = seed_files(frame, study, block)[""]
+    both = pd.concat([pairs, pairs.rename(columns={"row": "column", "column": "row"})])
+    cells = both.groupby(["row", "column"])[["mean", "infimum"]].mean()
+    mean, infimum = (cells[name].unstack().reindex(index=names, columns=names) for name in cells)
+    section = similarity_maps(mean.to_numpy(), infimum.to_numpy(), len(frame["each"].iloc[0]), names, names)
     figures = {f"seeds_{name}": figure for name, figure in section.figures.items()}
     text = "Means over pairs of surrogates of different seeds, the same mechanism's too. " + section.text
     return [section._replace(title="Figure 11: similarity between surrogates", text=text, figures=figures)]
@@ -386,7 +387,7 @@ def seed_files(frame: pd.DataFrame, study: Study, block: str) -> Files:
 
 def bound_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per surrogate, budget and target with every term of Theorem 1."""
-    b = block_of(study, block, "attacks", "targets")
+    b, theorem = block_of(study, block, "attacks", "targets"), call_of(registry.MEASURES, "bound", {})
     for surrogate, (attack, call), (goal_name, goal), (_, eps_255, eps) in product(
         b.surrogates, b.attacks, b.goals, b.budgets
     ):
@@ -394,7 +395,7 @@ def bound_rows(study: Study, block: str) -> Iterator[Row]:
             raise ValueError(f"block {block!r}: Theorem 1 is viewed untargeted; leave goal {goal_name!r} out")
         images = adversarial(b, surrogate, call, goal, eps)
         for target in b.targets:
-            spec = Measure(call=Call(name="bound"), of=(surrogate.specs[0], target.specs[0]), data=images)
+            spec = Measure(call=theorem, of=(surrogate.specs[0], target.specs[0]), data=images)
             tags = {**surrogate.tags, "attack": attack, "eps_255": eps_255, "target": target.label}
             yield Row(tags, {"bound": spec}, _terms)
 

@@ -3,7 +3,6 @@
 A plan is made of specs and of what the store holds; it computes nothing.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -33,9 +32,6 @@ class Plan:
     found: dict[str, Spec]
     missing: dict[str, Spec]
     groups: list[Group]
-
-    def counts(self, specs: Mapping[str, Spec]) -> dict[str, int]:
-        return dict(sorted(Counter(type(spec).__name__ for spec in specs.values()).items()))
 
 
 def group_key(spec: Spec) -> str:

@@ -59,7 +59,7 @@ def seconds(demand: Iterable[Spec], store: Store) -> dict[Spec, float]:
     everything, noted, own = walk.everything(demand), dict[str, float](), dict[str, float]()
     for spec in filter(store.has, everything.values()):
         entry = store.entry(spec)
-        noted |= entry.provenance.get("of", {})
+        noted |= entry.of
         if entry.seconds is not None:
             own[spec.key] = entry.seconds
     found = noted | own

@@ -61,7 +61,8 @@ PREPROCESSING = _named(
 )
 METHODS = ("auto", "exact", "leading", "class_lanczos", "lanczos", "power")
 MEASURES = _named(
-    (COUNT, "k samples points chunk"),
+    (COUNT, "k samples chunk"),
+    (KERNEL, "points"),
     (POSITIVE, "c radius extent"),
     (INSIDE, "variance"),
     (METHODS, "method"),

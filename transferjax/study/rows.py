@@ -1,16 +1,19 @@
 """Rows of a view: their tags, the results that they read, and what they make of them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from transferjax.report.tables import NOISE
+from transferjax.study import registry
+from transferjax.study.binding import call_of
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study
 from transferjax.study.content import facts
-from transferjax.study.specs import Adversarial, Call, Measure, Spec, Verdicts
+from transferjax.study.specs import Adversarial, Call, Data, Measure, Spec, Verdicts
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -50,6 +53,23 @@ def block_of(study: Study, name: str, *needs: str) -> Block:
     return block
 
 
+def photographed(study: Study, name: str, *needs: str) -> Block:
+    """A block whose images can be shown.
+
+    Raises:
+        ValueError: it lacks something, or a network makes its data.
+    """
+    block = block_of(study, name, *needs)
+    if not isinstance(block.data, Data):
+        raise ValueError(f"block {name!r} has data that a network makes; this view shows those of a data set")
+    return block
+
+
+@cache
+def _no_attack() -> Call:
+    return call_of(registry.ATTACKS, "noise", {})
+
+
 def transfer_rows(study: Study, block: str) -> Iterator[Row]:
     """A row per surrogate, attack, goal, budget and target; then of noise, which needs no surrogate.
 
@@ -62,7 +82,7 @@ def transfer_rows(study: Study, block: str) -> Iterator[Row]:
     seeds = dict.fromkeys(member.tags["seed"] for member in b.surrogates)
     noise = [Member(NOISE, {"mechanism": NOISE, "seed": seed}, ()) for seed in seeds] if b.noise else []
     for surrogate in (*b.surrogates, *noise):
-        attacks = b.attacks if surrogate.specs else ((NOISE, Call(name="noise")),)
+        attacks = b.attacks if surrogate.specs else ((NOISE, _no_attack()),)
         for (attack, call), (goal_name, goal), (_, eps_255, eps) in product(attacks, b.goals, b.budgets):
             seed = 0 if surrogate.specs else surrogate.tags["seed"]
             images = adversarial(b, surrogate, call, goal, eps, seed)
@@ -78,9 +98,8 @@ def _transfer_row(
     for i, own in enumerate(surrogate.specs):
         needs |= _verdicts(f"own {i}", own, images, block)
         if block.noise:
-            nothing = Member(NOISE, {}, ())
-            seed = surrogate.tags["seed"]
-            noise = adversarial(block, nothing, Call(name="noise"), images.goal, images.eps, seed)
+            nobody, seed = Member(NOISE, {}, ()), surrogate.tags["seed"]
+            noise = adversarial(block, nobody, _no_attack(), images.goal, images.eps, seed)
             needs[f"own {i} noise"] = Verdicts(target=own, images=noise)
     members = range(len(surrogate.specs))
 

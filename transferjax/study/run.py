@@ -7,6 +7,7 @@ another one makes is left to it. What turns out to be damaged is named, forgotte
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import time
 import traceback
@@ -235,9 +236,11 @@ def provenance() -> Mapping[str, Any]:
 def _commit() -> str:
     """The commit, `-dirty` where Python files are not as they are there; "unknown" outside of a checkout."""
     git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    if shutil.which("git") is None or git(["git", "ls-files", "--error-unmatch", __file__]).returncode:
+        return "unknown"  # installed somewhere inside of another repository, say
     said = git(["git", "describe", "--always"]).stdout.strip()
     changed = git(["git", "diff", "--quiet", "HEAD", "--", ":/*.py"]).returncode == 1
-    return f"{said}{'-dirty' if changed else ''}" or "unknown"
+    return f"{said}{'-dirty' if changed else ''}"
 
 
 def _processor() -> str:

@@ -73,6 +73,14 @@ class Entry(NamedTuple):
             return None
 
     @property
+    def of(self) -> dict[str, float]:
+        """What the results took that it was made of, by key; nothing where that cannot be read."""
+        try:
+            return {str(key): float(seconds) for key, seconds in self.provenance["of"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    @property
     def readable(self) -> Spec | None:
         """The spec; None where it is damaged, or was written by a version that knew other fields."""
         try:
@@ -146,7 +154,7 @@ class Store:
             expected = json.loads((path / PROVENANCE).read_text())["checksum"]
             if checksum(content) != expected:
                 raise ValueError("its checksum differs")
-            return load(content)
+            return dict(sorted(load(content).items()))  # it reads them in any order
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise Corrupt(type(spec).__name__, spec.key, str(error)) from error
 

@@ -18,7 +18,7 @@ from transferjax.report.analysis import (
     by_magnitude,
     magnitude_section,
     similarity_section,
-    smoothness_table,
+    smoothness_section,
 )
 from transferjax.report.page import Section, success_sections, surrogates_section
 from transferjax.report.published import BASELINE
@@ -26,7 +26,7 @@ from transferjax.report.tables import of_surrogates, ordered
 from transferjax.study import along, claim_views, image_views, landscape, paper_views
 from transferjax.study.blocks import Block, Member
 from transferjax.study.config import Study, View
-from transferjax.study.frontier import frontier, frontier_rows, ranking
+from transferjax.study.frontier import frontier, frontier_files, frontier_rows, ranking
 from transferjax.study.paper_views import scalars
 from transferjax.study.rows import Arrays, Row, block_of, is_right, transfer_rows
 from transferjax.study.specs import Call, Measure, Network, Spec, Verdicts
@@ -48,7 +48,19 @@ def table(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
 
 
 def curve_rows(study: Study, block: str, **options: Any) -> Iterator[Row]:
-    """The rows of transfer; what is shown of them is a matter of drawing."""
+    """The rows of transfer; what is shown of them is a matter of drawing.
+
+    Raises:
+        ValueError: something unknown to show, or along.
+    """
+    shown, x = options.get("show", SHOWN), options.get("x", "tau")
+    if unknown := set(shown) - set(SHOWN):
+        raise ValueError(f"show={shown}: unknown {sorted(unknown)}; expected some of {', '.join(SHOWN)}")
+    tags = {"tau": None} | {tag: None for m in paper_views.known(study, block).surrogates for tag in m.tags}
+    if x not in tags:
+        raise ValueError(
+            f"x={x!r} is no tag of the surrogates of block {block!r}, which have {', '.join(tags)}"
+        )
     return transfer_rows(study, block)
 
 
@@ -85,7 +97,7 @@ def regression(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
 def matrix_rows(study: Study, block: str, column: str = "similarity") -> Iterator[Row]:
     """A row per surrogate and other network, values image by image."""
     b = study.blocks[block]
-    call, images = _measure(b, column)
+    call, images = _measure(b, column, "similarity")
     others = [(name, m) for name, m in _named(b.surrogates)] + [(f"{m.label} (target)", m) for m in b.targets]
     for name, one in _named(b.surrogates):
         for other_name, other in others:
@@ -108,7 +120,7 @@ def matrix(frame: pd.DataFrame, study: Study, block: str, column: str = "similar
 def spectrum_rows(study: Study, block: str, column: str = "smoothness") -> Iterator[Row]:
     """A row per surrogate, values image by image."""
     b = study.blocks[block]
-    call, images = _measure(b, column)
+    call, images = _measure(b, column, "smoothness")
     for name, member in _named(b.surrogates):
         spec = Measure(call=call, of=member.specs[0], data=images)
         tags = {**member.tags, "row": name}
@@ -116,13 +128,18 @@ def spectrum_rows(study: Study, block: str, column: str = "smoothness") -> Itera
 
 
 def spectrum(frame: pd.DataFrame, study: Study, block: str, column: str = "smoothness") -> list[Section]:
-    """Mean and supremum of a measure over images, with bootstrap intervals."""
-    text = (
-        "Top eigenvalue of the input Hessian of the cross-entropy, image by image. ± is half the bootstrap "
-        "interval (95 %) over images; that of a supremum only says how much one image decides."
-    )
-    values = dict(zip(frame["row"], frame["values"], strict=True))
-    return [Section("Smoothness", text, [smoothness_table(values)], {})]
+    """Mean and supremum over images, with bootstrap intervals."""
+    return [smoothness_section(dict(zip(frame["row"], frame["values"], strict=True)))]
+
+
+def _summary(**what: Callable[[np.ndarray], float]) -> Callable[..., paper_views.Files]:
+    """The rows, with what their values come to."""
+
+    def files(frame: pd.DataFrame, study: Study, **options: Any) -> paper_views.Files:
+        each = {name: [of(values) for values in frame["values"]] for name, of in what.items()}
+        return {"": scalars(frame).assign(**each)}
+
+    return files
 
 
 def _named(members: tuple[Member, ...]) -> list[tuple[str, Member]]:
@@ -130,11 +147,19 @@ def _named(members: tuple[Member, ...]) -> list[tuple[str, Member]]:
     return [(m.label if labels.count(m.label) == 1 else str(m), m) for m in members]
 
 
-def _measure(block: Block, column: str) -> tuple[Call, Any]:
+def _measure(block: Block, column: str, kind: str) -> tuple[Call, Any]:
+    """The measure of that name, which is of that kind.
+
+    Raises:
+        ValueError: there is none, or it measures something else.
+    """
     for name, call, images in block.measures:
-        if name == column:
+        if name == column and call.name == kind:
             return call, images
-    raise ValueError(f"block {block.name!r} measures no {column!r}; it has {[m[0] for m in block.measures]}")
+    there = ", ".join(f"{name} ({call.name})" for name, call, _ in block.measures)
+    raise ValueError(
+        f"block {block.name!r} has no {kind} {column!r} to view; it measures {there or 'nothing'}"
+    )
 
 
 def training_rows(study: Study, block: str) -> Iterator[Row]:
@@ -154,14 +179,17 @@ def training_rows(study: Study, block: str) -> Iterator[Row]:
                 )
 
 
+def _histories(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each epoch."""
+    wanted = ("epoch", "loss", "accuracy")
+    rows = [pd.DataFrame({"row": row["row"], **{n: row[n] for n in wanted}}) for _, row in frame.iterrows()]
+    return pd.concat(rows, ignore_index=True)
+
+
 def training(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     """Training loss and accuracy by epoch."""
-    histories = [
-        pd.DataFrame({"mechanism": row["row"], **{n: row[n] for n in ("epoch", "loss", "accuracy")}})
-        for _, row in frame.iterrows()
-    ]
     labels = {"loss": "training loss", "accuracy": "training accuracy"}
-    figure = report.training_curves(pd.concat(histories), labels)
+    figure = report.training_curves(_histories(frame).rename(columns={"row": "mechanism"}), labels)
     text = "Means over the training batches of each epoch."
     return [Section("Training", text, [], {"training": (figure, "Loss and accuracy along training.")})]
 
@@ -198,14 +226,14 @@ VIEWS: dict[str, Kind] = {
     "accuracy": Kind(accuracy_rows, accuracy),
     "table": Kind(transfer_rows, table),
     "plane": Kind(transfer_rows, plane),
-    "frontier": Kind(frontier_rows, frontier, ("block", "net", "backbone", "linear")),
+    "frontier": Kind(frontier_rows, frontier, ("block", "net", "backbone", "linear"), frontier_files),
     "ranking": Kind(transfer_rows, ranking),
     "curve": Kind(curve_rows, curve, ("block", "show", "mechanisms", "x")),
     "regression": Kind(transfer_rows, regression),
-    "matrix": Kind(matrix_rows, matrix, ("block", "column")),
-    "spectrum": Kind(spectrum_rows, spectrum, ("block", "column")),
+    "matrix": Kind(matrix_rows, matrix, ("block", "column"), _summary(mean=np.mean, infimum=np.min)),
+    "spectrum": Kind(spectrum_rows, spectrum, ("block", "column"), _summary(mean=np.mean, supremum=np.max)),
     "images": Kind(image_views.image_rows, image_views.image_series),
-    "training": Kind(training_rows, training),
+    "training": Kind(training_rows, training, files=lambda frame, study, **options: {"": _histories(frame)}),
     "paper": Kind(paper_views.paper_rows, paper_views.paper, _BESIDE, paper_views.beside),
     "pairs": Kind(paper_views.pair_rows, paper_views.pairs, _BESIDE, paper_views.beside),
     "magnitudes": Kind(
@@ -222,8 +250,13 @@ VIEWS: dict[str, Kind] = {
     "sweep": Kind(along.sweep_rows, along.sweep),
     "choices": Kind(along.choice_rows, along.choosing, ("block", "validation"), along.choice_files),
     "flatness": Kind(landscape.flatness_rows, landscape.flatness, ("block", "radius_255", "samples")),
-    "surfaces": Kind(landscape.surface_rows, landscape.surfaces, ("block", "kind", "extent", "points")),
-    "attention": Kind(landscape.attention_rows, landscape.attention),
+    "surfaces": Kind(
+        landscape.surface_rows,
+        landscape.surfaces,
+        ("block", "kind", "extent", "points"),
+        landscape.surface_files,
+    ),
+    "attention": Kind(landscape.attention_rows, landscape.attention, files=landscape.attention_files),
     "claims": Kind(
         claim_views.claim_rows, claim_views.claims, ("block", "paper", "roles"), claim_views.claim_files
     ),

@@ -74,7 +74,7 @@ def _pool(batch: Batch, axis_name: str | None) -> Batch:
 
 
 def _box(key: Key, height: int, width: int, size_y: Array | int, size_x: Array | int) -> Array:
-    """A mask `[H, W, 1]` of a box around a uniform centre, clipped at the border."""
+    """A mask `[H, W, 1]` of a box around a uniform centre, clipped at the border; of odd sizes one less."""
     y, x = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     inside_y = (rows >= y - size_y // 2) & (rows < y + size_y // 2)
@@ -163,13 +163,13 @@ def cutout(size: int) -> Transform:
     """CO: a square of zeros with side M around a uniform centre, clipped at the border.
 
     Args:
-        size: M, in pixels.
+        size: M, in pixels, at least 2; of an odd one M - 1, as in the S&P paper's code.
 
     Reference: DeVries & Taylor, arXiv:1708.04552, section 3.2.
     """
     check_numbers(size=size)
-    if size < 1:
-        raise ValueError(f"size={size}: expected at least 1 pixel")
+    if size < 2:
+        raise ValueError(f"size={size}: expected at least 2 pixels")
 
     def apply(key: Key, batch: Batch, predict: Predict) -> Batch:
         check_batch(batch)

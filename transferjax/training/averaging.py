@@ -77,6 +77,11 @@ def swa(total_steps: int, steps_per_epoch: int = 1, *, start: float = 0.75) -> o
         raise ValueError(f"expected 0 <= start < 1 <= steps_per_epoch <= total_steps; got {start=}, "
                          f"{steps_per_epoch=}, {total_steps=}")  # fmt: skip
     first = int(start * total_steps)
+    if total_steps // steps_per_epoch * steps_per_epoch <= first:
+        raise ValueError(
+            f"{start=}: no epoch of {steps_per_epoch} steps ends between step {first} and the last, "
+            f"{total_steps}, so that nothing would be averaged: begin sooner"
+        )
     counts = lambda step: (step > first) & (step % steps_per_epoch == 0)  # noqa: E731
     return _averaging(lambda averaged: 1.0 / (averaged + 1), counts)
 

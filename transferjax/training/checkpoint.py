@@ -27,6 +27,10 @@ from transferjax.typing import PyTree
 __all__ = ["load_tree", "load_variables", "open_checkpoints", "restore", "save", "save_tree"]
 
 
+class Another(ValueError):
+    """A checkpoint of another training."""
+
+
 _WAY_OUT = "make room there, or choose another place; then the same command continues"
 
 
@@ -83,7 +87,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree)
     """
     # Arrays of the host: of several processes, which hold the same state, the first one writes.
     host = jax.device_get(state)
-    note = {"meta": meta, "checksum": _checksum(host)}
+    note = {"meta": meta, "checksum": _checksum(host), "structure": _structure(host)}
     items = ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(note))
     _check_room(Path(manager.directory), sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(host)))
     with _keeping(manager.directory):
@@ -106,16 +110,27 @@ def _checksum(state: PyTree) -> str:
     return running.hexdigest()
 
 
+def _structure(state: PyTree) -> str:
+    """Names, shapes and types of the leaves, in few letters."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    said = [f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {np.result_type(leaf)}" for path, leaf in leaves]
+    return hashlib.blake2b("\n".join(said).encode(), digest_size=16).hexdigest()
+
+
 def restore(
     manager: ocp.CheckpointManager, template: PyTree, last: int | None = None
 ) -> tuple[Any, PyTree] | None:
     """The newest state that is whole, and its meta, or None where there is none.
 
-    Training goes on from here, so checkpoints after it are forgotten; warns of those that are damaged.
+    Training goes on from here, or from the start, so checkpoints after it are forgotten; warns of those that
+    are damaged.
 
     Args:
         template: a state of the same structure; gives Orbax the types and shapes.
         last: the newest step to look at.
+
+    Raises:
+        ValueError: checkpoints of states of another structure, which stay as they are.
     """
     steps = sorted(step for step in manager.all_steps() if step and (last is None or step <= last))
     template, whole = jax.device_get(template), None
@@ -123,6 +138,8 @@ def restore(
         step = steps.pop()
         try:
             whole = step, *_restored(manager, template, step)
+        except (Another, MemoryError, PermissionError):  # the checkpoint may be whole
+            raise
         except Exception as error:  # of Orbax, TensorStore, JSON: whatever it is, it cannot be read
             said = " ".join(str(error).split())[:200]
             warnings.warn(
@@ -130,22 +147,25 @@ def restore(
                 f"{'the one before' if steps else 'the start'}",
                 stacklevel=2,
             )
-            manager.delete(step)
-    if whole is None:
-        return None
-    for later in [s for s in manager.all_steps() if s > whole[0]]:
+    begin = whole[0] if whole else 0
+    for later in [s for s in manager.all_steps() if s > begin]:
         manager.delete(later)
-    return jax.tree.map(jnp.asarray, whole[1]), whole[2]
+    return (jax.tree.map(jnp.asarray, whole[1]), whole[2]) if whole else None
 
 
 def _restored(manager: ocp.CheckpointManager, template: PyTree, step: int) -> tuple[Any, PyTree]:
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore())
-    restored = manager.restore(step, args=items)
-    if not (isinstance(restored.meta, dict) and restored.meta.keys() == {"meta", "checksum"}):
-        return restored.state, restored.meta  # of an older version, which noted no checksum
-    if _checksum(restored.state) != restored.meta["checksum"]:
+    note = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    noted = note if isinstance(note, dict) and {"meta", "checksum"} <= note.keys() else {"meta": note}
+    if noted.get("structure", _structure(template)) != _structure(template):  # older versions noted less
+        raise Another(
+            f"the checkpoint {manager.directory / str(step)} is of another training (its state has other "
+            "names, shapes or types): choose another directory, or delete this one"
+        )
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+    state = manager.restore(step, args=items).state
+    if "checksum" in noted and _checksum(state) != noted["checksum"]:
         raise ValueError("its checksum differs")
-    return restored.state, restored.meta["meta"]
+    return state, noted["meta"]
 
 
 def load_variables(directory: str | Path, step: int | None = None) -> dict[str, Any]:

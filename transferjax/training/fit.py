@@ -112,7 +112,8 @@ def fit(
             if ends:
                 history, total = rows, _Means()
             if step in due:
-                _check_finite(metrics, to_host, step, steps_per_epoch)
+                now = {name: float(value) for name, value in to_host(dict(metrics)).items()}
+                _check_finite(now, step, steps_per_epoch)
                 yield Stop(step, to_host(state), rows, step - begin)
             leaves = step < last and stopped()
             if manager is not None and step < last and (leaves or not step % (save_epochs * steps_per_epoch)):
@@ -143,22 +144,15 @@ class _Means:
 
 
 def _row(step: int, steps_per_epoch: int, means: dict[str, float]) -> dict[str, float]:
-    if not all(map(math.isfinite, means.values())):
-        raise Diverged(_advice(means, step, steps_per_epoch))
+    _check_finite(means, step, steps_per_epoch)
     return {"epoch": step / steps_per_epoch, "step": step, **means}
 
 
-def _check_finite(
-    metrics: Mapping[str, Array], to_host: Callable[[PyTree], PyTree], step: int, steps_per_epoch: int
-) -> None:
-    now = {name: float(value) for name, value in to_host(dict(metrics)).items()}
-    if not all(map(math.isfinite, now.values())):
-        raise Diverged(_advice(now, step, steps_per_epoch))
-
-
-def _advice(metrics: dict[str, float], step: int, steps_per_epoch: int) -> str:
+def _check_finite(metrics: Mapping[str, float], step: int, steps_per_epoch: int) -> None:
+    if all(map(math.isfinite, metrics.values())):
+        return
     said = ", ".join(f"{name} {value}" for name, value in metrics.items())
-    return (
+    raise Diverged(
         f"diverged in epoch {math.ceil(step / steps_per_epoch)} ({said}): try a smaller learning rate, a "
         "longer warm-up or a smaller magnitude of the mechanism"
     )

@@ -1,5 +1,6 @@
 """SGD as PyTorch has it, and learning rates along training; everything else is optax."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import optax
@@ -33,8 +34,8 @@ def triangular(
 
 
 def step_decay(peak: float, *, at: Sequence[int], factor: float = 0.1) -> optax.Schedule:
-    """Learning rate `peak`, multiplied by `factor` from each step of `at` on."""
-    return optax.piecewise_constant_schedule(peak, dict.fromkeys(at, factor))
+    """Learning rate `peak`, multiplied by `factor` from each step of `at` on, twice where it stands twice."""
+    return optax.piecewise_constant_schedule(peak, {step: factor**n for step, n in Counter(at).items()})
 
 
 def sgd(

@@ -74,7 +74,7 @@ def make_train_step(
         transforms: applied in order, once per step, transform i with the keys folded with i.
         rules: nested, the outermost first.
         axis_name: the mapped axis of data parallelism; examples then have the keys of their global position,
-            so that n devices see what one device sees.
+            so that n devices see what one device sees; but for dropout, which draws for each part.
 
     Returns:
         The pair; `update(state, key, batch)` folds `key` with `state.step`: pass the same key always. `init`

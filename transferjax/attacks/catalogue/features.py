@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Unpack
 
 import jax
@@ -15,7 +16,8 @@ from transferjax.attacks.rules import average, mix
 from transferjax.attacks.vocabulary import loss_of
 from transferjax.checks import check_images
 from transferjax.losses import probabilities
-from transferjax.norms import unit
+from transferjax.norms import flat_unit
+from transferjax.predicts.snapshots import of_each
 from transferjax.predicts.stochastic import Stochastic, with_keys
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict, Rule
@@ -38,10 +40,6 @@ def _importance(predict: Predict, layer: str, keys: Key, x: Array, labels: Array
     return jax.grad(logit)(jnp.zeros(features.shape, features.dtype))
 
 
-def _flat_unit(x: Array) -> Array:
-    return unit(x.reshape(len(x), -1), -1)
-
-
 def _against_features(layer: str, looks: Looks, eps: float, steps: int, options: Momentum) -> Attack:
     """Down `⟨w, f(x)⟩`, w the direction of the features' importance, summed over `looks`."""
     from transferjax.predicts.modules import with_features
@@ -49,18 +47,19 @@ def _against_features(layer: str, looks: Looks, eps: float, steps: int, options:
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
         keys = fold_in(per_example(key, len(images)), 0)
         ask = lambda x, keys: _importance(predict, layer, keys, x, labels)  # noqa: E731
-        weights = _flat_unit(looks(predict, keys, images, labels, ask))
+        weights = flat_unit(looks(predict, keys, images, labels, ask))
 
         def features(keys: Key, x: Array) -> Array:
             return with_features(with_keys(predict, keys), layer, x)[1].reshape(len(x), -1)
 
         run = with_momentum(eps=eps, steps=steps, **options | {"loss": lambda f, _: -(weights * f).sum(-1)})
-        return run(key, Stochastic(features, jax.random.key(0)), images, labels)  # the loop brings its keys
+        features_alone = Stochastic(features, jax.random.key(0))  # the loop brings its keys
+        return run(key, features_alone, images, jnp.zeros_like(labels))  # features know no classes
 
     return attack
 
 
-@recipe(without=("loss",))
+@recipe(without=("loss",), single=True)
 def fia(
     eps: float,
     steps: int = 10,
@@ -101,7 +100,7 @@ def _total(term: Callable[[Array], Array], count: int) -> Array:
     return jax.lax.scan(lambda total, n: (total + term(n), None), zero, jnp.arange(count))[0]
 
 
-@recipe
+@recipe(single=True)
 def bfa(
     eps: float,
     steps: int = 10,
@@ -134,7 +133,7 @@ def bfa(
             at, total = carry
             own = fold_in(keys, number)
             grads = grad_fn(at, {}, fold_in(own, 0), y)[1]
-            at = x + length * _flat_unit(grads).reshape(x.shape).astype(x.dtype)
+            at = x + length * flat_unit(grads).reshape(x.shape).astype(x.dtype)
             return (at, total + ask(at, fold_in(own, 1))), None
 
         shape = jax.eval_shape(ask, x, keys)
@@ -171,14 +170,15 @@ def ilpd(
     options["step_size"] = given(options["step_size"], eps / 8)
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
-        def decayed(keys: Key, x: Array) -> Array:
+        def decayed(net: Predict, keys: Key, x: Array) -> Array:
             noise = sample(jax.random.normal, fold_in(keys, 0), images.shape[1:], images.dtype)
-            drawn = with_keys(predict, fold_in(keys, 1))
+            drawn = with_keys(net, fold_in(keys, 1))
             clean = jax.lax.stop_gradient(with_features(drawn, layer, images + sigma * noise)[1])
             return at_layer(drawn, layer, x, lambda f: gamma * f + (1 - gamma) * clean)[0]
 
         run = with_momentum(eps=eps, steps=steps, **options)
-        return run(key, Stochastic(decayed, jax.random.key(0)), images, labels)  # the loop brings its keys
+        nets = of_each(predict, lambda net: Stochastic(partial(decayed, net), jax.random.key(0)))
+        return run(key, nets, images, labels)  # the loop brings its keys
 
     return attack
 
@@ -193,7 +193,8 @@ def _with_clean_features(
     options["step_size"] = given(options["step_size"], eps / 8)
 
     def attack(key: Key, predict: Predict, images: Array, labels: Array) -> Array:
-        mixed = clean_features(predict, pool, jax.random.key(0), prob, ratio)  # the loop brings its keys
+        own_key = jax.random.key(0)  # the loop brings its keys
+        mixed = of_each(predict, lambda net: clean_features(net, pool, own_key, prob, ratio))
         return with_momentum(*own, eps=eps, steps=steps, **options)(key, mixed, images, labels)
 
     return attack

@@ -31,7 +31,7 @@ def noise(eps: float, *, norm: str = "linf", targeted: bool = False, quantize: b
         draw = jax.random.rademacher if norm == "linf" else jax.random.normal
         direction = sample(draw, per_example(key, len(images)), images.shape[1:], images.dtype)
         step = updates.steepest(norm, eps)
-        x = project(images + step.update(direction, step.init(images))[0], images)
+        x = project(images + updates.applied(step, direction), images)
         return finish(x, images) if quantize else x
 
     return attack
@@ -120,11 +120,14 @@ def pi_fgsm(
     *,
     step_size: float | None = None,
     beta: float = 10.0,
-    gamma: float = 16 / 255,
+    gamma: float | None = None,
     kernel_size: int = 3,
     **options: Unpack[Options],
 ) -> Attack:
     """Patch-wise: steps amplified by `beta`, their overshoot spread over the neighbours with length `gamma`.
+
+    Args:
+        gamma: `beta · step_size` if None, as in the official code: 16/255 there.
 
     Raises:
         ValueError: norm="l2": what overshoots the budget of a pixel has no meaning there.

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from transferjax.attacks import blockwise, inputs
+from transferjax.attacks.ascend import logits_of
 from transferjax.attacks.builders import given, smoothed, with_momentum
 from transferjax.attacks.recipe import Momentum, recipe
 from transferjax.attacks.rules import average
 from transferjax.checks import check_labels
-from transferjax.losses import cross_entropy, probabilities
-from transferjax.norms import unit
+from transferjax.losses import cross_entropy, of_class, probabilities
+from transferjax.norms import cosine, unit
+from transferjax.predicts.snapshots import nets_of, of_each
 from transferjax.predicts.stochastic import Stochastic
+from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, Key, Loss, Predict
 
 
@@ -147,8 +150,7 @@ def triplet(logits: Array, targets: Array, truth: Array, margin: float = 0.007) 
     for name, classes in (("targets", targets), ("truth", truth)):
         check_labels(classes, len(logits), name=name)
     direction = jnp.abs(unit(logits, -1))
-    of = lambda k: jnp.take_along_axis(direction, k[:, None], -1)[:, 0]  # noqa: E731
-    return jnp.maximum(of(truth) - of(targets) + margin, 0)
+    return jnp.maximum(of_class(direction, truth) - of_class(direction, targets) + margin, 0)
 
 
 @recipe(targeted=True, without=("loss",))
@@ -162,11 +164,15 @@ def po_trip(
 ) -> Attack:
     """Poincaré distance to the target and a triplet with the true class, which is the net's clean prediction.
 
+    Of several nets it is that of their mean logits.
+
     Reference: Li et al., CVPR 2020, algorithm 1: 20 steps of `eps / steps`.
     """
 
     def attack(key: Key, predict: Predict, images: Array, targets: Array, *, info: bool = False) -> Any:
-        truth = predict(images).argmax(-1)
+        keys = fold_in(per_example(key, len(images)), steps)  # the loop folds in its steps
+        drawn = [logits_of(net, fold_in(keys, i), images) for i, net in enumerate(nets_of(predict))]
+        truth = sum(drawn[1:], drawn[0]).argmax(-1)
 
         def loss(logits: Array, targets: Array) -> Array:
             return poincare(logits, targets) + weight * triplet(logits, targets, truth, margin)
@@ -217,23 +223,19 @@ def self_universality(
     options["step_size"] = given(options["step_size"], eps / 8)
 
     def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
-        def both(keys: Key, x: Array) -> Array:
+        def both(net: Predict, keys: Key, x: Array) -> Array:
             part = jax.vmap(lambda key, x: _crop(key, x, low, high))(keys, x)
-            logits, features = with_features(predict, layer, x)
-            part_logits, part_features = with_features(predict, layer, part)
-            cosine = _cosine(features, part_features)
-            return jnp.concatenate([logits, part_logits, cosine[:, None].astype(logits.dtype)], -1)
+            logits, features = with_features(net, layer, x)
+            part_logits, part_features = with_features(net, layer, part)
+            alike = cosine(features, part_features)
+            return jnp.concatenate([logits, part_logits, alike[:, None].astype(logits.dtype)], -1)
 
         def loss(outputs: Array, targets: Array) -> Array:
             whole, part = jnp.split(outputs[:, :-1], 2, -1)
             return cross_entropy(whole, targets) + cross_entropy(part, targets) - weight * outputs[:, -1]
 
         run = with_momentum(eps=eps, steps=steps, **options | {"loss": loss})
-        return run(key, Stochastic(both, jax.random.key(0)), images, targets)  # the loop brings its own keys
+        pairs = of_each(predict, lambda net: Stochastic(jax.tree_util.Partial(both, net), jax.random.key(0)))
+        return run(key, pairs, images, targets)  # the loop brings its own keys
 
     return attack
-
-
-def _cosine(a: Array, b: Array) -> Array:
-    a, b = (unit(x.reshape(len(x), -1), -1) for x in (a, b))
-    return (a * b).sum(-1)

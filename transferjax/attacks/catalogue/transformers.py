@@ -1,6 +1,7 @@
 """The catalogue, continued: attacks on vision transformers, which know of their tokens."""
 
 import math
+from functools import partial
 from typing import Any, Unpack, cast
 
 import jax
@@ -10,6 +11,7 @@ from transferjax.attacks.builders import with_momentum
 from transferjax.attacks.recipe import Momentum, recipe
 from transferjax.attacks.rules import outwards
 from transferjax.attacks.samplers import grid_of, paced_patch_out, patch_out
+from transferjax.predicts.snapshots import of_each
 from transferjax.predicts.stochastic import with_keys
 from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, Key, Predict
@@ -62,7 +64,7 @@ def _by_gradients_of(name: str, run: Attack, **factors: float) -> Attack:
     def attack(key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False) -> Any:
         from transferjax.predicts import tokens  # with Flax, which few attacks need
 
-        changed = getattr(tokens, name)(predict, **factors)
+        changed = of_each(predict, partial(getattr(tokens, name), **factors))
         return cast(Any, run)(key, changed, images, labels, info=info)
 
     return attack
@@ -119,7 +121,7 @@ def pna(
     return _by_gradients_of("pna", run, attention=attention)
 
 
-@recipe
+@recipe(single=True)
 def att(
     eps: float,
     steps: int = 10,

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -32,7 +33,7 @@ def convert(
     names: Mapping[str, str] | None = None,
     **options: object,
 ) -> Path:
-    """Reads weights, checks them against the model, and writes them; see `transferjax.models.files`.
+    """Reads weights, checks them against the model, and writes them; see `transferjax.models.load`.
 
     Args:
         source: a file, an Orbax directory, or an http(s) address.
@@ -60,6 +61,17 @@ def convert(
     return save(variables, target)
 
 
+def _option(given: str) -> tuple[str, Any]:
+    """`width=32` as name and value; what is no Python literal is text."""
+    name, equals, value = given.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"--option {given}: expected NAME=VALUE, such as width=32 or padding=SAME")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="transferjax convert",
@@ -78,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the model")
     flags = parser.parse_args(arguments)
-    options = {name: ast.literal_eval(value) for name, value in (o.split("=", 1) for o in flags.option)}
     try:
+        options = dict(map(_option, flags.option))
         chosen = {name: getattr(flags, name) for name in ("num_classes", "seed", "sha256", "entry")}
         names = json.loads(Path(flags.names).read_text()) if flags.names else None
         target = convert(flags.source, flags.target, flags.model, names=names, **chosen, **options)

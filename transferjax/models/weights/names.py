@@ -66,7 +66,8 @@ def own_tensors(module: Net, state_dict: Mapping[str, Any]) -> Own:
             tensors[name] = np.asarray(value)
     rest = [key for key in rest if not any(key.startswith(copy) for copy in copies)]
     notes = ["its kernels were read as HWIO"] if flipped else []
-    return Own(tensors, rest, notes + _notes(prefix, copies, statistics, rest))
+    notes += _notes(prefix, copies, statistics, rest)
+    return Own(tensors, rest, notes + module.remarks([key.removeprefix(prefix) for key in state_dict]))
 
 
 def _notes(prefix: str, copies: list[str], statistics: list[str], rest: list[str]) -> list[str]:

@@ -31,12 +31,12 @@ def propose_names(
     there, here = _layers(theirs), _layers(ours)
     order = {name: i for i, name in enumerate(_order(module))}
     here = dict(sorted(here.items(), key=lambda item: order.get(item[0], len(order))))
-    head = here[module.head]  # of any number of classes
-    alike = [name for name, layer in there.items() if _features(layer) == _features(head)]
-    if not alike:
-        return {}
-    last = module.head if module.head in alike else alike[-1]
-    here[module.head] = there[last]
+    if module.head in here:  # of any number of classes; purifiers have none
+        features = _features(here[module.head])
+        alike = [name for name, layer in there.items() if _features(layer) == features]
+        if not alike:
+            return {}
+        here[module.head] = there[module.head if module.head in alike else alike[-1]]
     same = [name for name in here if there.get(name) == here[name]]
     kinds = {_kind(layer) for layer in here.values()}
     if {_kind(layer) for layer in there.values()} != kinds:

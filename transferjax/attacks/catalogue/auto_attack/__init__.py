@@ -66,7 +66,7 @@ def _attacks(version: str, eps: float, norm: str, steps: int, queries: int, targ
     raise ValueError(f"version must be one of {', '.join(VERSIONS)}; got {version!r}")
 
 
-@recipe
+@recipe(single=True)
 def auto_attack(
     eps: float,
     *,
@@ -78,8 +78,8 @@ def auto_attack(
 ) -> Attack:
     """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, worst case.
 
-    `checks.robustness_flags` tells when not to trust it. The margin takes the place of DLR where that is not
-    defined: untargeted for two classes, targeted for two or three.
+    `attacks.inspection.robustness_flags` tells when not to trust it. The margin takes the place of DLR where
+    that is not defined: untargeted for two classes, targeted for two or three.
 
     Args:
         eps: budget, in pixel units of [0, 1] (L∞) or as a Euclidean length (L2).

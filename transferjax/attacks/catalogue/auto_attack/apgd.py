@@ -16,10 +16,10 @@ from transferjax.attacks.catalogue.auto_attack.loop import (
 )
 from transferjax.attacks.projections import ball
 from transferjax.attacks.recipe import recipe
-from transferjax.attacks.updates import direction
+from transferjax.attacks.updates import applied, direction
 from transferjax.attacks.vocabulary import loss_of
 from transferjax.checks import check_labels
-from transferjax.losses import dlr, margin
+from transferjax.losses import dlr, margin, of_class
 from transferjax.norms import unit
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Attack, Key, Loss, Predict
@@ -102,7 +102,7 @@ def run(
         def move(s: State) -> Array:
             share = jnp.where(s.number > 0, 0.75, 1.0)
             length = s.step_size[:, None, None, None]
-            ahead = project(s.x + length * up.update(s.gradient, up.init(s.x))[0], images)
+            ahead = project(s.x + length * applied(up, s.gradient), images)
             return project(s.x + share * (ahead - s.x) + (1 - share) * (s.x - s.previous), images)
 
         def step(s: State) -> State:
@@ -183,8 +183,8 @@ def targeted_dlr(targets: Array) -> Loss:
         for name, classes in (("labels", labels), ("targets", targets)):
             check_labels(classes, len(logits), name=name)
         top = jax.lax.top_k(logits, 4)[0]
-        of = lambda k: jnp.take_along_axis(logits, k[:, None], -1)[:, 0]  # noqa: E731
-        return (of(targets) - of(labels)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+        difference = of_class(logits, targets) - of_class(logits, labels)
+        return difference / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
     return loss
 
@@ -197,11 +197,9 @@ def dlr_or_margin(logits: Array, labels: Array) -> Array:
 def towards(targets: Array, num_classes: int) -> Loss:
     """The targeted DLR, and for fewer than the four classes that it needs `z_t - z_y`."""
 
-    def difference(logits: Array, labels: Array) -> Array:
-        of = lambda k: jnp.take_along_axis(logits, k[:, None], -1)[:, 0]  # noqa: E731
-        return of(targets) - of(labels)
-
-    return targeted_dlr(targets) if num_classes >= 4 else difference
+    if num_classes >= 4:
+        return targeted_dlr(targets)
+    return lambda logits, labels: of_class(logits, targets) - of_class(logits, labels)
 
 
 def ranked_classes(logits: Array, labels: Array) -> Array:
@@ -219,7 +217,7 @@ def ranked_classes(logits: Array, labels: Array) -> Array:
     return jnp.argsort(-others, axis=-1)[:, :-1]
 
 
-@recipe
+@recipe(single=True)
 def apgd(
     eps: float,
     steps: int = 100,
@@ -258,7 +256,7 @@ def apgd(
     return attack
 
 
-@recipe
+@recipe(single=True)
 def apgd_t(
     eps: float,
     steps: int = 100,

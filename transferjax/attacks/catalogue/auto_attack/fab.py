@@ -10,6 +10,7 @@ from transferjax.attacks.catalogue.auto_attack.apgd import ranked_classes
 from transferjax.attacks.catalogue.auto_attack.loop import is_fooled, logits_of, pick, until_fooled
 from transferjax.attacks.projections import ball, l2_norm
 from transferjax.attacks.recipe import recipe
+from transferjax.losses import of_class
 from transferjax.random import fold_in, per_example, sample
 from transferjax.typing import Array, Attack, Key, Predict
 
@@ -79,8 +80,7 @@ def _towards(predict: Predict, labels: Array, targets: Array) -> Boundary:
     def boundary(x: Array, keys: Key) -> tuple[Array, Array]:
         def difference(x: Array) -> tuple[Array, Array]:
             z = logits_of(predict, keys, x)
-            of = lambda k: jnp.take_along_axis(z, k[:, None], -1)[:, 0]  # noqa: E731
-            values = of(targets) - of(labels)
+            values = of_class(z, targets) - of_class(z, labels)
             return values.sum(), values
 
         grads, values = jax.grad(difference, has_aux=True)(x)
@@ -157,7 +157,7 @@ def _run(norm: str, steps: int, alpha_max: float, eta: float, beta: float):
     return attack
 
 
-@recipe
+@recipe(single=True)
 def fab(
     eps: float,
     steps: int = 100,
