@@ -248,7 +248,7 @@ def check_numbers(**values: Any) -> None:
             raise ValueError(f"{name} must be a number; got {value!r}")
 
 
-def check_chunk(chunk: int | None) -> None:
+def check_pullbacks(chunk: int | None) -> None:
     """How many of an image's pullbacks run at once; None leaves it to the method."""
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 pullback at a time, or None; got {chunk}")

@@ -107,9 +107,10 @@ def test_the_dtype_of_the_images_is_kept(name, norm, targeted):
 @pytest.mark.parametrize("name", ATTACKS.rows())
 def test_it_takes_several_nets_or_says_that_it_takes_one(name):
     attack = make(name, "linf", GOALS[name][-1])
+    assert attack.alone == ATTACKS.row(name).alone
     net = surrogates(name)[0] if name in SEVERAL else surrogates(name)
     for several in ((net, net), [net] * 3, Snapshots.stack([net, net])):
-        if attack.single:
+        if attack.alone:
             with pytest.raises(TypeError, match=rf"{name} takes one predict; got [23]: .*mean_logits"):
                 attack(jax.random.key(0), several, X, LABELS)
         else:

@@ -8,8 +8,8 @@ from small import RESNET, VGG, attacked, failure, make, network, training
 from transferjax import data
 from transferjax.predicts.snapshots import Snapshots
 from transferjax.study import registry
-from transferjax.study.make import _surrogate, attack_of
-from transferjax.study.specs import Call, Goal
+from transferjax.study.make import _surrogate
+from transferjax.study.specs import Call
 
 CLEAN = data.load("digits", "test").subset(32).images
 CONSTANT = ("constant", {"peak": 0.05})
@@ -92,28 +92,12 @@ def test_seeds_of_one_architecture_are_stacked_and_their_mean_is_the_same(contex
     assert np.mean(np.abs(one - other) < 1e-4) > 0.99
 
 
-SINGLE = ("apgd", "apgd_t", "fab", "square", "auto_attack", "po_trip", "self_universality")
+ALONE = ("apgd", "apgd_t", "fab", "square", "auto_attack", "fia")
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("name", ALONE)
 def test_attacks_on_one_net_say_so(name, context, snapshots):
     make(context, *snapshots)
-    options = {"layer": "features.0"} if name == "self_universality" else {}
+    options = {"layer": "features.0"} if name == "fia" else {}
     spec = attacked(snapshots[:2], Call(name=name, options=options))
     assert f"{name} takes one surrogate" in failure(context, spec)
-
-
-@pytest.mark.parametrize("name", [n for n, row in registry.ATTACKS.rows().items() if not row.alone])
-def test_the_others_take_several(name):
-    """Traced, not run: two linear nets, of two structures and stacked."""
-    call = Call(name=name)
-    pool = np.zeros((3, 8, 8, 1), np.uint8)
-    mixes = registry.accepts(registry.ATTACKS, call, "pool")
-    attack = attack_of(call, Goal(aim="next"), 0.1, "linf", pool if mixes else None)
-    linear = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, np.ones((64, 3), np.float32))
-    images, labels = np.full((2, 8, 8, 1), 0.5, np.float32), np.array([0, 1])
-    for several in ((linear, linear), Snapshots.stack([linear, linear])):
-        made = jax.eval_shape(
-            lambda x, predict=several: attack(jax.random.key(0), predict, x, labels), images
-        )
-        assert made.shape == images.shape

@@ -93,7 +93,7 @@ class Recipe:
     settings: tuple[tuple[str, object], ...]
     run: Attack = field(repr=False, compare=False)
     usual: tuple[tuple[str, object], ...] = field(default=(), repr=False, compare=False)  # the defaults
-    single: bool = field(default=False, repr=False, compare=False)  # takes one predict, no tuple of them
+    alone: bool = field(default=False, repr=False, compare=False)  # takes one predict, no tuple of them
 
     def __call__(
         self, key: Key, predict: Predict, images: Array, labels: Array, *, info: bool = False
@@ -108,7 +108,7 @@ class Recipe:
             TypeError: `info` of an attack that keeps no account of its steps; several predicts for one that
                 takes one.
         """
-        if self.single and isinstance(predict, Sequence | Snapshots):
+        if self.alone and isinstance(predict, Sequence | Snapshots):
             raise TypeError(
                 f"{self.name} takes one predict; got {len(predict)}: make it one, predicts.mean_logits(*nets)"
             )
@@ -212,14 +212,14 @@ def _bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) ->
 def recipe(factory: Callable[P, Attack], /) -> Callable[P, Recipe]: ...
 @overload
 def recipe(
-    *, without: Sequence[str] = (), single: bool = False, **defaults: Any
+    *, without: Sequence[str] = (), alone: bool = False, **defaults: Any
 ) -> Callable[[Callable[P, Attack]], Callable[P, Recipe]]: ...
 def recipe(
     factory: Callable | None = None,
     /,
     *,
     without: Sequence[str] = (),
-    single: bool = False,
+    alone: bool = False,
     **defaults: Any,
 ) -> Callable:
     """Lets a factory return a `Recipe`: its attack, with the hyper-parameters it was made with.
@@ -228,15 +228,15 @@ def recipe(
         factory: `(eps, **options) -> attack`; its `**options: Unpack[Options]` (or `Momentum`) are the shared
             ones. One that returns recipes already stays as it is.
         without: shared options that this recipe does not leave to its user.
-        single: it takes one predict, and no tuple of them; nor an `ensemble` then.
+        alone: it takes one predict, and no tuple of them; nor an `ensemble` then.
         defaults: of shared options, where this recipe has others.
 
     Raises:
         TypeError: what is no factory, such as an attack that one made.
     """
     if factory is None:
-        left_out = (*without, "ensemble") if single else without
-        return lambda factory: _recipe(factory, left_out, DEFAULTS | defaults, single)
+        left_out = (*without, "ensemble") if alone else without
+        return lambda factory: _recipe(factory, left_out, DEFAULTS | defaults, alone)
     _check_factory(factory)
     made = inspect.signature(factory).return_annotation is Recipe
     return factory if made else _recipe(factory, (), DEFAULTS)
@@ -259,7 +259,7 @@ def name_of(function: Any) -> str:
 
 
 def _recipe(
-    factory: Callable[P, Attack], without: Sequence[str], defaults: dict, single: bool = False
+    factory: Callable[P, Attack], without: Sequence[str], defaults: dict, alone: bool = False
 ) -> Callable[P, Recipe]:
     signature, build = _signature(factory, without, defaults), cast(Callable[..., Attack], factory)
     called = name_of(factory)
@@ -278,7 +278,7 @@ def _recipe(
                 f"{called} returned {type(attack).__name__} {attack!r:.40}; expected an attack, a function "
                 "(key, predict, images, labels) -> images: is its `return` missing?"
             )
-        return Recipe(called, settings, attack, usual, single)
+        return Recipe(called, settings, attack, usual, alone)
 
     make.__signature__ = signature  # type: ignore[attr-defined]
     make.__doc__ = _help(factory, signature)

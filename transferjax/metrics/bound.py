@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transferjax.checks import check_chunk, check_examples, check_images, check_like
+from transferjax.checks import check_examples, check_images, check_like, check_pullbacks
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
 from transferjax.metrics.curvature import trace_anywhere
@@ -193,7 +193,7 @@ def jacobian_norm(predict: Predict, images: Array, *, chunk: int | None = None) 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Proposition 1.
     """
     check_images(images, empty=True)
-    check_chunk(chunk)
+    check_pullbacks(chunk)
     logits, pullback = jax.vjp(lambda x: asked(predict, x), images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
     rows = lambda c: norm(pullback(c)[0], (1, 2, 3))  # noqa: E731

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from transferjax.checks import check_chunk, check_examples, check_images
+from transferjax.checks import check_examples, check_images, check_pullbacks
 from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import (
     class_matvec,
@@ -155,7 +155,7 @@ def input_hessian_eigenvalues(
     count, size = len(images), math.prod(images.shape[1:])
     if not 1 <= k <= size:
         raise ValueError(f"k must be from 1 to {size} (the pixels of an image); got {k}")
-    check_chunk(chunk)
+    check_pullbacks(chunk)
     check_effort(steps, tol)
     if not count:
         return jnp.zeros((0, k), images.dtype)
@@ -203,7 +203,7 @@ def trace_anywhere(predict: Predict, images: Array, part: str, chunk: int | None
     """`input_hessian_trace` of images that may lie beyond [0, 1], as theorems' do."""
     if part not in ("hessian", "gauss_newton"):
         raise ValueError(f"part must be hessian or gauss_newton; got {part!r}")
-    check_chunk(chunk)
+    check_pullbacks(chunk)
     if part == "hessian" and not is_piecewise_linear(predict, images):
         raise ValueError(
             "the exact trace of the Hessian needs a model that is piecewise linear in its images "

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from transferjax.checks import check_chunk, check_images, check_loss
+from transferjax.checks import check_images, check_loss, check_pullbacks
 from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import softmax_factor
 from transferjax.metrics.spectrum import Product
@@ -161,7 +161,7 @@ def weight_trace(
             piecewise linear in every weight array.
     """
     _check(kind, images)
-    check_chunk(chunk)
+    check_pullbacks(chunk)
     if kind == "hessian" and not is_piecewise_multilinear(apply, params, images):
         raise ValueError(
             "the exact trace of the Hessian needs a model that is piecewise linear in every weight array by "

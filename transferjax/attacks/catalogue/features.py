@@ -59,7 +59,7 @@ def _against_features(layer: str, looks: Looks, eps: float, steps: int, options:
     return attack
 
 
-@recipe(without=("loss",), single=True)
+@recipe(without=("loss",), alone=True)
 def fia(
     eps: float,
     steps: int = 10,
@@ -100,7 +100,7 @@ def _total(term: Callable[[Array], Array], count: int) -> Array:
     return jax.lax.scan(lambda total, n: (total + term(n), None), zero, jnp.arange(count))[0]
 
 
-@recipe(single=True)
+@recipe(alone=True)
 def bfa(
     eps: float,
     steps: int = 10,

@@ -121,7 +121,7 @@ def pna(
     return _by_gradients_of("pna", run, attention=attention)
 
 
-@recipe(single=True)
+@recipe(alone=True)
 def att(
     eps: float,
     steps: int = 10,

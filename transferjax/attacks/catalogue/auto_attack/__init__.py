@@ -66,7 +66,7 @@ def _attacks(version: str, eps: float, norm: str, steps: int, queries: int, targ
     raise ValueError(f"version must be one of {', '.join(VERSIONS)}; got {version!r}")
 
 
-@recipe(single=True)
+@recipe(alone=True)
 def auto_attack(
     eps: float,
     *,

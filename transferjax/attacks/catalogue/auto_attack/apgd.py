@@ -217,7 +217,7 @@ def ranked_classes(logits: Array, labels: Array) -> Array:
     return jnp.argsort(-others, axis=-1)[:, :-1]
 
 
-@recipe(single=True)
+@recipe(alone=True)
 def apgd(
     eps: float,
     steps: int = 100,
@@ -256,7 +256,7 @@ def apgd(
     return attack
 
 
-@recipe(single=True)
+@recipe(alone=True)
 def apgd_t(
     eps: float,
     steps: int = 100,

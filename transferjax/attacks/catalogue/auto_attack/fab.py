@@ -157,7 +157,7 @@ def _run(norm: str, steps: int, alpha_max: float, eta: float, beta: float):
     return attack
 
 
-@recipe(single=True)
+@recipe(alone=True)
 def fab(
     eps: float,
     steps: int = 100,

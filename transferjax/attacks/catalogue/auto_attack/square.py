@@ -158,7 +158,7 @@ def _run(search: Search, queries: int) -> Callable[[Key, Predict, Array, Array],
     return attack
 
 
-@recipe(single=True)
+@recipe(alone=True)
 def square(
     eps: float, queries: int = 5000, *, norm: str = "linf", restarts: int = 1, p: float = 0.8
 ) -> Attack:
