@@ -173,7 +173,11 @@ def kept(name: str, flags: argparse.Namespace, what: str) -> dict[str, Any]:
     path = _path(name, flags)
     if not flags.resume or not path.exists():
         return {}
-    report, now = json.loads(path.read_text()), {**where(), "settings": _settings(flags)}
+    try:
+        report = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} holds no results ({error}): remove it, or leave --resume out") from None
+    now = {**where(), "settings": _settings(flags)}
     same = all(report.get(key) == value for key, value in now.items() if key not in ("load", "time"))
     return report.get(what, {}) if same and not now["commit"].endswith("-dirty") else {}
 

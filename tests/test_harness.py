@@ -101,6 +101,9 @@ def test_a_benchmark_goes_on_where_it_was(tmp_path, monkeypatch):
     said["commit"] = "2"
     assert ran("ab", "--resume", "--rounds=2")
     assert ran("ab", "--rounds=2")
+    (tmp_path / "x.json").write_text("half of it")
+    with pytest.raises(ValueError, match=r"holds no results .*remove it, or leave --resume out"):
+        ran("ab", "--resume")
 
 
 def test_the_page_is_made_from_the_results():
