@@ -86,9 +86,11 @@ def test_the_frontier_shows_it_where_its_files_are_named(tmp_path):
     classes = {name: np.zeros(2, int) for name in ("classes", "labels", "aims", "values")}
     found = {name: value or classes for name, value in found.items()}
     assert rows[0].reduce(found)["lpips"] == pytest.approx(0.2)
+    seen = {"hit": np.array([True, False]), "both": np.array([True, True])}
     frame = pd.DataFrame(
         {"mechanism": "ST", "seed": 0, "attack": name, "gradients": 10, "target": "VGG", "goal": "untargeted"}
         | {"eps_255": 8.0, "asr": 0.5, "asr_correct": 0.5, "ssim": 0.9, "l2": 1.0, "lpips": value}
+        | seen
         for name, value in (("PGD 10", 0.2), ("MI 10", 0.1))
     )
     (section,) = views.VIEWS["frontier"].draw(frame, study, **study.views[0].options)

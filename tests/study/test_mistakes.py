@@ -139,7 +139,7 @@ def test_a_name_is_given_twice(at, value, message):
 @pytest.mark.parametrize(
     ("at", "value", "message"),
     [
-        ("blocks 0 1 measures", (), "measures no 'similarity'"),
+        ("blocks 0 1 measures", (), "has no similarity 'similarity' to view"),
         ("blocks 0 1 goals", (), "goals is empty"),
         ("blocks 0 1 attacks", (), "view 'images': block 'main' has no attacks"),
     ],

@@ -88,6 +88,7 @@ def robustness_flags(
     check_examples(images, labels)
     key, flags = one_key(key), []
     logits = run(lambda predict, x: predict(x))(predict, images)
+    check_labels(labels, len(images), logits.shape[-1])
     if looks_like_probabilities(logits):
         flags.append("predict returns probabilities: losses saturate; return logits")
     gradients = run(lambda predict, x, keys, y: gradient_of(predict)(x, {}, keys, y)[1])

@@ -15,7 +15,7 @@ from transferjax.checks import check_examples, check_images, check_like, check_p
 from transferjax.classes import noting
 from transferjax.losses import cross_entropy
 from transferjax.metrics.curvature import trace_anywhere
-from transferjax.metrics.gradients import asked, input_gradient
+from transferjax.metrics.gradients import input_gradient
 from transferjax.metrics.similarity import cosine_similarity
 from transferjax.norms import norm
 from transferjax.typing import Array, Predict
@@ -194,7 +194,9 @@ def jacobian_norm(predict: Predict, images: Array, *, chunk: int | None = None) 
     """
     check_images(images, empty=True)
     check_pullbacks(chunk)
-    logits, pullback = jax.vjp(lambda x: asked(predict, x), images)
+    if not len(images):
+        return jnp.zeros(0, images.dtype)
+    logits, pullback = jax.vjp(predict, images)
     cotangents = jnp.eye(logits.shape[-1], dtype=logits.dtype)[:, None].repeat(len(images), 1)
     rows = lambda c: norm(pullback(c)[0], (1, 2, 3))  # noqa: E731
     return norm(jax.lax.map(rows, cotangents, batch_size=chunk or len(cotangents)), 0)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from transferjax.checks import check_images, check_loss, check_pullbacks
+from transferjax.checks import check_images, check_labels, check_pullbacks
 from transferjax.losses import cross_entropy
 from transferjax.metrics.class_space import softmax_factor
 from transferjax.metrics.spectrum import Product
@@ -95,7 +95,7 @@ def weight_matvec(
         ValueError: an unknown kind, or a chunk that does not divide the data.
     """
     _check(kind, images)
-    check_loss(jax.eval_shape(apply, params, images).shape, labels, "labels")
+    check_labels(labels, len(images), jax.eval_shape(apply, params, images).shape[-1])
     if chunk is not None and (chunk < 1 or len(images) % chunk):
         raise ValueError(f"chunk must divide the {len(images)} examples; got {chunk}")
     weights, unravel = ravel_pytree(params)
