@@ -20,7 +20,8 @@ the two rows of one product at 3 x 3 are older than its results):
 At batch 128 Winograd's order wins for the cotangent of w alone. And it costs compilation, some 3 s for each
 convolution: `cifar_resnet18`, batch 32, takes 397 / 743 / 1310 ms forward / gradient of x / of w without it
 and 371 / 646 / 1162 ms with it, but compiles in 1.3 / 3.1 / 6.0 s without it and in 11 / 20 / 34 s with it.
-So it is for whoever trains for hours and says so: `TRANSFERJAX_WINOGRAD=on` in the environment.
+So it is for whoever trains for hours, has looked (`benchmarks/choices.py`: of two nets one gains and one does
+not) and says so: `TRANSFERJAX_WINOGRAD=on` in the environment.
 
 What was tried and lost: matrix products tap by tap, of a kernel's rows or of all its taps side by side (two
 to five times slower; the second wins for the cotangent of an image with three channels, 0.5 % of a net),
