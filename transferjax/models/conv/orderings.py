@@ -1,21 +1,23 @@
 """In which order a convolution on CPU takes its sums: the rule, and what it chooses from.
 
 XLA's own kernel is the fastest nearly everywhere, once YNNPACK leaves it convolutions (`transferjax.xla`).
-What wins over it, in milliseconds (float32, batch 32, two cores of an AMD EPYC; `benchmarks/orderings.py`;
-the two rows of one product at 3 x 3 are older than its results):
+What wins over it, in milliseconds (float32, batch 32, two cores of an AMD EPYC; `benchmarks/orderings.py`):
 
     cotangent of the weights of 1 x 1 kernels       XLA's kernel    one product (`primitive.product`)
-    64 -> 256 channels, 32 x 32 pixels                      28.6            9.9
-    512 -> 128, 16 x 16                                     13.9            9.1
-    64 -> 128, 32 x 32, stride 2                             3.2            1.8
-    3 x 3, stride 1: y / cotangent of x             exchanged       one product (`_columns`)
-    512 channels, 2 x 2 pixels                    13.3 / 16.0        5.6 / 10.6
-    512, 1 x 1                                     8.8 /  8.9        4.8 /  5.4
+    64 -> 256 channels, 32 x 32 pixels                      27.5           25.8
+    512 -> 128, 16 x 16                                     22.9           20.8
+    64 -> 128, 32 x 32, stride 2                             9.9            4.6
+    3 x 3, stride 1: y / cotangent of x             XLA's kernel    one product (`_columns`)
+    512 channels, 2 x 2 pixels                       413 /  410      5.6 / 12.0
+    512, 1 x 1                                      14.1 / 19.1      4.6 / 10.1
     3 x 3, stride 1: y / cotangent of x / of w      XLA's kernel    Winograd's order
-    64 channels, 32 x 32 pixels                  16 / 15 / 20      28 / 30 / 33: not taken
-    128, 16 x 16                                 14 / 14 / 16      12 /  9 /  9
-    256, 8 x 8                                   14 / 15 / 15       8 / 10 /  8
-    512, 4 x 4 (32 tiles)                        16 / 20 / 15      40 / 61 / 28: not taken
+    64 channels, 32 x 32 pixels                  18 / 18 / 26      22 / 35 / 44: not taken
+    128, 16 x 16                                 19 / 18 / 20      15 / 12 / 12
+    256, 8 x 8                                   16 / 18 / 21      10 / 14 / 12
+    512, 4 x 4 (32 tiles)                        17 / 25 / 17      27 / 75 / 20: not taken
+
+The first product reads its images from memory (`moved_p`), which costs it most of its lead here, where nothing
+leads to them. Within a net it saves far more: XLA would compute what does anew.
 
 At batch 128 Winograd's order wins for the cotangent of w alone. And it costs compilation, some 3 s for each
 convolution: `cifar_resnet18`, batch 32, takes 397 / 743 / 1310 ms forward / gradient of x / of w without it
