@@ -16,8 +16,8 @@ What wins over it, in milliseconds (float32, batch 32, two cores of an AMD EPYC;
     256, 8 x 8                                   16 / 18 / 21      10 / 14 / 12
     512, 4 x 4 (32 tiles)                        17 / 25 / 17      27 / 75 / 20: not taken
 
-The first product reads its images from memory (`moved_p`), which costs it most of its lead here, where nothing
-leads to them. Within a net it saves far more: XLA would compute what does anew.
+The first product reads its images from memory (`moved_p`), which costs it most of its lead here, where
+nothing leads to them. Within a net it saves far more: XLA would compute what does anew.
 
 At batch 128 Winograd's order wins for the cotangent of w alone. And it costs compilation, some 3 s for each
 convolution: `cifar_resnet18`, batch 32, takes 397 / 743 / 1310 ms forward / gradient of x / of w without it
