@@ -45,6 +45,7 @@ def test_the_bound_holds(seed, noise, eps, scale):
     found = compiled(*problem(seed, noise, eps, scale))
     assert found.value <= found.transfer + 1e-5
     assert jnp.isfinite(found.value) | (found.value == -jnp.inf)
+    assert found.vacuous == (found.value <= 0)
     if found.alpha < 1:  # an image that fools F gains no less than c_F, and no more than its length
         assert found.c_f <= found.eps * (1 + 1e-3)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import chex
@@ -207,3 +208,21 @@ def test_efficientnet_lite_scales(size, widths, repeats):
     stages = scaled(EFFICIENTNET_B0, *EFFICIENTNET_LITE[size])
     assert tuple(stage.features for stage in stages) == widths
     assert tuple(stage.repeats for stage in stages) == repeats
+
+
+def test_whose_batch_normalization_it_is():
+    """You see: "the names are torchvision's, whose batch normalization has eps=0.001, and this net's has …".
+    Do: name the net as that library does.
+    """
+    net = models.build("mobilenet_v3_small")
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    tensors = models.to_torch(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes))
+    theirs = dict(tensors)
+    theirs["features.0.0.weight"] = theirs.pop("conv_stem.weight")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.from_torch("mobilenet_v3_small", tensors)  # what we wrote
+        models.from_torch("mobilenet_v3_small", theirs)
+        models.from_torch("mobilenetv3_small_100", tensors)
+    with pytest.warns(UserWarning, match=r"torchvision's, whose .* eps=0\.001, and this net's has 1e-05"):
+        models.from_torch("mobilenetv3_small_100", theirs)

@@ -330,6 +330,7 @@ def test_figures_and_claims_are_drawn(smoke):
     assert len(pairs) == 9  # three mechanisms of two seeds: each pair of different seeds once
     claims = pd.read_csv(smoke / "claims.csv")
     assert claims["number"].tolist() == list(range(1, len(CLAIMS["sp2024"]) + 1))
+    assert claims["verdict"].notna().all()
     page = (smoke / "report.md").read_text()
     assert "Agreement with the paper's Table 2" in page
     assert "The paper's claims" in page

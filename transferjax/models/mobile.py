@@ -260,13 +260,12 @@ class MobileNetV3(Residuals):
         )
 
     def remarks(self, names: Collection[str]) -> list[str]:
-        """Whose net it is shows in its names alone, and both libraries' tensors have one shape."""
-        usual, library = (1e-3, "torchvision") if "features.0.0.weight" in names else (1e-5, "timm")
-        if self.eps == usual:
+        """torchvision's names tell its `eps`; timm's do not, as `to_torch` writes either net by them."""
+        if "features.0.0.weight" not in names or self.eps == 1e-3:
             return []
         return [
-            f"the names are {library}'s, whose batch normalization has eps={usual:g}, and this net's has "
-            f"{self.eps:g}: mobilenet_v3_small is for torchvision's files, mobilenetv3_small_100 for timm's"
+            f"the names are torchvision's, whose batch normalization has eps=0.001, and this net's has "
+            f"{self.eps:g}: its net is mobilenet_v3_small"
         ]
 
     def canonical(self, name: str) -> str | None:

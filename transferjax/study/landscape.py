@@ -188,7 +188,8 @@ def attention(frame: pd.DataFrame, study: Study, block: str) -> list[Section]:
     untouched = frame["attack"] == CLEAN
     if not untouched.any():
         return [Section("Attention", "The maps of the clean images are not there yet.", [], {})]
-    named = [(CLEAN, next(_moved(frame)[untouched].itertuples())), *_named(_moved(frame)[~untouched])]
+    rows = _moved(frame)
+    named = [(CLEAN, next(rows[untouched].itertuples())), *_named(rows[~untouched])]
     maps = {name: row.maps for name, row in named}
     moved = pd.DataFrame([{"attack": name, "seed": 0, "moved": row.moved} for name, row in named])
     title = "mean change of the map"

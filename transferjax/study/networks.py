@@ -1,6 +1,6 @@
 """Networks: from a spec to one compiled train step, and through the one host loop to weights."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -163,13 +163,9 @@ class Trainer:
         epoch = jnp.full_like(examples.indices, step // self.steps_per_epoch)
         return Batch(data.to_float(examples.images), targets, examples.indices, epoch)
 
-    def batches(self, seed: int, start: int) -> Iterator[data.Examples]:
-        return self._batches(seed, start, self.place.put_batch)
-
-    def _batches(
-        self, seed: int, start: int, put: Callable[[data.Examples], data.Examples]
-    ) -> Iterator[data.Examples]:
-        batch_size = self.spec.training.batch_size
+    def batches(self, seed: int, start: int, *, whole: bool = False) -> Iterator[data.Examples]:
+        """Spread over the devices, or `whole` on one."""
+        batch_size, put = self.spec.training.batch_size, jax.device_put if whole else self.place.put_batch
         return data.train_batches(self.source, batch_size, seed=seed, start_step=start, put=put)
 
     def fresh(self, variables: PyTree) -> TrainState:
@@ -190,8 +186,8 @@ class Trainer:
         average = averaged_params(state.opt_state)
         if average is None:
             return state.variables
-        alone = jax.process_count() == 1  # of several each would see but its part of a batch
-        batches = self._batches(0, 0, self.place.put_batch if alone else jax.device_put)
+        # Of several processes each would see but its part of a batch.
+        batches = self.batches(0, 0, whole=jax.process_count() > 1)
         images = (next(batches).images for _ in range(self.steps_per_epoch))
         stats = recompute_batch_stats(
             lambda old, x: self._batch_stats({"params": average, "batch_stats": old}, x),

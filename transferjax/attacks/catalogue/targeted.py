@@ -170,7 +170,7 @@ def po_trip(
     """
 
     def attack(key: Key, predict: Predict, images: Array, targets: Array, *, info: bool = False) -> Any:
-        keys = fold_in(per_example(key, len(images)), steps)  # the loop folds in its steps
+        keys = fold_in(per_example(key, len(images)), steps + 1)  # the loop folds in 0 … steps
         drawn = [logits_of(net, fold_in(keys, i), images) for i, net in enumerate(nets_of(predict))]
         truth = sum(drawn[1:], drawn[0]).argmax(-1)
 
