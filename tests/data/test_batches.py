@@ -112,9 +112,9 @@ def test_shards_make_up_the_global_batch(batches):
         chex.assert_trees_all_equal(joined, whole)
 
 
-@pytest.mark.parametrize("shard", [(0, 3), (2, 2), (-1, 2)])
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
 def test_refuses_shards_that_do_not_exist(shard):
-    with pytest.raises(ValueError, match="batch_size 4 does not split over shard"):
+    with pytest.raises(ValueError, match=r"expected \(process, processes\) with 0 <= process < processes"):
         next(iter(eval_batches(numbered(8), 4, shard=shard)))
 
 

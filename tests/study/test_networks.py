@@ -155,6 +155,33 @@ def test_a_students_first_step_is_towards_what_its_teacher_says(context):
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
 
 
+class Noted(data.Dataset):
+    """Notes what is read."""
+
+    def read(self, plan, steps, seed):
+        for step in steps:
+            self.__dict__.setdefault("noted", []).append(plan(step))
+            yield from super().read(plan, range(step, step + 1), seed)
+
+
+def test_each_process_reads_its_own_part_of_a_batch():
+    """Only an average's statistics are of whole ones."""
+    digits = data.load("digits", "train").subset(64)
+    source = Noted(digits.images, digits.labels, digits.class_names)
+    spec = network(ONE)
+    size = spec.training.batch_size
+    parts = []
+    for process in range(2):
+        trainer = Trainer(spec, source)
+        trainer.place = trainer.place._replace(shard=(process, 2))
+        source.__dict__["noted"] = []
+        parts.append(np.ravel(next(trainer.batches(3, 0)).indices))
+        assert {len(rows) for rows in source.noted} == {size // 2}
+        whole = np.ravel(next(trainer.batches(3, 0, whole=True)).indices)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(whole, data.batch_indices(3, 0, 64, size))
+
+
 def test_a_teacher_stands_where_it_is_asked_and_nowhere_else():
     with pytest.raises(ValueError, match="'distilled' needs `teacher`"):
         network(ONE, parts=(Call(name="distilled"),))

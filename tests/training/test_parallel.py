@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transferjax import data
 from transferjax.training import parallel
 
 
@@ -14,6 +15,15 @@ def test_a_batch_does_not_divide_over_the_devices():
     """
     with pytest.raises(ValueError, match=r"batch of 20 does not divide over 8 devices.*such as 16"):
         parallel.shard(np.zeros((20, 3)))
+
+
+def test_a_batch_does_not_divide_over_the_processes():
+    """You see: "batch_size 4 does not split over 3 processes; use a multiple of 3".
+    Do: that.
+    """
+    source = data.Dataset(np.zeros((8, 2, 2, 1), np.uint8), np.zeros(8, int), num_classes=2)
+    with pytest.raises(ValueError, match="batch_size 4 does not split over 3 processes; use a multiple of 3"):
+        next(data.train_batches(source, 4, seed=0, shard=(0, 3)))
 
 
 def test_shards_are_contiguous():

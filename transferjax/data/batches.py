@@ -207,7 +207,12 @@ def _ahead(batches: Iterator[Examples], depth: int) -> Iterator[Examples]:
 
 def _part(batch_size: int, shard: Shard) -> slice:
     process, processes = shard
-    if batch_size < 1 or batch_size % processes or not 0 <= process < processes:
-        raise ValueError(f"batch_size {batch_size} does not split over shard {shard} (process, processes)")
+    if not 0 <= process < processes:
+        raise ValueError(f"shard {shard}: expected (process, processes) with 0 <= process < processes")
+    if batch_size < 1 or batch_size % processes:
+        raise ValueError(
+            f"batch_size {batch_size} does not split over {processes} processes; "
+            f"use a multiple of {processes}"
+        )
     size = batch_size // processes
     return slice(process * size, (process + 1) * size)

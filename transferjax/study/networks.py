@@ -165,8 +165,9 @@ class Trainer:
 
     def batches(self, seed: int, start: int, *, whole: bool = False) -> Iterator[data.Examples]:
         """Spread over the devices, or `whole` on one."""
-        batch_size, put = self.spec.training.batch_size, jax.device_put if whole else self.place.put_batch
-        return data.train_batches(self.source, batch_size, seed=seed, start_step=start, put=put)
+        put, shard = (jax.device_put, (0, 1)) if whole else (self.place.put_batch, self.place.shard)
+        batch_size = self.spec.training.batch_size
+        return data.train_batches(self.source, batch_size, seed=seed, start_step=start, put=put, shard=shard)
 
     def fresh(self, variables: PyTree) -> TrainState:
         """The state before the first step."""

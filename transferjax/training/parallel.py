@@ -6,8 +6,9 @@
     state   = update(state, key, shard(batch))
     unreplicate(state)
 
-Batches are global: `shard` gives each process its part, and each of its devices a part of that. The step
-averages gradients, batch statistics and metrics over `AXIS`, so that all devices hold the same state.
+Of a global batch each process has its part (`data.train_batches(shard=…)` reads no more), and `shard` gives
+each of its devices a part of that. The step averages gradients, batch statistics and metrics over `AXIS`, so
+that all devices hold the same state.
 
 The other way round, `together` steps several states on one device: seeds of one mechanism, each with its own
 batch. Small networks leave an accelerator idle; on a CPU it is slower than one after another (a convolution
@@ -33,7 +34,8 @@ class Placement(NamedTuple):
         axis_name: for `make_train_step` and whatever else must know that the batch is sharded.
         compile: `update(state, key, batch) -> state` -> the same, compiled; the old state's memory is reused.
         put_state, get_state: a state onto the devices, and back.
-        put_batch: a global batch onto the devices.
+        put_batch: this process's part of a batch onto its devices.
+        shard: (this process, processes), as `data.train_batches` takes it.
     """
 
     axis_name: str | None
@@ -41,12 +43,14 @@ class Placement(NamedTuple):
     put_state: Callable[[PyTree], PyTree]
     get_state: Callable[[PyTree], PyTree]
     put_batch: Callable[[PyTree], PyTree]
+    shard: tuple[int, int] = (0, 1)
 
 
 def placement() -> Placement:
     """Data parallelism over all devices of all processes; plain `jit` where there is only one."""
     if jax.device_count() > 1:
-        return Placement(AXIS, data_parallel, replicate, unreplicate, shard)
+        processes = jax.process_index(), jax.process_count()
+        return Placement(AXIS, data_parallel, replicate, unreplicate, shard, processes)
     same = lambda tree: tree  # noqa: E731
     return Placement(None, partial(jax.jit, donate_argnums=0), same, same, jax.device_put)
 
@@ -87,21 +91,20 @@ def unreplicate(tree: PyTree) -> PyTree:
 
 
 def shard(batch: PyTree) -> PyTree:
-    """This process's part of a global batch, `[B, …] -> [devices, B / devices, …]`.
+    """This process's part of a batch over its devices, `[b, …] -> [devices, b / devices, …]`.
 
     Raises:
         ValueError: a batch that does not divide evenly over all devices of all processes.
     """
-    devices, local = jax.device_count(), jax.local_device_count()
+    local, processes = jax.local_device_count(), jax.process_count()
 
-    def part(x: Any) -> Any:
-        if len(x) % devices:
+    def spread(x: Any) -> Any:
+        if len(x) % local:
+            whole, devices = len(x) * processes, local * processes
             raise ValueError(
-                f"a batch of {len(x)} does not divide over {devices} devices; "
-                f"use a multiple of {devices} as batch_size, such as {max(1, len(x) // devices) * devices}"
+                f"a batch of {whole} does not divide over {devices} devices; "
+                f"use a multiple of {devices} as batch_size, such as {max(1, whole // devices) * devices}"
             )
-        per_device = len(x) // devices
-        start = jax.process_index() * local * per_device
-        return x[start : start + local * per_device].reshape(local, per_device, *x.shape[1:])
+        return x.reshape(local, len(x) // local, *x.shape[1:])
 
-    return jax.tree.map(part, batch)
+    return jax.tree.map(spread, batch)
