@@ -17,7 +17,7 @@ def plain():
     """A small study as plain dicts and tuples, with a piece in an attack's options."""
     shared = {
         "data": common.data("digits", "train", 64),
-        "training": common.training(2, batch_size=32, warmup_epochs=1.0, padding=1),
+        "training": common.training(2, batch_size=32, warmup_epochs=1.0, padding=1, dtype="float32"),
         **digits.INK,
     }
     rules = (common.call("average", transform=common.call("diversity"), samples=2),)
@@ -194,6 +194,7 @@ def test_a_value_is_of_another_type(at, value, message):
         ("networks 0 2 mean", (0.3, 0.3, 0.3), "one for each of 1 channels"),
         ("networks 0 2 std", (0.0,), "expected positive"),
         ("networks 0 2 seed", 1 << 32, "less than 4294967296"),
+        ("networks 0 2 training dtype", "float64", "JAX computes in 32 bits: set JAX_ENABLE_X64=1"),
     ],
 )
 def test_a_number_is_too_large_or_too_small(at, value, message):

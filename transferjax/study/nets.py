@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from transferjax import attacks, models
@@ -25,7 +26,7 @@ from transferjax.defences.purifier_training import (
 from transferjax.models import Net
 from transferjax.study import registry
 from transferjax.study.content import check_file
-from transferjax.study.specs import Network, Pretrained, Purifier
+from transferjax.study.specs import Network, Pretrained, Purifier, Training
 from transferjax.typing import Key, Predict, PyTree
 
 
@@ -158,4 +159,15 @@ def recipe_of(spec: Purifier) -> PurifierRow:
             "is guided by a classifier: give `of`" if recipe.guided else "needs no classifier: leave `of` out"
         )
         raise ValueError(f"purifier {spec.call.name!r} {needs}")
-    return recipe._replace(net=recipe.net.clone(dtype=getattr(jnp, spec.training.dtype)))
+    return recipe._replace(net=recipe.net.clone(dtype=compute_dtype(spec.training)))
+
+
+def compute_dtype(training: Training) -> jnp.dtype:
+    """What a training computes in.
+
+    Raises:
+        ValueError: float64 where JAX is in 32 bits and would take float32 without a word.
+    """
+    if training.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError("training.dtype is 'float64', and JAX computes in 32 bits: set JAX_ENABLE_X64=1")
+    return jnp.dtype(training.dtype)

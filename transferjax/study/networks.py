@@ -12,7 +12,7 @@ import optax
 from transferjax import data, models, training
 from transferjax.losses import one_hot
 from transferjax.study import registry
-from transferjax.study.nets import module_of
+from transferjax.study.nets import compute_dtype, module_of
 from transferjax.study.resolve import Context, flat
 from transferjax.study.specs import Network, Pretrained, Training
 from transferjax.study.walk import training_of
@@ -90,7 +90,7 @@ def train_step(
 ) -> TrainStep:
     """The one train step with the mechanism's parts in its slots; `teacher` is for a step that is taken."""
     t = spec.training
-    net = module_of(spec, num_classes, axis_name=axis_name, dtype=getattr(jnp, t.dtype))
+    net = module_of(spec, num_classes, axis_name=axis_name, dtype=compute_dtype(t))
     filled: dict[str, tuple] = dict.fromkeys(registry.SLOTS, ())
     for part in spec.parts:
         filled[registry.PARTS.row(part.name).slot] += (
