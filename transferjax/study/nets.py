@@ -168,6 +168,6 @@ def compute_dtype(training: Training) -> jnp.dtype:
     Raises:
         ValueError: float64 where JAX is in 32 bits and would take float32 without a word.
     """
-    if training.dtype == "float64" and not jax.config.jax_enable_x64:
+    if training.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("training.dtype is 'float64', and JAX computes in 32 bits: set JAX_ENABLE_X64=1")
     return jnp.dtype(training.dtype)
