@@ -65,6 +65,28 @@ def transfer(sign=1, seeds=3):
     return pd.DataFrame(rows)
 
 
+def test_an_unfinished_run_is_compared_where_all_have_rows():
+    """Without SAM&IR's hard half, or IR's easy half, margins stay those of the other half."""
+    both = pd.concat([transfer(), transfer().assign(goal="targeted", asr=lambda rows: rows["asr"] / 10)])
+    half = {row.number: row for row in check_claims(CLAIMS["sp2024"], {"all": transfer()}).itertuples()}
+    lacking = both[~((both["mechanism"] == "SAM&IR") & (both["goal"] == "targeted"))]
+    for row in check_claims(CLAIMS["sp2024"], {"all": lacking}).itertuples():
+        if row.unit == "points of ASR":
+            np.testing.assert_allclose(row.margin, half[row.number].margin)
+    nothing = both[(both["mechanism"] == "SAM") == (both["goal"] == "targeted")]
+    found = check_claims(CLAIMS["sp2024"], {"all": nothing, "table2": nothing}).set_index("claim")
+    assert found.loc["SAM&JR or SAM&IR is first overall", "why"].startswith("missing: a cell of target, goal")
+    cell = found.loc["SAM is no worse than IR in most untargeted cells", "why"]
+    assert cell == "missing: a cell of SAM and IR"
+
+
+def test_white_box_success_is_no_transfer():
+    rows = transfer()
+    white = rows[rows["target"] == "VGG16"].assign(target=rows["mechanism"], asr=1.0)
+    checked = [check_claims(CLAIMS["sp2024"], {"all": found}) for found in (rows, pd.concat([rows, white]))]
+    pd.testing.assert_frame_equal(*checked)
+
+
 def snapshots(sign=1):
     rates = {"SAM": 60, "SAM+LGV_SGD": 45, "ST+LGV_SGD": 40, "SAM&JR+LGV_SGD": 50}
     return pd.DataFrame(

@@ -100,7 +100,8 @@ def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
     ]
     if "target" in groups:
         over = [name for name in groups if name != "target"]
-        means = found.groupby([*over, "row"], sort=False)[["ours", "paper"]].mean().reset_index()
+        black = found[found["surrogate"] != found["target"]] if "surrogate" in found else found
+        means = black.groupby([*over, "row"], sort=False)[["ours", "paper"]].mean().reset_index()
         for cell, part in means.groupby(over, sort=False):
             where = {**dict(zip(over, cell, strict=True)), "target": MEAN}
             rows.append(_rank(where, part, SHAPES[table].baseline))

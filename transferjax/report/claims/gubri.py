@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from transferjax.report.agreement import spearman
-from transferjax.report.claims.verdicts import POINTS, Claim, success
+from transferjax.report.claims.verdicts import POINTS, Claim, means, success
 
 LARGE = {f"l-{name}": name for name in ("SAM", "ASAM", "GSAM", "AGSAM", "LookSAM", "WASAM")}
 
@@ -19,7 +19,7 @@ def along(rows: pd.DataFrame, mechanism: str, value: str = "asr") -> pd.Series:
     Raises:
         KeyError: the mechanism is not there, or is at one epoch only.
     """
-    found = rows[rows["mechanism"] == mechanism].groupby("epoch")[value].mean().sort_index()
+    found = means(rows[rows["mechanism"] == mechanism], value, "epoch").sort_index()
     if len(found) < 2:
         raise KeyError(f"{mechanism} along training")
     return found

@@ -79,7 +79,10 @@ def sam_against_ir(rows: pd.DataFrame) -> float:
     """Share of Table 2's untargeted cells (target, budget) in which SAM is no worse than IR, less a half."""
     rows = rows[rows["goal"] == "untargeted"]
     cells = rows.pivot_table(index=["target", "eps_255"], columns="mechanism", values="asr")
-    return float((cells["SAM"] >= cells["IR"]).mean()) - 0.5
+    both = cells.reindex(columns=["SAM", "IR"]).dropna()
+    if both.empty:
+        raise KeyError("a cell of SAM and IR")
+    return float((both["SAM"] >= both["IR"]).mean()) - 0.5
 
 
 def _joint_first(rows: pd.DataFrame) -> float:

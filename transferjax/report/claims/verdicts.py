@@ -40,8 +40,20 @@ class Claim(NamedTuple):
 
 
 def means(rows: pd.DataFrame, value: str, by: str = "mechanism") -> pd.Series:
-    """Mean over targets, goals and budgets."""
-    return rows.groupby(by, sort=False)[value].mean()
+    """Mean over the targets, goals and budgets that all have: in an unfinished run some lack some.
+
+    Raises:
+        KeyError: there is none that all have.
+    """
+    names = ("target", "goal", "eps_255", *(("attack",) if by == "mechanism" else ()))
+    cells = [name for name in names if name in rows and rows[name].notna().all()]
+    if not cells:
+        return rows.groupby(by, sort=False)[value].mean()
+    known = rows.dropna(subset=[value])
+    table = known.pivot_table(value, by, cells, sort=False).dropna(axis=1)
+    if table.empty:
+        raise KeyError(f"a cell of {', '.join(cells)} that all have")
+    return table.mean(axis=1)
 
 
 def success(rows: pd.DataFrame, by: str = "mechanism") -> pd.Series:
@@ -145,6 +157,8 @@ def _margins(claim: Claim, frame: pd.DataFrame) -> tuple[pd.Series, str]:
     if frame.empty:
         return pd.Series(dtype=float), f"no rows of {claim.role!r}"
     found, why, frame = {}, "", of_surrogates(frame)
+    if "target" in frame:
+        frame = frame[frame["mechanism"] != frame["target"]]  # white-box success is no transfer
     every = set(frame[claim.alike]) if claim.alike else set()
     for run, rows in frame.groupby(list(claim.runs)):
         if every and (lacks := every - set(rows[claim.alike])):
