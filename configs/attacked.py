@@ -116,7 +116,7 @@ def imagenet(surrogates, targets, **more):
 
 def trained(s, label, **more):
     """A scale whose surrogates are trainings; `label` is what the studies call them."""
-    return s.but(**{"nets": {}, "names": (label,), "purifiers": {}, **more})
+    return s.but(**{"names": (label,), "purifiers": {}, **more})
 
 
 class Nets:

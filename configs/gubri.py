@@ -9,14 +9,16 @@
 | `cpu` | the S&P study's narrow VGG-11 | 6, decays at 2 and 4 | S&P's four, and six trained otherwise |
 | `smoke` | tiny | 2 | one; for tests |
 
-Behind a scale, `,key=value` changes it: `cpu,seeds=1,length=6,count=200,tables=training+claims`; `length` is
-the surrogates' epochs. "Going Further: Flatness at the Rescue of Early Stopping": BIM of 50 steps at 4/255,
-three seeds, bands of two standard deviations. A surrogate is a network after each of the epochs, averages
-included (SWA, WASAM: of the epochs since the first decay); where training should have stopped is chosen on
-images of their own. Of each minimizer there is a small neighbourhood, its paper's default (Foret's ρ = 0.05
-for SAM), and a large one ("l-"), six times as wide, as l-SAM's 0.3 is. Data of robust and non-robust
-features are made with 1000 steps at `full`; their budgets are those of Figure 3. At `cpu` seeds are for SGD,
-SAM and l-SAM alone, and SGM and ghosts, which need skip connections, have a narrow ResNet-18 of their own.
+Behind a scale, `,key=value` changes it: `cpu,length=6,count=200,tables=training+claims`; `length` is the
+surrogates' epochs, `repeated=SWA+l-ASAM` or `repeated=all` what is trained with every seed. "Going Further:
+Flatness at the Rescue of Early Stopping": BIM of 50 steps at 4/255, three seeds, bands of two standard
+deviations. A surrogate is a network after each of the epochs, averages included (SWA, WASAM: of the epochs
+since the first decay); where training should have stopped is chosen on images of their own. Of each
+minimizer there is a small neighbourhood, its paper's default (Foret's ρ = 0.05 for SAM), and a large one
+("l-"), six times as wide, as l-SAM's 0.3 is. Data of robust and non-robust features are made with 1000 steps
+at `full`; their budgets are those of Figure 3. At `cpu` seeds are for SGD, SAM, l-SAM, D_R and D_NR alone
+(two claims compare minimizers over seeds, and need `repeated=all`), and SGM and ghosts, which need skip
+connections, have a narrow ResNet-18 of their own.
 """
 
 from configs import attacked, common, scales
@@ -53,6 +55,8 @@ ALL = (
 )
 FEATURES = {"D_R": ("robust", 16), "D_NR": ("nonrobust", 2), "D_rand": ("rand", 1), "D_det": ("det", 1)}
 """How the data are made, and Figure 3's budget in 1/255."""
+EVERY = ("SGD", *MINIMIZERS, *FEATURES)
+"""Whatever several seeds can be trained of."""
 SHARES = (1 / 6, 1 / 3, 1 / 2, 2 / 3)  # of training: decays at 25, 50, 75 and 100 of 150 epochs
 USUAL = (1 / 3, 2 / 3)
 EPS_255 = 4
@@ -63,7 +67,7 @@ def _full():
     return scales.cifar10().but(
         surrogate=("cifar_resnet50", {}),
         skipping=("cifar_resnet50", {}),
-        repeated=("SGD", *MINIMIZERS, "D_R", "D_NR"),
+        repeated=EVERY,
         targets={
             **{name: (f"cifar_{name}", {}) for name in nets},
             "inceptionv3": ("cifar_inceptionv3", {}),
@@ -90,7 +94,7 @@ def _full():
 def _cpu():
     return scales.cpu().but(
         skipping=("cifar_resnet18", {"width": 16, "blocks": (1, 1, 1)}),
-        repeated=("SGD", "SAM", "l-SAM"),
+        repeated=("SGD", "SAM", "l-SAM", "D_R", "D_NR"),
         others={
             **{name: f"{name}_5" for name in ("MU", "CM", "CO", "LS")},
             "AT_0.01": "AT_1",
@@ -268,7 +272,8 @@ def blocks(s, targets, members):
         own = {"techniques": s.tried, "lgv": ("LGV",)}.get(
             name, ("BIM" if eps == EPS_255 else f"BIM {eps}/255",)
         )
-        more = {"noise": False, "measures": curvature if name in ("training", "minimizers") else ()}
+        last = name in ("rho", "techniques", "lgv")  # the others are drawn along training
+        more = {"noise": last, "measures": curvature if name in ("training", "minimizers") else ()}
         more["accuracy"] = s.images(s.count)  # of so many networks, on the images that are attacked
         found[name] = attacked.block(s, surrogates, own, targets, (eps,), **more)
     if "minimizers" in found:
@@ -276,13 +281,13 @@ def blocks(s, targets, members):
     return found
 
 
-def views(s, names):
-    """The views by name."""
+def views(s, names, looked):
+    """The views by name; claims look at the roles that are `looked` at."""
     decays = tuple(share * s.length for share in USUAL)
     roles = [("training", "epochs", {"block": "training"})]
     stopped = {"block": "minimizers", "validation": "validation"}
-    roles += [("stopped", "stopped", stopped)] if "minimizers" in names else []
-    roles += [("features", "epochs", {"block": name}) for name in ("D_R", "D_NR") if name in names]
+    roles += [("stopped", "stopped", stopped)] if "minimizers" in looked else []
+    roles += [("features", "epochs", {"block": name}) for name in ("D_R", "D_NR") if name in looked]
     found = {
         "training": ("epochs", {"block": "training", "decays": decays}),
         "decays": ("epochs", {"block": "decays"}),
@@ -299,15 +304,20 @@ def views(s, names):
 
 def get_config(variant="cpu"):
     """Everything of one scale."""
-    s, seeds, said = scales.chosen(SCALES, variant, tables="", length=0.0)
-    s = s.but(length=said["length"] or s.length)
-    names = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
-    if not s.count and "minimizers" in names:
+    own = {"tables": "", "length": 0.0, "repeated": ""}
+    s, seeds, said = scales.chosen(SCALES, variant, **own, refused={"epochs": "length says how long"})
+    scale = variant.partition(",")[0]
+    names = scales.several(said["tables"], ALL, "tables", scale) or ALL
+    repeated = "+".join(EVERY) if said["repeated"] == "all" else said["repeated"]
+    repeated = scales.several(repeated, EVERY, "repeated", scale) or s.repeated
+    s = s.but(length=said["length"] or s.length, repeated=repeated)
+    looked = ALL if names == ("claims",) else names
+    if not s.count and "minimizers" in looked:
         raise ValueError("count=0: all test images are attacked, and none are left to choose when to stop")
-    entries, members = networks(s, seeds, names)
+    entries, members = networks(s, seeds, looked)
     others = {f"target {label}": s.target(s.robust[0], how) for label, how in s.others.items()}
     targets = {**{label: s.target(label) for label in s.targets}, **others}
-    asked = views(s, names)
+    asked = views(s, names, looked)
     return common.study(
         f"Gubri et al. on {s.where}",
         networks=(*entries, *((label, {}, spec) for label, spec in targets.items())),

@@ -9,13 +9,14 @@
 | `cpu` | the S&P study's narrow VGG-11, three seeds | its four targets | 1000 of CIFAR-10 |
 | `smoke` | tiny | tiny | digits; for tests |
 
-Behind a scale, `,key=value` changes it: `cpu,seeds=1,count=200,tables=attacks+claims`; `seed=2` is that one
-alone. Settings are those of the authors' code: 16/255, ten steps of 1.6/255, momentum 1, N = 20, δ = 0.5, ζ
-= 3; baselines as in their papers. The paper's tables could not be had: the attacks are laid beside
-TransferAttack's page of results, which is no paper's.
+Behind a scale, `,key=value` changes it: `cpu,count=200,tables=attacks+claims`; `seed=2` is that one alone,
+which decides no claim: they need several, or several surrogates. Settings are those of the authors' code:
+16/255, ten steps of 1.6/255, momentum 1, N = 20, δ = 0.5, ζ = 3; baselines as in their papers. The paper's
+tables could not be had: the attacks are laid beside TransferAttack's page of results, which is no paper's.
 
 `full` reads `weights/<timm's name>.safetensors` and the images of NIPS 2017, adversarially trained nets as
-in `configs/sp2024_vit.py`. TensorFlow's original files have 1001 logits, the first for no class: such a net
+in `configs/sp2024_vit.py`; where the paper has ens3- and ens4-adv-Inception-v3, of which timm has no files,
+adv-Inception-v3 stands. TensorFlow's original files have 1001 logits, the first for no class: such a net
 takes `label_map=attacked.BACKGROUND_FIRST`. NRP and HGD are the published ones there (`weights/NRP.pth`,
 `weights/hgd_resnet152.safetensors` and the others of `transferjax.models.denoised`), and trained at `cpu`,
 where the budget is 8/255, N is 10 and RAP takes 100 steps.
@@ -152,7 +153,7 @@ def blocks(s, nets, defences):
     labels = [label for label, _, _ in attacks(s)]
     table, own = s.compared, nets.surrogates
     targets = nets.targets if not s.nets else tuple(nets.specs)
-    few = own[:1]  # ablations are from one surrogate
+    few = own if s.nets else own[:1]  # claims need several runs: seeds, or surrogates from files
     combined = [
         *s.transforms.values(),
         *(label for label in labels if label.partition("-")[2] in s.transforms.values()),
@@ -174,7 +175,8 @@ def blocks(s, nets, defences):
 
 
 def views(s, tables):
-    """The views by name."""
+    """The views by name; claims that are asked alone look at everything."""
+    there = tables if tables != ("claims",) else ALL
     flat = {"block": "flatness", "radius_255": float(s.eps_255)}
     names = ("attacks", "combined", "zeta", "neighbors", "delta", "exact")
     roles = (*((name, "transfer", {"block": name}) for name in names), ("flatness", "flatness", flat))
@@ -192,7 +194,7 @@ def views(s, tables):
             {
                 "block": "attacks",
                 "paper": "pgn",
-                "roles": tuple(role for role in roles if role[0] in tables),
+                "roles": tuple(role for role in roles if role[0] in there),
             },
         ),
     }

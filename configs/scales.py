@@ -28,6 +28,7 @@ class Scale:
             "clean": None,
             "batch_size": 128,
             "checkpoint_epochs": 10,
+            "nets": {},
         }
         usual |= {"seeds": 3, "count": 0, "target_epochs": 0}  # 0: as long as the surrogates
         for name, value in {**usual, "where": where, **fields}.items():
@@ -62,16 +63,17 @@ class Scale:
         )
 
     def wide(self, width):
-        """Surrogates of that width."""
+        """Surrogates of that width; and the same net where it serves as another, too."""
         model, options = self.surrogate
-        return self.but(surrogate=(model, {**options, "width": width}))
+        wide = (model, {**options, "width": width})
+        return self.but(**{name: wide for name, value in vars(self).items() if value == self.surrogate})
 
 
 def _file(model):
     return {"kind": "Pretrained", "model": common.call(model), "file": f"weights/{model}.safetensors"}
 
 
-def chosen(scales, variant, **more):
+def chosen(scales, variant, refused=None, **more):
     """The scale that a variant begins with, changed by what follows, seeds, and what it says of `more`.
 
     `cpu,seeds=1,epochs=5,width=12,count=500`: `seeds` is how many, `seed=2` that one alone.
@@ -79,17 +81,24 @@ def chosen(scales, variant, **more):
     Args:
         scales: name -> function that makes it.
         variant: of a config.
+        refused: keys that say nothing to a paper, and what to do instead.
         more: other keys that a paper knows, with their defaults.
 
     Raises:
-        ValueError: no such scale, or no such key.
+        ValueError: no such scale, no such key, or one that would change nothing.
     """
     name, _, rest = variant.partition(",")
     if name not in scales:
         raise ValueError(f"unknown variant {variant!r}: begin with {', '.join(scales)}")
     s = scales[name]()
-    said = {"seeds": s.seeds, "seed": -1, "count": s.count, "epochs": 0.0, "width": 0}
-    said = common.variant(rest, **said, **more)
+    usual = {"seeds": s.seeds, "seed": -1, "count": s.count, "epochs": 0.0, "width": 0}
+    said = common.variant(rest, **usual, **more)
+    refused = dict.fromkeys(usual, f"{name} trains nothing: its nets are files") if s.nets else refused or {}
+    for key in refused.keys() - {"count"}:
+        if said[key] != usual[key]:
+            raise ValueError(f"{key}={said[key]:g}: {refused[key]}")
+    if said["seed"] >= 0 and said["seeds"] != s.seeds:
+        raise ValueError("seeds and seed: give one, how many or which")
     s = s.but(count=said["count"])
     s = s.wide(said["width"]) if said["width"] else s
     s = s.lasting(said["epochs"]) if said["epochs"] else s

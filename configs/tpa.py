@@ -9,15 +9,16 @@
 | `cpu` | the S&P study's narrow VGG-11, three seeds | its four; its adversarially trained ones | 1000 |
 | `smoke` | tiny | tiny | digits; for tests |
 
-Behind a scale, `,key=value` changes it: `cpu,seeds=1,count=200,tables=table1+claims`; `seed=2` is that one
-alone. All attacks take 20 steps of `eps / 10`, RAP and Self-Universality too; TPA has N = 10 and b = 16/255
-whatever ε; ablations are at 8/255. TPA is the algorithm of its released code (the paper's own is
-`variant="paper"`, see `transferjax.attacks.tpa`): λ is its share α of the neighbours' gradients, b and k are
-those of the code in units of 1/255 and of a normalized pixel. Images at `full` are those of NIPS 2017, where
-the paper has 10,000 of ImageNet. "L2-0.05" is adversarially trained at that L2 budget; SIN and SIN-IN are
-ResNet-50s of Geirhos et al.; their files are read as they are (`transferjax.models.weights`), and NRP's
-(`weights/NRP.pth`). Of Table 5 `full` lacks ComDefend, which no file here fits and no training at 224 px was
-tried for. What our networks stand for, pages say.
+Behind a scale, `,key=value` changes it: `cpu,count=200,tables=table1+claims`; `seed=2` is that one alone,
+which decides no claim: they need several, or several surrogates. All attacks take 20 steps of `eps / 10`,
+RAP and Self-Universality too; TPA has N = 10 and b = 16/255 whatever ε; ablations are at 8/255. TPA is the
+algorithm of its released code (the paper's own is `variant="paper"`, see `transferjax.attacks.tpa`): λ is
+its share α of the neighbours' gradients, b and k are those of the code in units of 1/255 and of a normalized
+pixel. Images at `full` are those of NIPS 2017, where the paper has 10,000 of ImageNet. "L2-0.05" is
+adversarially trained at that L2 budget; SIN and SIN-IN are ResNet-50s of Geirhos et al.; their files are
+read as they are (`transferjax.models.weights`), and NRP's (`weights/NRP.pth`). Of Table 5 `full` lacks
+ComDefend, which no file here fits and no training at 224 px was tried for. What our networks stand for,
+pages say.
 """
 
 from configs import attacked, common, scales
@@ -165,9 +166,10 @@ SWEPT = ("weight", "beta", "radius", "neighbors")
 def blocks(s, nets, secured, defences):
     """Every block by name."""
     labels = [label for label, _, _ in attacks(s)]
-    table, few = s.baselines, nets.surrogates[:1]
+    # Claims need several runs: seeds, or surrogates from files.
+    table, few = s.baselines, nets.surrogates if s.nets else nets.surrogates[:1]
     targets = [label for label in (nets.specs if s.nets else nets.targets) if label not in secured]
-    black = [label for label in targets if label not in few]
+    black = [label for label in targets if label not in nets.surrogates[:1]]
     steps = [label for label in labels if label.endswith(" steps")]
     foreign = [label for label in black if label not in nets.surrogates]
     printed = ["ResNet50", "DenseNet121", "EfficientNet"]  # Table 6's targets
@@ -193,7 +195,8 @@ def blocks(s, nets, secured, defences):
 
 
 def views(s, tables):
-    """The views by name."""
+    """The views by name; claims that are asked alone look at everything."""
+    there = tables if tables != ("claims",) else ALL
     printed = {"stands_for": s.stands_for}
     roles = {
         "attacks": "table1",
@@ -220,7 +223,7 @@ def views(s, tables):
                 "roles": tuple(
                     (role, "flatness" if role == "flatness" else "transfer", {"block": name})
                     for role, name in roles.items()
-                    if name in tables
+                    if name in there
                 ),
             },
         ),
@@ -233,7 +236,7 @@ def get_config(variant="cpu"):
     s, seeds, said = scales.chosen(SCALES, variant, tables="")
     tables = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
     nets = Nets(s, seeds)
-    defences = nets.defended(s.defences) if "table5" in tables else ()
+    defences = nets.defended(s.defences) if "table5" in tables or tables == ("claims",) else ()
     asked, secured = views(s, tables), s.secured
     if not s.nets:
         secured = tuple(

@@ -138,6 +138,56 @@ def test_images_must_be_left_to_choose_when_to_stop():
     gubri.get_config("cpu,count=0,tables=training+claims")
 
 
+@pytest.mark.parametrize(
+    ("paper", "variant", "message"),
+    [
+        (pgn, "full,width=12", "width=12: full trains nothing: its nets are files"),
+        (tpa, "full,seeds=3", "seeds=3: full trains nothing"),
+        (pgn, "full,seed=0", "seed=0: full trains nothing"),
+        (gubri, "full,epochs=10", "epochs=10: length says how long"),
+        (gubri, "cpu,seeds=2,seed=1", "seeds and seed: give one, how many or which"),
+        (gubri, "cpu,repeated=SWAG", "repeated=SWAG: cpu has SGD, SAM, l-SAM"),
+    ],
+)
+def test_a_key_that_would_change_nothing_is_refused(paper, variant, message):
+    with pytest.raises(ValueError, match=message):
+        paper.get_config(variant)
+
+
+def test_claims_alone_look_at_everything():
+    for paper in (pgn, tpa, gubri):
+        asked = [paper.get_config(f"cpu{more}").views for more in ("", ",tables=claims")]
+        assert len(asked[1]) == 1
+        assert asked[1][0] == next(view for view in asked[0] if view[0] == "claims")
+
+
+def test_every_seed_trains_what_is_asked_to_be_repeated():
+    def seeds(variant):
+        found = {}
+        for _, tags, _ in gubri.get_config(variant).networks:
+            if "epoch" in tags:
+                found.setdefault(tags["mechanism"], set()).add(tags["seed"])
+        return {name: len(of) for name, of in found.items()}
+
+    usual = seeds("cpu,tables=minimizers+D_R+D_NR+D_det")
+    assert {name for name, count in usual.items() if count == 3} == {"SGD", "SAM", "l-SAM", "D_R", "D_NR"}
+    assert set(seeds("cpu,tables=minimizers+D_R,repeated=all").values()) == {3}
+    assert seeds("cpu,tables=minimizers,repeated=SWA")["SWA"] == 3
+
+
+def test_one_net_serves_as_both_at_any_width():
+    c = gubri.get_config("full,width=8,seeds=1,tables=techniques")
+    assert {spec["model"]["options"].get("width") for _, tags, spec in c.networks if "epoch" in tags} == {8}
+    assert not any("resnet" in label for label, tags, _ in c.networks if "epoch" in tags)
+
+
+def test_files_claims_have_several_surrogates():
+    """Training seeds there are none of: what claims compare is compared from each surrogate."""
+    for paper, roles in ((pgn, ("combined", "zeta", "exact")), (tpa, ("table3", "table6", "beta"))):
+        found = dict(paper.get_config("full").blocks)
+        assert all(len(found[role]["surrogates"]) >= 4 for role in roles)
+
+
 def test_one_surrogate_is_no_ensemble(capsys):
     assert "ensemble" in {view for view, _, _ in pgn.get_config("cpu").views}
     assert "ensemble" not in {view for view, _, _ in pgn.get_config("cpu,seeds=1").views}
