@@ -23,6 +23,9 @@ import pandas as pd
 from transferjax.files import write_text
 from transferjax.report.agreement import MEAN
 
+FEW = 5
+"""Rows below which ρ takes so few values that it says nothing."""
+
 
 def publish(title: str, views: Sequence[str], report: Path, out: Path) -> Path:
     """Copies CSVs, pages and the pages' figures of these views, and writes `README.md`.
@@ -93,9 +96,9 @@ def _of(out: Path, view: str) -> State | None:
     if order.exists() and len(ranked := pd.read_csv(order)):
         if "target" in ranked and (ranked["target"] == MEAN).any():
             ranked = ranked[ranked["target"] == MEAN]
-        told = ranked["spearman"].dropna()
+        told = ranked.loc[ranked["rows"] >= FEW, "spearman"].dropna()
         ends = dict.fromkeys(f"{end:.2f}" for end in (told.min(), told.max()))
-        rho = " to ".join(ends) if len(told) else "too few rows"
+        rho = " to ".join(ends) if len(told) else "of too few rows"
         share = ranked["same_side"].dropna()
         side = f"{100 * share.mean():.0f} %" if len(share) else ""
     return State(len(pd.read_csv(rows)), rho, side, page.name if page.exists() else "")

@@ -234,15 +234,18 @@ def test_one_page_has_every_view_and_claim_of_every_scale(tmp_path):
     (out / "table1.csv").write_text("mechanism,asr\nST,0.1\nIR,0.2\n")
     (out / "table1.md").write_text("# Table 1\n")
     (out / "table1_order.csv").write_text(
-        f"target,spearman,same_side\n{MEAN},0.5,1\n{MEAN},0.75,1\nVGG,0,1\n"
+        f"target,rows,spearman,same_side\n{MEAN},9,0.5,1\n{MEAN},9,0.75,1\n{MEAN},3,1,1\nVGG,9,0,1\n"
     )
     (out / "claims.csv").write_text("claim,verdict\nit works,holds\n")
-    views = {"full": ("table1", "table2", "figure1"), "cpu": ("table1", "figure1")}
+    (out / "table3.csv").write_text("mechanism,asr\nST,0.1\n")
+    (out / "table3_order.csv").write_text(f"target,rows,spearman,same_side\n{MEAN},3,1.0,1\n")
+    views = {"full": ("table1", "table2", "figure1"), "cpu": ("table1", "table3", "figure1")}
     page = overview(tmp_path / "paper", views, {"table9": "configs/other.py"})
     assert "table9 is not run: `configs/other.py`." in page
     assert "| | full | [cpu](cpu/README.md) |" in page
     assert "| table1 | not run | [2 rows](cpu/table1.md), ρ 0.50 to 0.75 |" in page
     assert "| table2 | not run | – |" in page
+    assert "| table3 | – | 1 rows, ρ of too few rows |" in page
     assert "| figure1 | not run | not run |" in page
     assert page.endswith("| claim | cpu |\n|---|---|\n| it works | holds |\n")
 
