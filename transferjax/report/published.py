@@ -90,6 +90,9 @@ SHAPES = {
     "transferattack_resnet50": _attacks(
         "MI-FGSM", "category", "iters", title="TransferAttack's page of results"
     ),
+    "transferattack_resnet50_targeted": _attacks(
+        "Logit", "category", "iters", title="TransferAttack's page of targeted results"
+    ),
 }
 OF_ATTACKS = tuple(name for name, shape in SHAPES.items() if shape.rows == ("attack",))
 """Tables whose rows are attacks; those of the S&P paper are surrogates, or mechanisms."""

@@ -132,7 +132,7 @@ CLAIMS = (
     *(
         Claim(f"{name} {text}", place, "all", partial(margin, name), unit)
         for text, place, margin, unit in (
-            ("is smoother than ST", "Hypothesis 1", _smoother, FOLD),
+            ("is smoother than ST", "Figure 3, CIFAR-10", _smoother, FOLD),
             ("transfers worse than ST", "Tables 2, 3", _transfers_less, POINTS),
             ("is less similar to targets than ST", "Hypothesis 1", _less_similar, "similarity"),
         )
