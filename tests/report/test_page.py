@@ -52,6 +52,8 @@ def test_one_seed_says_so_and_missing_measurements_leave_figures_out(tmp_path, m
     assert [path.stem for path in paths.figures] == ["asr_untargeted"]
     assert "One seed: no errors can be given." in paths.markdown.read_text()
     assert "classify correctly" not in paths.markdown.read_text()
+    paths = write_report(tmp_path, results.assign(transferred=results["asr"]))
+    assert "Untargeted transferability T_r (%)" in paths.markdown.read_text()
 
 
 def test_untidy_results_write_nothing(tmp_path, make_results):

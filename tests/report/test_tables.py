@@ -137,6 +137,14 @@ def test_noise_is_the_last_row_and_never_the_best(make_results):
     assert NOISE not in model_table(with_noise(make_results())).center.index
 
 
+def test_t_r_is_told_of_surrogates_alone(make_results):
+    results = with_noise(make_results().assign(transferred=lambda rows: rows["asr"] / 2))
+    results.loc[results["mechanism"] == NOISE, "transferred"] = np.nan
+    found = asr_table(results, value="transferred")
+    assert found.title == "Untargeted transferability T_r (%): both classify correctly, and both are fooled"
+    pd.testing.assert_frame_equal(found.center, asr_table(make_results()).center / 2)
+
+
 def test_a_white_box_success_below_noise_is_named_once(make_results):
     results = make_results(budgets=(4.0,)).assign(fooling_rate=0.95, noise_fooling_rate=0.9)
     assert below_noise(results) == ""

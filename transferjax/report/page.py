@@ -119,9 +119,9 @@ def errors_in_words(results: pd.DataFrame, error: str) -> str:
 
 
 def success_section(results: pd.DataFrame, goal: str, error: str) -> Section:
-    tables, rows = [asr_table(results, goal, error)], results[results["goal"] == goal]
-    if rows["asr_correct"].notna().any():
-        tables.append(asr_table(results, goal, error, value="asr_correct"))
+    rows = results[results["goal"] == goal]
+    more = [name for name in ("asr_correct", "transferred") if name in rows and rows[name].notna().any()]
+    tables = [asr_table(results, goal, error, value) for value in ("asr", *more)]
     figure = asr_by_mechanism(results, goal, error)
     caption = f"{goal.capitalize()} transfer success by mechanism; a panel per budget, a marker per target."
     text = "Adversarial examples crafted on each surrogate, tried on each target. "

@@ -197,9 +197,10 @@ def asr_table(
         results: tidy, see `COLUMNS`.
         goal: `"untargeted"` or `"targeted"`, one block of the paper's table.
         error: see `spread`.
-        value: `"asr"` (every image counts) or `"asr_correct"` (only those both models get right).
+        value: `"asr"` (every image counts), `"asr_correct"` (only those both models get right), or
+            `"transferred"`: T_r, of all images those that both get right and that fool both.
 
-    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Tables 2 and 3.
+    Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Definition 3, Tables 2 and 3.
     """
     chosen = check(results)[results["goal"] == goal]
     if chosen.empty:
@@ -210,6 +211,9 @@ def asr_table(
     )
     center, err = (frame.loc[sorted(frame.index, key=NOISE.__eq__)] for frame in (center, err))
     title = f"{goal.capitalize()} transfer success (%)"
+    if value == "transferred":  # noise has no surrogate to fool
+        center, err = center.drop(NOISE, errors="ignore"), err.drop(NOISE, errors="ignore")
+        title = f"{goal.capitalize()} transferability T_r (%): both classify correctly, and both are fooled"
     if value == "asr_correct":
         title += ", images that both models classify correctly"
         title += " (noise: that the target does)" * (NOISE in center.index)
