@@ -170,7 +170,7 @@ DEFENCES = {
     "JPEG": ("jpeg", {}),
     "Bit depth": ("bit_depth", {}),
     "R&P": ("resize_and_pad", {}),
-    "NIPS-R3": ("random_affine", {}),
+    "NIPS-R3": ("nips_r3", {}),
     "FD": ("feature_distillation", {}),
     "RS": ("smoothed", {}),
     "NRP": ("nrp", {"weights": "weights/NRP.pth"}),

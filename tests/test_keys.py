@@ -80,6 +80,7 @@ EITHER = {  # one key, or one per example
     "smoothed": lambda k: defences.smoothed(PREDICT, k, samples=2)(IMAGES),
     "resize_and_pad": lambda k: defences.resize_and_pad(PREDICT, k, resize_back=True)(IMAGES),
     "random_affine": lambda k: defences.random_affine(PREDICT, k, samples=1)(IMAGES),
+    "nips_r3": lambda k: defences.nips_r3(PREDICT, k)(IMAGES),
     "ghost_dropout": lambda k: predicts.ghost_dropout(models.predictor(NET, VARIABLES), k)(IMAGES),
     "stochastic": lambda k: attacks.Stochastic(
         lambda keys, x: PREDICT(x) + random.sample(jax.random.normal, keys, (3,)), k

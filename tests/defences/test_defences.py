@@ -1,17 +1,21 @@
 """Defences: the transformation itself against an independent one, gradients, certificates."""
 
+from itertools import product
+
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 
 from transferjax import attacks, defences
+from transferjax.defences import randomized
 from transferjax.defences.lossy import LUMINANCE, jpeg_round_trip, quality_table, quantize_blocks
-from transferjax.defences.smoothing import ABSTAIN
+from transferjax.defences.smoothing import ABSTAIN, count_votes
 from transferjax.losses import cross_entropy
-from transferjax.random import fold_in
+from transferjax.predicts.stochastic import Stochastic
+from transferjax.random import fold_in, sample
 
 
 def natural(count=4, size=(40, 30), seed=0):
@@ -115,6 +119,10 @@ def test_resize_and_pad_shows_the_whole_image():
         sizes.append(x.shape)
         return x.reshape(len(x), -1)
 
+    hundred = jax.eval_shape(
+        defences.resize_and_pad(IDENTITY, jax.random.key(0), 1.1), jnp.ones((1, 100, 50, 1))
+    )
+    assert hundred.shape == (1, 110 * 55)
     defended = defences.resize_and_pad(jax.tree_util.Partial(look), jax.random.key(0), 1.3)
     y = np.asarray(defended(x)).reshape(sizes[0])
     assert sizes[0] == (32, 13, 13, 1)
@@ -136,28 +144,100 @@ def test_random_affine_without_movement_is_the_net():
     assert np.abs(moving(x) - jax.nn.log_softmax(predict(x))).max() > 1e-2
 
 
-def test_rotation_turns_around_the_middle():
-    """A quarter turn of a square image is numpy's."""
-    from transferjax.defences.randomized import _RandomAffine
+def affine(x, matrix, shift, **outside):
+    """SciPy's: pixel p of a channel is that of x at `middle + matrix (p - middle) + shift`."""
+    middle = (np.array(x.shape[:2]) - 1) / 2
+    offset = middle - matrix @ middle + shift
+    channels = [
+        ndimage.affine_transform(np.asarray(x[..., c]), matrix, offset, order=1, **outside)
+        for c in range(x.shape[-1])
+    ]
+    return np.stack(channels, -1)
 
-    x = jax.random.uniform(jax.random.key(0), (5, 5, 2))
-    quarter = _RandomAffine(1, 90.0, 0.0, 0.0, 0.0)
 
-    class Ones:
-        @staticmethod
-        def uniform(*_, **__):
-            return jnp.ones(5)
+def turn(degrees, shear=0.0):
+    a, b = np.deg2rad([degrees, degrees + shear])
+    return np.array([[np.cos(a), -np.sin(b)], [np.sin(a), np.cos(b)]])
 
-    import transferjax.defences.randomized as module
 
-    original = module.jax.random.uniform
-    try:
-        module.jax.random.uniform = Ones.uniform
-        turned = quarter.warp(jax.random.key(0), x)
-    finally:
-        module.jax.random.uniform = original
-    candidates = [np.rot90(x, 1), np.rot90(x, -1)]
-    assert min(np.abs(turned - c).max() for c in candidates) < 1e-5
+@pytest.mark.parametrize("moved", ["angle", "shear", "shift", "zoom", "all"])
+def test_random_affine_moves_by_shares_that_are_drawn(moved):
+    most = {"angle": 30.0, "shear": 20.0, "shift": 0.2, "zoom": 0.4}
+    most = {name: value * (moved in (name, "all")) for name, value in most.items()}
+    x, key = jax.random.uniform(jax.random.key(0), (9, 7, 2)), jax.random.key(3)
+    u = np.asarray(jax.random.uniform(key, (5,), minval=-1))
+    matrix = (1 + most["zoom"] * u[2]) * turn(most["angle"] * u[0], most["shear"] * u[1])
+    expected = affine(x, matrix, most["shift"] * u[3:] * [9, 7], mode="nearest")
+    found = randomized._RandomAffine(1, **most).warp(key, x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - x).max() > 0.1
+
+
+def test_nips_r3_shears_shifts_enlarges_and_turns_in_this_order():
+    """As four steps in SciPy; grey comes in from outside, and the amounts are within the jitter."""
+    x, key = jax.random.uniform(jax.random.key(0), (24, 24, 1)), jax.random.key(3)
+    amounts = {"angle": 20.0, "shear": 10.0, "shift": 0.1, "zoom": 0.8}
+    u = 1 + 0.05 * np.asarray(jax.random.uniform(key, (6,), minval=-1))
+    a = np.deg2rad(10 * u[0])
+    sheared = np.array([[1, -np.sin(a)], [0, np.cos(a)]])
+    steps = [(sheared, 0), (np.eye(2), 0.1 * 24 * u[2:4]), (np.diag(0.8 * u[4:]), 0), (turn(-20 * u[1]), 0)]
+    point, middle = np.array([5.0, 14.0]), 11.5
+    for matrix, shift in reversed(steps):  # where the pixel comes from: the last step is asked first
+        point = matrix @ (point - middle) + middle + shift
+    found = randomized._NipsR3(**amounts, jitter=0.05).warp(key, x)
+    expected = ndimage.map_coordinates(np.asarray(x[..., 0]), point[:, None], order=1)
+    np.testing.assert_allclose(found[5, 14, 0], expected[0], atol=1e-5)
+    assert (np.asarray(randomized._NipsR3(0.0, 0.0, 0.5, 1.0, 0.0).warp(key, x))[-1] == 0.5).all()
+    still = randomized._NipsR3(0.0, 0.0, 0.0, 1.0, 0.0).warp(key, x)
+    np.testing.assert_allclose(still, x, atol=1e-6)
+
+
+def noisy(keys, x):
+    """Logits that are drawn, whatever the images."""
+    return jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda net: defences.smoothed(net, jax.random.key(0), 0.1, 300),
+        lambda net: defences.random_affine(net, jax.random.key(0), 300),
+    ],
+)
+def test_what_draws_inside_is_averaged_over_too(around):
+    """Its own draws are 300, not one: no image's probabilities are those of a single one."""
+    net = Stochastic(jax.tree_util.Partial(noisy), jax.random.key(1))
+    p = np.exp(around(net)(jnp.zeros((4, 6, 6, 1))))
+    mean = np.exp(np.random.default_rng(0).normal(size=(20000, 3)))
+    spread = (mean / mean.sum(-1, keepdims=True)).std() / 300**0.5
+    assert np.abs(p - 1 / 3).max() < 5 * spread
+    votes = count_votes(net, fold_in(jax.random.key(0), jnp.arange(4)), jnp.zeros((4, 6, 6, 1)), 0.1, 300)
+    assert (votes > 50).all()
+
+
+def test_a_net_that_draws_inside_of_one_draws_apart_from_it():
+    """From the keys of the noise around it, it would draw that noise again."""
+    seen = []
+
+    def look(keys, x):
+        seen.append((x, sample(jax.random.normal, keys, x.shape[1:])))
+        return x.sum((1, 2))
+
+    net = Stochastic(jax.tree_util.Partial(look), jax.random.key(1))
+    with jax.disable_jit():
+        defences.smoothed(net, jax.random.key(0), 1.0, 3)(jnp.zeros((2, 2, 2, 1)))
+    assert len(seen) == 3
+    for around, own in product([x for x, _ in seen], [own for _, own in seen]):
+        assert np.abs(around - own).max() > 1e-3
+
+
+def test_nan_votes_for_no_class():
+    """A net of NaNs is certified nowhere, one of NaNs for half of the images in half of them."""
+    blind = jax.tree_util.Partial(lambda x: jnp.where(x[:, 0, 0] > 0.5, jnp.nan, jnp.array([1.0, 0, 0])))
+    x = jnp.stack([jnp.zeros((2, 2, 1)), jnp.ones((2, 2, 1))])
+    made = defences.certify(blind, jax.random.key(0), x, sigma=0.01, samples=200)
+    np.testing.assert_array_equal(made.classes, [0, ABSTAIN])
+    assert made.radii[1] == 0
 
 
 def halfspace(x):
@@ -215,12 +295,21 @@ def tiny_defended():
     return predict, x, predict(x).argmax(-1)
 
 
+def certified(**options):
+    return defences.certify(IDENTITY, jax.random.key(0), jnp.zeros((1, 2, 2, 1)), **options)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: defences.bit_depth(IDENTITY, 0), "bits must lie in 1 … 8; got 0"),
         (lambda: defences.jpeg(IDENTITY, 101), "quality must lie in 1 … 100; got 101"),
         (lambda: defences.resize_and_pad(IDENTITY, jax.random.key(0), 1.0), "rate must be above 1"),
+        (lambda: defences.smoothed(IDENTITY, jax.random.key(0), -0.1), "sigma -0.1.*at least 0"),
+        (lambda: defences.smoothed(IDENTITY, jax.random.key(0), samples=0), "samples 0.*at least 0 and 1"),
+        (lambda: certified(sigma=-0.25), "sigma -0.25.*expected sigma above 0"),
+        (lambda: certified(alpha=1.0), "alpha 1.0.*alpha between 0 and 1"),
+        (lambda: certified(samples=0), "samples 0.*draws of at least 1"),
         (lambda: defences.jpeg(IDENTITY)(jnp.zeros((1, 8, 8, 1))), "for RGB images; got 1 channels"),
     ],
 )

@@ -39,9 +39,25 @@ def test_images_in_images_out(name, images):
 
 def test_comdefends_code_is_binary_and_differentiable(images):
     net = SMALL["comdefend"]
-    purifier = models.predictor(net, jax.jit(net.init)(jax.random.key(1), images))
+    variables = jax.jit(net.init)(jax.random.key(1), images)
+    purifier = models.predictor(net, variables)
     gradient = jax.grad(lambda x: purifier(x).sum())(images)
     assert float(jnp.abs(gradient).max()) > 0
+    assert 0 < float(purifier(images).min()) < float(purifier(images).max()) < 1  # of a sigmoid
+    bias = variables["params"]["com9"]["bias"]
+    nudged = jax.tree.map(lambda leaf: leaf + 1e-7 * (leaf is bias), variables)
+    np.testing.assert_array_equal(models.predictor(net, nudged)(images), purifier(images))
+
+
+def test_comdefends_penalty_is_of_the_noisy_bits(images):
+    net = SMALL["comdefend"]
+    variables, noise = jax.jit(net.init)(jax.random.key(1), images), {"dropout": jax.random.key(0)}
+    y, kept = net.apply(variables, images, True, rngs=noise, mutable=["intermediates"])
+    (bits,) = jax.tree.leaves(kept["intermediates"])
+    assert bits.shape == (*images.shape[:3], 12)
+    assert 0 <= bits.min() < 0.01 < 0.99 < bits.max() <= 1
+    assert np.mean((bits < 0.1) | (bits > 0.9)) > 0.8  # of a noise of 20
+    assert y.shape == images.shape
 
 
 def test_nrp_is_the_published_one(images):

@@ -18,6 +18,7 @@ ROWS = {
     "jpeg": {"quality": 50},
     "feature_distillation": {},
     "resize_and_pad": {"rate": 1.25, "resize_back": True},
+    "nips_r3": {},
     "random_affine": {"samples": 2},
     "smoothed": {"samples": 2},
     "skip_gradient": {},

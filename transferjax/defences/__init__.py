@@ -1,7 +1,7 @@
 """Defences that change the images before the net sees them: `Predict -> Predict`.
 
     lossy          bit_depth, jpeg, feature_distillation
-    random         resize_and_pad (R&P), random_affine (NIPS-r3), smoothed (randomized smoothing, certified)
+    random         resize_and_pad (R&P), random_affine, nips_r3, smoothed (randomized smoothing, certified)
     trained        ComDefend, Denoiser (HGD), NRP: purifiers, in front of the net with `purified`
     both           diffpure (DiffPure), with the noise_predictor of a DiffusionUNet
 
@@ -14,7 +14,7 @@ from transferjax.defences.diffusion import diffpure, noise_predictor
 from transferjax.defences.lossy import bit_depth, feature_distillation, jpeg
 from transferjax.defences.purifier_training import make_purifier_step
 from transferjax.defences.purifiers import NRP, ComDefend, purified
-from transferjax.defences.randomized import random_affine, resize_and_pad
+from transferjax.defences.randomized import nips_r3, random_affine, resize_and_pad
 from transferjax.defences.smoothing import Certificate, certify, smoothed
 from transferjax.models.denoised import Denoiser
 from transferjax.models.diffusion import DiffusionUNet
@@ -31,6 +31,7 @@ __all__ = [
     "feature_distillation",
     "jpeg",
     "make_purifier_step",
+    "nips_r3",
     "noise_predictor",
     "purified",
     "random_affine",

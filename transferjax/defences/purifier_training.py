@@ -112,7 +112,7 @@ def make_purifier_step(
         net: the purifier.
         loss: `(purify, keys, images, labels) -> scalar`.
         optimizer: any optax transformation.
-        code_penalty: weight of the mean square of what the net calls its code (ComDefend: 1e-4).
+        code_penalty: weight of the mean square of what the net sows as its code (ComDefend: 1e-4).
         critic: a net with one logit (NRP), of the caller's choice, for no code of the official one is public.
         critic_weight: of the adversarial term; 5e-3 is ESRGAN's.
 

@@ -2,7 +2,7 @@
 
 A purifier maps images in [0, 1] to images. `models.predictor(net, variables)` makes it a function,
 `purified(predict, purifier)` puts it in front of a classifier, and `models.load(net, file)` imports weights:
-modules carry the names of the published PyTorch code where there is any (NRP).
+NRP's modules carry the names of its published PyTorch code.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class ComDefend(Net):
     """Two nets around a binary code: nine convolutions to 12 bits a pixel, nine back to an image.
 
     Reference: Jia et al., "ComDefend: An Efficient Image Compression Model to Defend Adversarial Examples",
-    CVPR 2019.
+    CVPR 2019; what is penalized is the noisy code's sigmoid, as in their code.
 
     Args:
         widths: of the compressing net's first eight convolutions; the reconstructing net begins with the
@@ -63,14 +63,14 @@ class ComDefend(Net):
         return layers.conv(out, 3, name=f"{name}{len(widths) + 1}", bias=True)(x)
 
     def forward(self, layers: Layers, x: Array) -> Array:
-        code = self.stack(layers, x, "com", self.widths, self.bits)
+        code = self.stack(layers, x - 0.5, "com", self.widths, self.bits)
         if layers.train:  # noise pushes the code away from zero, so that rounding it loses nothing
-            self.sow("intermediates", "code", code)
-            code = code + 20.0 * jax.random.normal(self.make_rng("dropout"), code.shape, code.dtype)
-            bits = nn.sigmoid(code)
+            noise = jax.random.normal(self.make_rng("dropout"), code.shape, code.dtype)
+            bits = nn.sigmoid(code + 20.0 * noise)
+            self.sow("intermediates", "code", bits)
         else:
             bits = straight_through(nn.sigmoid(code), (code > 0).astype(code.dtype))
-        return self.stack(layers, bits, "rec", self.widths[1:] + self.widths[:1], x.shape[-1])
+        return nn.sigmoid(self.stack(layers, bits, "rec", self.widths[1:] + self.widths[:1], x.shape[-1]))
 
 
 class _DenseBlock(nn.Module):

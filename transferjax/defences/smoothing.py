@@ -11,7 +11,7 @@ from scipy import stats
 
 from transferjax.checks import check_images
 from transferjax.predicts.snapshots import log_mean_probabilities
-from transferjax.predicts.stochastic import Stochastic
+from transferjax.predicts.stochastic import Stochastic, inside
 from transferjax.random import fold_in, per_example, sample, typed
 from transferjax.typing import Array, Key, Predict
 
@@ -25,8 +25,9 @@ class _Smoothed:
 
     def __call__(self, predict: Predict, keys: Key, x: Array) -> Array:
         def one(number: Array) -> Array:
-            noise = sample(jax.random.normal, fold_in(keys, number), x.shape[1:], x.dtype)
-            return predict(x + self.sigma * noise)
+            drawn = fold_in(keys, number)
+            noise = sample(jax.random.normal, drawn, x.shape[1:], x.dtype)
+            return inside(predict, drawn)(x + self.sigma * noise)
 
         return log_mean_probabilities(jax.lax.map(one, jnp.arange(self.samples)))
 
@@ -38,8 +39,13 @@ def smoothed(predict: Predict, key: Key, sigma: float = 0.25, samples: int = 32)
         sigma: standard deviation of the noise, in pixel units of [0, 1].
         samples: draws.
 
+    Raises:
+        ValueError: a sigma below 0, or no draws.
+
     Reference: Cohen et al., ICML 2019; Salman et al., NeurIPS 2019, for the soft form.
     """
+    if sigma < 0 or samples < 1:
+        raise ValueError(f"sigma {sigma}, samples {samples}: expected at least 0 and 1")
     return Stochastic(jax.tree_util.Partial(_Smoothed(sigma, samples), predict), typed(key))
 
 
@@ -51,11 +57,13 @@ class Certificate(NamedTuple):
 
 
 def count_votes(predict: Predict, keys: Key, x: Array, sigma: float, samples: int) -> Array:
-    """How often each class wins under noise, `[B, K]`."""
+    """How often each class wins under noise, `[B, K]`; logits with a NaN vote for none."""
 
     def add(votes: Array, number: Array) -> tuple[Array, None]:
-        noise = sample(jax.random.normal, fold_in(keys, number), x.shape[1:], x.dtype)
-        winner = predict(x + sigma * noise).argmax(-1)
+        drawn = fold_in(keys, number)
+        noise = sample(jax.random.normal, drawn, x.shape[1:], x.dtype)
+        logits = inside(predict, drawn)(x + sigma * noise)
+        winner = jnp.where(jnp.isnan(logits).any(-1), ABSTAIN, logits.argmax(-1))
         return votes + jax.nn.one_hot(winner, votes.shape[-1], dtype=jnp.int32), None
 
     classes = jax.eval_shape(predict, x).shape[-1]
@@ -86,11 +94,16 @@ def certify(
         alpha: the chance to be wrong.
         run: compiles; the identity to run eagerly.
 
+    Raises:
+        ValueError: a sigma or an alpha outside of its range, or no draws.
+
     Reference: Cohen et al., "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, section
     3.2.
     """
-
     check_images(images)
+    if not sigma > 0 or not 0 < alpha < 1 or min(guess, samples) < 1:
+        said = f"sigma {sigma}, alpha {alpha}, guess {guess}, samples {samples}"
+        raise ValueError(f"{said}: expected sigma above 0, alpha between 0 and 1, draws of at least 1")
 
     def both(predict: Predict, keys: Key, x: Array) -> Array:
         few = count_votes(predict, fold_in(keys, 0), x, sigma, guess)

@@ -28,6 +28,15 @@ class Stochastic:
 
 
 T = TypeVar("T")
+INSIDE = 0x1A51DE
+
+
+def inside(predict: T, keys: Key) -> T:
+    """What stands inside of a net that draws from `keys [B]`, drawing apart from it.
+
+    A net that asks it several times gives keys of each time: its randomness is averaged over, too.
+    """
+    return with_keys(predict, fold_in(keys, INSIDE))
 
 
 def with_keys(predict: T, keys: Key) -> T:

@@ -79,7 +79,7 @@ APPLY = _named(
     (FROM_ZERO, "angle shear decay attention qkv mlp gamma weight scale"),
     (POSITIVE, "factor"),
     (BELOW_ONE, "radius ghost_dropout.rate zoom"),
-    (SHARE, "shift"),
+    (SHARE, "shift jitter"),
     (Range("must be above 1", lambda value: value > 1), "resize_and_pad.rate"),
     (WHOLE, "first last indices seed truncated"),
     (FILTERS, "method"),

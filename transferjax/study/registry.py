@@ -218,7 +218,7 @@ APPLY = _table(
     "predict wrapper",
     {
         **_rows("transferjax.defences", "bit_depth jpeg feature_distillation resize_and_pad random_affine"),
-        **_rows("transferjax.defences", "smoothed purified"),
+        **_rows("transferjax.defences", "nips_r3 smoothed purified"),
         **_rows("transferjax.predicts", "skip_gradient", version=2),
         **_rows("transferjax.predicts", "linear_backprop ghost_skips ghost_dropout tgr pna att"),
         **_rows("transferjax.predicts", "weight_scaling mean_logits mean_probabilities swag_mean"),
@@ -250,8 +250,8 @@ DERIVED = _table(
 PURIFIERS = _table(
     "purifier",
     {
-        **_rows("transferjax.study.nets", "comdefend nrp"),
-        **_rows("transferjax.study.nets", "hgd", version=2),
+        **_rows("transferjax.study.nets", "nrp"),
+        **_rows("transferjax.study.nets", "comdefend hgd", version=2),
     },
     "",
     ranges.PURIFIERS,
