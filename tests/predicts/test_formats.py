@@ -3,12 +3,14 @@
 import base64
 import email.parser
 import email.policy
+import io
 import json
 
 import cv2
 import numpy as np
 import pytest
 from hostile import Server
+from PIL import Image
 
 from transferjax.metrics import fooled
 from transferjax.predicts import formats
@@ -158,6 +160,13 @@ def test_every_way_to_name_classes(answer):
     np.testing.assert_array_equal(said(parse, {"found": [answer, answer]}, 2), np.concatenate([one, one]))
 
 
+def test_a_png_keeps_its_channels_in_order():
+    for channels in (1, 3, 4):
+        image = np.random.default_rng(0).integers(0, 256, (5, 4, channels), dtype=np.uint8)
+        read = np.asarray(Image.open(io.BytesIO(formats.png(image))))
+        np.testing.assert_array_equal(read.reshape(image.shape), image)
+
+
 def test_the_surest_known_name_counts():
     names = {"A": 0, "b": 1, "beta": 1}
     row = said(ranked(names, other=3), [["a", 0.2], ["B", 0.1], ["beta", 0.4], ["c", 0.9]])[0]
@@ -165,6 +174,10 @@ def test_the_surest_known_name_counts():
     assert said(ranked(names, other=3), [["c", 0.9]]).argmax() == 3
     assert said(ranked(names, other=3), []).argmax() == 3
     assert said(ranked(names), {"label": "b"}).argmax() == 1
+    assert said(ranked(names), {"label": "b", "confidences": None}).argmax() == 1  # Gradio's of a class alone
+    assert said(ranked(names), [{"label": 3, "name": "b", "score": 0.9}])[0].tolist() == pytest.approx(
+        [-0.1, 0.9]
+    )
     assert said(ranked(names, num_classes=9), ["b"]).shape == (1, 9)
     assert said(ranked(names, other=3), [["c", 0.9], ["a", 0.2]]).argmax() == 0
     with pytest.raises(UnknownNames, match=r"surest of 'c', which the names have not got: correct or add it"):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,19 @@ def test_the_same_image_twice_is_asked_for_once(server, target):
     service, _ = target(concurrency=2)
     np.testing.assert_allclose(service(IMAGES[[0, 1, 0, 0]]), COLOURS[[0, 1, 0, 0]], rtol=1e-6)
     assert len(server.requests) == 2
+
+
+def test_several_threads_ask_for_one_image_once(server, target):
+    service, _ = target(concurrency=1)
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(lambda _: service(IMAGES[:1]), range(8)))
+    np.testing.assert_allclose(said, np.broadcast_to(COLOURS[:1], (8, 1, 3)), rtol=1e-6)
+    assert (service.spent, len(server.requests)) == (1, 1)
+
+
+def test_one_directory_serves_many_that_begin_at_once(target, tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: target(cache=tmp_path), range(60)))
 
 
 def test_the_cache_spares_requests(server, target, tmp_path):

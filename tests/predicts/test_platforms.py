@@ -89,6 +89,17 @@ def test_every_service_is_asked_and_understood(server, make, requests, tmp_path)
     assert transfer_success(service, images, np.array([0, 2, 0]), top_k=2) == pytest.approx(1 / 3)
 
 
+def test_aliyun_hosts_an_image_once(server):
+    put = []
+    service = HttpTarget(
+        f"http://{server.host}/aliyun",
+        *aliyun(VOCABULARY, OTHER, lambda png: (put.append(png), hosted(png))[1]),
+    )
+    for _ in range(2):
+        assert service(IMAGES).argmax(-1).tolist() == [0, 1, 2]
+    assert len(put) == len(server.requests) == 3
+
+
 @pytest.mark.parametrize("make", [azure, aws, baidu, aliyun, google])
 def test_another_answer_is_an_error_with_its_beginning(server, make):
     for said in ({"error_code": 110, "error_msg": "Access token invalid"}, {"odd": "Access token invalid"}):

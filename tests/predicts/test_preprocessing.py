@@ -5,6 +5,7 @@ import json
 import warnings
 from types import SimpleNamespace
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +128,21 @@ VIT = {
 }  # fmt: skip
 
 
+EFFICIENT = CLIP | {
+    "do_center_crop": False, "image_processor_type": "EfficientNetImageProcessor", "include_top": True,
+    "resample": 0, "rescale_offset": False, "size": {"height": 346, "width": 346},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "to"), [((20, 30), (33, 33)), ((20, 30), (8, 11)), ((7, 7), (7, 9))])
+def test_bicubic_without_antialias_is_that_of_tensors(size, to):
+    """Whose kernel OpenCV has too, a = -0.75."""
+    x = np.random.default_rng(0).random((2, *size, 3)).astype(np.float32)
+    found = Preprocessing(to, aspect="squash", interpolation="bicubic", antialias=False).see(x)
+    expected = [cv2.resize(image, to[::-1], interpolation=cv2.INTER_CUBIC) for image in x]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 class TestOthersFiles:
     @pytest.mark.parametrize(
         ("written", "expected"),
@@ -149,6 +165,14 @@ class TestOthersFiles:
              Preprocessing((224, 224), 0.875, **HALF)),
             (VIT | {"crop_pct": 0.875, "size": {"shortest_edge": 384}},
              Preprocessing((384, 384), aspect="squash", **HALF)),
+            (EFFICIENT, Preprocessing((346, 346), aspect="squash", interpolation="nearest",
+                                      mean=(0.4, 0.5, 0.6), std=(0.1**2, 0.2**2, 0.3**2))),
+            (EFFICIENT | {"include_top": False},
+             Preprocessing((346, 346), aspect="squash", interpolation="nearest", **OTHER)),
+            (CLIP | {"size": 256, "crop_size": 224},
+             Preprocessing((224, 224), 0.875, interpolation="bicubic", **OTHER)),
+            (CLIP | {"size": 256, "crop_size": 224, "image_processor_type": "DeiTImageProcessor"},
+             Preprocessing((224, 224), 0.875, "squash", "bicubic", **OTHER)),
             ({"scale": 255.0, "classes": [3, 1]}, Preprocessing(scale=255.0, classes=(3, 1))),
         ],
     )  # fmt: skip
@@ -193,6 +217,8 @@ class TestOthersFiles:
     @pytest.mark.parametrize(
         ("written", "message"),
         [
+            ({}, r"expected timm's pretrained_cfg .* got the entries \[\]"),
+            (EFFICIENT | {"do_normalize": False}, "include_top without do_normalize is not known here"),
             ({"hidden_size": 12}, r"expected timm's pretrained_cfg .* got the entries \['hidden_size'\]"),
             (TIMM | {"crop_mode": "border"}, "crop_mode 'border' is not known here"),
             (TIMM | {"interpolation": "random"}, "interpolation 'random' is not known here"),

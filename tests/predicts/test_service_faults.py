@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hostile import Server, drip, http, silent
 
+from transferjax.predicts.answers import check_no_error
 from transferjax.predicts.formats import scores
 from transferjax.predicts.http import BudgetExceeded, ServiceError
 from transferjax.predicts.rankings import ranked
@@ -320,6 +321,19 @@ def test_a_later_request_fails(server, target, concurrency):
     broken["on"] = False
     np.testing.assert_allclose(service(IMAGES), COLOURS, rtol=1e-6)
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"error_code": 0, "error_msg": "SUCCESS", "result": [1]},
+        {"errorcode": "0", "errormsg": "OK", "tags": []},
+        {"error": 0.25, "ray": 0.75},
+        {"error": None, "predictions": [[1, 2]]},
+    ],
+)
+def test_an_answer_that_says_it_has_no_error_is_none(document):
+    check_no_error(json.dumps(document).encode())
 
 
 @pytest.mark.parametrize(

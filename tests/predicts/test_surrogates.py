@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transferjax import attacks, models
+from transferjax import attacks, defences, models
 from transferjax.models import regnet
 from transferjax.models.layers import Branch, Layers
 from transferjax.models.mobile import Stage
@@ -199,24 +199,37 @@ def test_ghost_skips_are_exact(resnet, x, monkeypatch):
     np.testing.assert_allclose(ghost, resnet(x), rtol=1e-5, atol=1e-6)
 
 
-def test_ghost_dropout_is_unbiased_before_nonlinearities(resnet, x):
-    ghost = surrogates.ghost_dropout(resnet, jax.random.key(0), 0.1)
-    same = jnp.broadcast_to(x[:1], (64, *x.shape[1:]))
-    logits = np.asarray(jax.jit(lambda ghost, x: ghost(x))(ghost, same))
-    assert logits.std(0).min() > 1e-4
-    assert np.abs(logits.mean(0) - resnet(x[:1])[0]).max() < 4 * logits.std(0).max()
+class Averaged(nn.Module):
+    """Linear: a convolution, its mean over places, and a layer on that."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="head")(nn.Conv(4, (3, 3), use_bias=False)(x).mean((1, 2)))
+
+
+def test_ghost_dropout_keeps_the_mean_and_has_its_rates_variance():
+    """Of a linear net `b + Σ w y`: mean and variance `Σ (w y)² r / (1 - r)`, as of so many draws."""
+    image, rate, count = jax.random.uniform(jax.random.key(2), (1, 5, 5, 3)), 0.1, 4000
+    variables = Averaged().init(jax.random.key(0), image)
+    predict = models.predictor(Averaged(), variables)
+    ghost = surrogates.ghost_dropout(predict, jax.random.key(0), rate)
+    logits = np.asarray(jax.jit(lambda ghost, x: ghost(x))(ghost, jnp.broadcast_to(image, (count, 5, 5, 3))))
+    kernel = variables["params"]["Conv_0"]["kernel"]
+    y = jax.lax.conv_general_dilated(
+        image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    terms = np.asarray(y[0, ..., None] * variables["params"]["head"]["kernel"]).reshape(-1, 3) / 25
+    variance = (terms**2).sum(0) * rate / (1 - rate)
+    error = 4 * np.sqrt(variance / count)
+    assert (np.abs(logits.mean(0) - np.asarray(predict(image)[0])) < error).all()
+    np.testing.assert_allclose(logits.var(0), variance, rtol=4 * (2 / count) ** 0.5)
 
 
 def test_weight_scaling_scales_the_kernels_of_convolutions():
     """Of a convolution and a linear layer `V p W x`, whose bias stays; the same tree, so one compilation."""
 
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.Dense(3, name="head")(nn.Conv(4, (3, 3), use_bias=False)(x).mean((1, 2)))
-
     images = jax.random.uniform(jax.random.key(2), (2, 5, 5, 3))
-    predict = models.predictor(Net(), Net().init(jax.random.key(0), images))
+    predict = models.predictor(Averaged(), Averaged().init(jax.random.key(0), images))
     bias = predict(jnp.zeros_like(images))
     scaled = surrogates.weight_scaling(predict, 0.5)
     np.testing.assert_allclose(scaled(images) - bias, 0.5 * (predict(images) - bias), rtol=1e-5, atol=1e-6)
@@ -248,10 +261,27 @@ def test_nets_without_the_part_are_refused(method, x):
         method(jax.tree_util.Partial(two_layers, (jnp.ones((192, 4)), jnp.ones((4, 3)))))(x)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda net: backprop.linear_backprop(net, 1, 0), "first 1, last 0: expected 0 <= first <= last"),
+        (lambda net: backprop.linear_backprop(net, -1), "first -1, last None"),
+        (lambda net: surrogates.ghost_skips(net, jax.random.key(0), 1.0), r"radius 1.0: expected .*\[0, 1\)"),
+        (lambda net: surrogates.ghost_dropout(net, jax.random.key(0), 1.5), r"rate 1.5: expected .*\[0, 1\)"),
+        (lambda net: defences.random_affine(net, jax.random.key(0), 0), "samples 0: expected at least 1"),
+        (lambda net: defences.feature_distillation(net, 0), "low 0, high 30: expected steps of at least 1"),
+    ],
+)
+def test_settings_out_of_range(make, message, resnet):
+    with pytest.raises(ValueError, match=message):
+        make(resnet)
+
+
 def test_features_by_path(resnet, x):
     logits, features = with_features(resnet, "layer1.0", x)
     np.testing.assert_allclose(logits, resnet(x), atol=1e-6)
     assert features.shape == (3, 8, 8, 4)
+    np.testing.assert_array_equal(with_features(resnet, "", x)[1], resnet(x))
     with pytest.raises(ValueError, match="no module of this net has a path that ends in 'layer9'"):
         with_features(resnet, "layer9", x)
 

@@ -143,7 +143,12 @@ def feature_distillation(predict: Predict, low: int = 25, high: int = 30) -> Pre
         low: the step of the 4 x 4 lowest frequencies, in 0–255 levels.
         high: of the others.
 
+    Raises:
+        ValueError: a step below 1.
+
     Reference: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against Adversarial Examples",
     CVPR 2019.
     """
+    if min(low, high) < 1:
+        raise ValueError(f"low {low}, high {high}: expected steps of at least 1")
     return jax.tree_util.Partial(_FeatureDistillation(low, high), predict)

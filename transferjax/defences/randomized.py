@@ -23,7 +23,8 @@ class _ResizeAndPad:
         size = x.shape[1], x.shape[2]
         height, width = (math.ceil(side * self.rate - 1e-6) for side in size)  # 1.1 times 100 is 110
         back = size if self.resize_back else None
-        return inside(predict, keys)(jax.vmap(lambda key, x: on_canvas(key, x, size, (height, width), back))(keys, x))
+        padded = jax.vmap(lambda key, x: on_canvas(key, x, size, (height, width), back))(keys, x)
+        return inside(predict, keys)(padded)
 
 
 def resize_and_pad(
@@ -98,8 +99,13 @@ def random_affine(
         shift: share of the image's side.
         zoom: share of the size.
 
+    Raises:
+        ValueError: no samples.
+
     Reference: that of `nips_r3`, whose own maps are smaller and nearly the same every time.
     """
+    if samples < 1:
+        raise ValueError(f"samples {samples}: expected at least 1")
     net = _RandomAffine(samples, angle, shear, shift, zoom)
     return Stochastic(jax.tree_util.Partial(net, predict), typed(key))
 

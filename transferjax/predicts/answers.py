@@ -12,6 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -64,7 +65,7 @@ class Answers:
         if self.directory is not None:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                write_bytes(self.directory / ".writable", b"").unlink()
+                write_bytes(self.directory / ".writable", b"").unlink(missing_ok=True)
             except OSError as error:
                 raise ValueError(f"cache={str(directory)!r} cannot hold answers: {error.strerror}") from error
 
@@ -116,8 +117,9 @@ class Answers:
         """Says that the answer of that name is a prediction."""
         if name in self._memory:
             self._memory[name] = Kept(self._memory[name].body, True)
-        elif self.directory is not None and self._path(name, False).exists():
-            self._path(name, False).replace(self._path(name, True))
+        elif self.directory is not None:
+            with suppress(FileNotFoundError):  # it is accepted already, maybe by another process
+                self._path(name, False).replace(self._path(name, True))
 
     def place(self, name: str) -> str:
         """Where it lies, for messages."""
@@ -213,7 +215,10 @@ def check_no_error(body: bytes) -> None:
 
 def _is_error(document: dict[str, Any]) -> bool:
     fields = {name.lower().replace("_", ""): value for name, value in document.items()}
-    if any(fields.get(name) and not isinstance(fields[name], float) for name in ERRORS):
+    said = [fields.get(name) for name in ERRORS]
+    if str(fields.get("errorcode")) == "0":  # whatever its message says, "SUCCESS" for one
+        said = []
+    if any(value and not isinstance(value, float) for value in said):
         return True  # a float would be the score of a class of that name
     failed = str(fields.get("status", "")).lower() in ("error", "failed", "failure", "fail")
     only_remarks = set(fields) <= REMARKS and bool(fields.keys() & {"message", "msg", "detail", "details"})

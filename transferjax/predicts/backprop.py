@@ -157,8 +157,15 @@ def linear_backprop(predict: Predict, first: int = 0, last: int | None = None) -
         predict: of any JAX function with `jax.nn.relu` or `flax.linen.relu` in it.
         first, last: the range, both included; to the output if `last` is None.
 
+    Gradients by images, that is: those by weights inside of branches are zero.
+
+    Raises:
+        ValueError: an empty range, or when it is called, a net with fewer ReLUs.
+
     Reference: Guo et al., "Backpropagating Linearly Improves Transferability of Adversarial Examples",
     NeurIPS 2020. The official code begins at the second block of a ResNet-50's third stage (`first=16`), and
     rescales no other nets either.
     """
+    if first < 0 or (last is not None and last < first):
+        raise ValueError(f"first {first}, last {last}: expected 0 <= first <= last, or last None")
     return jax.tree_util.Partial(_LinearBackprop(first, last), predict)

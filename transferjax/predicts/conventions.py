@@ -90,7 +90,7 @@ def _from_mapping(fields: Mapping[str, Any]) -> Preprocessing:
     offset = int(str(names.get("0", names.get(0, ""))).lower() == "background")
     if "pretrained_cfg" in fields:
         return _from_mapping(fields["pretrained_cfg"])
-    if set(fields) <= {field.name for field in dataclasses.fields(Preprocessing)}:
+    if fields and set(fields) <= {field.name for field in dataclasses.fields(Preprocessing)}:
         return Preprocessing(**fields)
     if {"do_normalize", "do_resize", "image_mean", "image_processor_type"} & set(fields):
         return replace(_hugging_face(fields), label_offset=offset)
@@ -123,14 +123,27 @@ def _hugging_face(fields: Mapping[str, Any]) -> Preprocessing:
     shift = 1.0 if fields.get("rescale_offset") else 0.0
     normalize = fields.get("do_normalize", "image_mean" in fields)
     mean = np.atleast_1d(fields.get("image_mean", 0.5) if normalize else 0.0) + shift
+    std = np.atleast_1d(fields.get("image_std", 0.5) if normalize else 1.0)
+    if _processor(fields).startswith("EfficientNet") and fields.get("include_top", True):
+        if not normalize:
+            raise ValueError("include_top without do_normalize is not known here: give one of both")
+        std = std**2  # it divides once more, by the same
     return Preprocessing(
         **_hugging_face_size(fields),
         interpolation=_method(fields.get("resample", 2)),
         scale=round(scale, 9),
         mean=tuple(mean),
-        std=tuple(np.atleast_1d(fields.get("image_std", 0.5) if normalize else 1.0)),
+        std=tuple(std),
         channels="BGR" if fields.get("do_flip_channel_order") else "RGB",
     )
+
+
+def _processor(fields: Mapping[str, Any]) -> str:
+    return str(fields.get("image_processor_type") or fields.get("feature_extractor_type") or "")
+
+
+_BOTH_SIDES = ("DeiT", "EfficientFormer", "Flava", "Perceiver")
+"""Processors to which one number is both sides, also before a crop; to the others it is the shorter one."""
 
 
 def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def _hugging_face_size(fields: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("a crop of so many pixels without a resize depends on the image: give a size")
         return {}
     wanted, cut = fields.get("size", 224), fields.get("crop_size") if fields.get("do_center_crop") else None
-    squash = cut is None and "crop_pct" not in fields  # what a size alone means
+    squash = "crop_pct" not in fields and (cut is None or _processor(fields).startswith(_BOTH_SIDES))
     if isinstance(wanted, Mapping):
         squash = "height" in wanted
         if not squash and "shortest_edge" not in wanted:

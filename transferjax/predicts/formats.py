@@ -37,7 +37,8 @@ JSON = {"Content-Type": "application/json"}
 def png(image: np.ndarray) -> bytes:
     """One uint8 image `[H, W, C]` as a PNG."""
     cv2 = extras.load("cv2", "images as PNG")
-    return cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)[1].tobytes()
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(image.shape[-1], slice(None))  # OpenCV's is BGR
+    return cv2.imencode(".png", image[..., order])[1].tobytes()
 
 
 def base64_png(image: np.ndarray) -> str:

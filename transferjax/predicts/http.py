@@ -101,6 +101,7 @@ class HttpTarget:
         self._answers = Answers(self.cache)
         self._pool = connections(self.tls, self.concurrency)
         self._lock, self._next = Lock(), float("-inf")
+        self._asking = Lock()
 
     def __repr__(self) -> str:
         """Without what may be a key: values of headers, and what follows the address's question mark."""
@@ -151,11 +152,12 @@ class HttpTarget:
         pixels = as_uint8(np.asarray(images))
         apart = {image.tobytes(): image for image in pixels}  # equal ones are asked for once
         named = {content: self._encoded([image])[-1] for content, image in apart.items()}
-        rows = self._kept(named.values(), num_classes)
-        wanted = [(name, apart[content]) for content, name in named.items() if name not in rows]
-        batches = [dict(wanted[i : i + self.batch_size]) for i in range(0, len(wanted), self.batch_size)]
-        for said in self._each(lambda batch: self._said(batch, num_classes), batches):
-            rows |= said
+        with self._asking:  # of two that ask for one image, devices or threads, the second finds it kept
+            rows = self._kept(named.values(), num_classes)
+            wanted = [(name, apart[content]) for content, name in named.items() if name not in rows]
+            batches = [dict(wanted[i : i + self.batch_size]) for i in range(0, len(wanted), self.batch_size)]
+            for said in self._each(lambda batch: self._said(batch, num_classes), batches):
+                rows |= said
         if len({row.shape for row in rows.values()}) > 1:
             raise ServiceError(f"the answers are not alike: {sorted({row.shape for row in rows.values()})}")
         found = np.stack([rows[named[image.tobytes()]] for image in pixels])

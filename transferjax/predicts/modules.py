@@ -65,7 +65,8 @@ def at_layer(
 
     Args:
         predict: of a Flax net.
-        layer: a path of `layers`, or the end of one; the first that is evaluated, if several end in it.
+        layer: a path of `layers`, or the end of one; the first that is evaluated, if several end in it. "" is
+            the net itself.
         x: images `[B, H, W, C]`.
         change: what takes the place of the layer's output.
 
@@ -75,7 +76,8 @@ def at_layer(
     found: list[Array] = []
 
     def changed(module: nn.Module, output: Array) -> Array:
-        if found or not path_of(module).endswith(layer) or isinstance(module, MARKS):
+        path = path_of(module)
+        if found or not (path.endswith(layer) if layer else path == "") or isinstance(module, MARKS):
             return output
         found.append(change(output))
         return found[0]

@@ -10,6 +10,7 @@ Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Table 10.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from urllib.parse import urlencode
 
 import numpy as np
@@ -71,8 +72,10 @@ def aliyun(vocabulary: Mapping[str, int], other: int, hosted: Callable[[bytes], 
     Args:
         vocabulary, other: as for `azure`.
         hosted: puts an image, a PNG, where the service can read it, and says its address: the service takes
-            no images.
+            no images. It is asked once for each image, and has to say the same in the next run, or the answer
+            is bought again.
     """
+    hosted = cache(hosted)
 
     def encode(images: Sequence[np.ndarray]) -> tuple[bytes, dict[str, str]]:
         body = urlencode({"Action": "TaggingImage", "ImageURL": hosted(png(images[0]))}).encode()

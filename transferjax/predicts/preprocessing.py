@@ -31,7 +31,8 @@ class Preprocessing:
         crop: the share of the side that the crop in the middle keeps: .875 is "resize to 256, crop 224".
         aspect: "keep" resizes the shorter side to `size / crop`, "squash" both sides, whatever their ratio.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos", as PIL has them.
-        antialias: whether shrinking averages; False is what tensors get by default in older libraries.
+        antialias: whether shrinking averages; False is what tensors get by default in older libraries (with
+            another cubic kernel: a = -0.75 where PIL has -0.5).
         scale: what 1 becomes: 255 for nets of 0 … 255.
         mean, std: after scaling, one for all channels or one for each, in the order of `channels`.
         channels: "RGB" or "BGR", what the net takes; images are RGB.
@@ -107,9 +108,24 @@ class Preprocessing:
             grown = [max(g, int(side * share + 1e-6)) for g, side in zip(grown, x.shape[1:3], strict=True)]
         if tuple(grown) != x.shape[1:3]:
             shape = (x.shape[0], *grown, x.shape[3])
-            x = jax.image.resize(x, shape, METHODS[self.interpolation], self.antialias)
+            if self.interpolation == "bicubic" and not self.antialias:
+                rows, columns = map(_sharp_cubic, x.shape[1:3], grown)
+                x = jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns).astype(x.dtype)
+            else:
+                x = jax.image.resize(x, shape, METHODS[self.interpolation], self.antialias)
         top, left = round((grown[0] - height) / 2), round((grown[1] - width) / 2)
         return x[:, top : top + height, left : left + width]
+
+
+def _sharp_cubic(size: int, to: int, a: float = -0.75) -> np.ndarray:
+    """`[to, size]`: Keys' cubic convolution, four pixels for each, the border repeated."""
+    source = (np.arange(to)[:, None] + 0.5) * size / to - 0.5
+    taps = np.floor(source) + np.arange(-1, 3)
+    d = np.abs(source - taps)
+    weights = np.where(d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1, a * (((d - 5) * d + 8) * d - 4))
+    matrix = np.zeros((to, size), np.float32)
+    np.add.at(matrix, (np.arange(to)[:, None], np.clip(taps, 0, size - 1).astype(int)), weights)
+    return matrix
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def words_of(found: Any) -> Words:
         fields = _fields(found)
         if "displaynames" in fields:  # Vertex
             return list(zip(fields["displaynames"], map(float, fields["confidences"]), strict=True))
-        if "confidences" in fields:  # Gradio's Label
+        if fields.get("confidences"):  # Gradio's Label
             return words_of(fields["confidences"])
         if not _named(found):
             try:
@@ -151,7 +151,8 @@ def _word(one: Any, place: float) -> tuple[str, float]:
         return name, float(score)
     fields = _fields(one)
     score = next((fields[name] for name in SCORES if name in fields), place)
-    return fields[next((name for name in NAMES if name in fields), NAMES[0])], float(score)
+    name = next((name for name in NAMES if isinstance(fields.get(name), str)), NAMES[0])
+    return fields[name], float(score)
 
 
 def _is_ranking(found: Any) -> bool:
@@ -173,7 +174,7 @@ def _is_pair(found: Any) -> bool:
 
 def _named(entry: Mapping[str, Any]) -> bool:
     fields = _fields(entry)
-    return any(isinstance(fields.get(name), str) for name in NAMES) and "confidences" not in fields
+    return any(isinstance(fields.get(name), str) for name in NAMES) and not fields.get("confidences")
 
 
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,8 +135,13 @@ class _GhostSkips:
 def ghost_skips(predict: Predict, key: Key, radius: float = 0.22) -> Stochastic:
     """Every skip connection of a ResNet scaled by a random λ in `[1 - radius, 1 + radius]`, one per example.
 
+    Raises:
+        ValueError: a radius outside of [0, 1): λ stays above 0.
+
     Reference: Li et al., "Learning Transferable Adversarial Examples via Ghost Networks", AAAI 2020.
     """
+    if not 0 <= radius < 1:
+        raise ValueError(f"radius {radius}: expected a number in [0, 1)")
     return Stochastic(jax.tree_util.Partial(_GhostSkips(radius), predict), typed(key))
 
 
@@ -163,8 +168,10 @@ def ghost_dropout(predict: Predict, key: Key, rate: float = 0.012) -> Stochastic
     """Dropout behind every convolution of a Flax net.
 
     Raises:
-        ValueError: when it is called, a net without convolutions.
+        ValueError: a rate outside of [0, 1); when it is called, a net without convolutions.
 
     Reference: Li et al., AAAI 2020.
     """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate {rate}: expected a number in [0, 1)")
     return Stochastic(jax.tree_util.Partial(_GhostDropout(rate), predict), typed(key))
