@@ -221,12 +221,15 @@ def check_examples(
 
 
 def check_batch(batch: Batch) -> None:
-    """A training batch: one probability vector for each image, by shape and dtype.
+    """A training batch: floats, and one probability vector for each image, by shape and dtype.
 
     Raises:
-        ValueError: classes instead of probabilities, or another number of them than of images.
+        ValueError: pixels of 0 … 255, classes instead of probabilities, or another number of them than of
+            images.
     """
-    images, _ = _described("images", batch.images)
+    images, kind = _described("images", batch.images)
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f"images of a batch must be floats in [0, 1]; got {kind}: data.to_float(images)")
     shape, dtype = _described("targets", batch.targets)
     fits = len(shape) == 2 and shape[:1] == images[:1] and shape[1] > 1
     if not (fits and jnp.issubdtype(dtype, jnp.floating)):
@@ -246,6 +249,17 @@ def check_numbers(**values: Any) -> None:
         number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
         if value is not None and (not number or isinstance(value, bool)):
             raise ValueError(f"{name} must be a number; got {value!r}")
+
+
+def check_tuple(name: str, values: Any, what: str) -> None:
+    """A tuple of functions, such as rules.
+
+    Raises:
+        ValueError: a function alone, or something else in it.
+    """
+    if not (isinstance(values, list | tuple) and all(map(callable, values))):
+        one = what.removesuffix("ies") + "y" if what.endswith("ies") else what.removesuffix("s")
+        raise ValueError(f"{name} must be a tuple of {what}, ({one},) for one; got {values!r:.60}")
 
 
 def check_pullbacks(chunk: int | None) -> None:

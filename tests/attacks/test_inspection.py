@@ -31,8 +31,8 @@ def test_targets_are_the_labels():
     ],
 )
 def test_predict_returns_probabilities(logits, message):
-    """You see: "predict returned probabilities (…), whose gradients vanish where the net is sure; return the
-    logits before the softmax".
+    """You see: of `craft`, commands and studies, "predict returned probabilities (…), whose gradients vanish
+    where the net is sure; return the logits before the softmax".
     Do: that.
     """
     with pytest.raises(ValueError, match=message):

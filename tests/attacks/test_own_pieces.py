@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +114,26 @@ def test_arguments_in_another_order(predict):
         TypeError, match=r"key comes first, fgsm\(key, predict, images, labels\); got Partial"
     ):
         attacks.fgsm(EPS)(predict, jax.random.key(0), X, LABELS)
+
+
+def test_what_has_to_be_made_a_predict_first(predict):
+    """Modules and tensors of PyTorch (known by where their types are), a Flax module without weights."""
+    module = type("Module", (), {"__module__": "torch.nn.modules.module"})
+    net = type("ResNet", (module,), {"__module__": "mine"})()
+    tensor = type("Tensor", (), {"__module__": "torch", "shape": X.shape, "dtype": "torch.float32"})()
+    for what, images, said in (
+        (net, X, r"module of PyTorch: predicts.from_torch_module\(module\)"),
+        (nn.Dense(3), X, r"Flax module without weights: models.predictor\(module, variables\)"),
+        (predict, tensor, r"tensor of PyTorch: images.permute\(0, 2, 3, 1\).numpy\(\)"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            attacks.fgsm(EPS)(jax.random.key(0), what, images, LABELS)
+    with pytest.raises(
+        TypeError, match=r"made with a budget.*attack = attacks.pgd\(8 / 255\), then attack\("
+    ):
+        attacks.pgd(predict, eps=EPS)
+    with pytest.raises(ValueError, match=r"ensemble must be a function.*got 'logits'"):
+        attacks.bim(EPS, ensemble="logits")
 
 
 def test_an_option_of_words_where_a_number_is_meant():

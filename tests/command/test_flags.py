@@ -16,6 +16,12 @@ from transferjax.command.questions import read_questions
         ("--surrogate resnet50:no.pth --data imgs", "there is no file 'no.pth'"),
         ("--surrogate mynets.py:steap --data imgs", "mynets.py has no 'steap'; did you mean steep"),
         ("--surrogate mynets:steep --data imgs --attack mi_fgms", "unknown attack 'mi_fgms'.*mi_fgsm"),
+        ("--surrogate mynets:steep --data imgs --attack difgsm", "unknown attack 'difgsm'; that is dim here"),
+        (
+            "--surrogate mynets:steep --data imgs --attack logit",
+            "'logit' runs towards targets, and a command",
+        ),
+        ("--surrogate mynets:steep --data imgs --attack bim:targeted=True", "runs towards targets"),
         ("--surrogate mynets:steep --data imgs --attack bim:stepz=2", "attack 'bim:stepz=2'.*stepz"),
         (
             "--surrogate mynets:steep --data imgs --attack bim:steps=five",

@@ -43,6 +43,12 @@ def here(colours, monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_attacks_that_mix_others_in_take_them_from_the_images(here, capsys):
+    flags = "evaluate --surrogate mynets:steep --data imgs --attack admix:steps=2 bim:steps=2"
+    assert main(flags.split()) == 0
+    assert "admix:steps=2" in capsys.readouterr().out
+
+
 @pytest.fixture
 def linear():
     weights = jnp.eye(3)[:, ::-1] * 20

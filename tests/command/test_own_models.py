@@ -16,7 +16,7 @@ import pytest
 
 import transferjax
 from transferjax import data, metrics, models
-from transferjax.command import given
+from transferjax.command import answers, given
 from transferjax.command.main import main
 from transferjax.command.shown import tables
 from transferjax.predicts import Preprocessing
@@ -112,6 +112,20 @@ class TestEvaluate:
         )
         assert "a: 33% of the images right as they are seen, 100% with '0..255': is its preprocessing" in out
         assert "Say it: 'resnet50:w.pth:0..255'" in out
+
+    def test_few_images_tell_no_preprocessing_from_another(self):
+        """Of an untrained net some convention gets one or two of four images more right, by chance."""
+        rng, asked = np.random.default_rng(0), 0
+        for seed in range(6):
+            weights = jax.random.normal(jax.random.key(seed), (48, 3))
+            net = jax.tree_util.Partial(lambda w, x: jnp.sin(9 * x.reshape(len(x), -1) @ w), weights)
+            images = rng.integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
+            dataset = data.Dataset(images, np.array([0, 1, 2, 0]), num_classes=3)
+            model = given.Model("a", net, "", bare=net)
+            clean = answers.answers(model, dataset, images, 4)
+            asked += (clean == dataset.labels).mean() < 0.9
+            assert answers._better(model, dataset, clean) is None
+        assert asked > 3
 
     def test_a_model_is_made_once_and_its_own_target_is_no_best(self, here, capsys):
         results = transferjax.evaluate(

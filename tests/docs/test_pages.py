@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from transferjax import attacks, predicts
+from transferjax.attacks.vocabulary import named_elsewhere
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"(?:<!-- needs: ([^>]*?) -->\n)?```python\n(.*?)```", re.DOTALL)
@@ -90,6 +91,35 @@ def test_names_for_migrants_exist_and_are_recipes():
         assert callable(getattr(attacks, name)), row
         if "=" not in row or "norm" in row or "variant" in row:  # of what needs more, the name alone
             assert isinstance(eval(row, {"attacks": attacks, "eps": 8 / 255}), attacks.Recipe), row
+
+
+def test_names_of_other_libraries_are_known():
+    """Every name of the table leads to its row, spelt as they spell it."""
+    known, seen = set(attacks.__all__), 0
+    for line in (DOCS / "migrating.md").read_text().splitlines():
+        if not line.startswith("| `attacks."):
+            continue
+        here, *others = line.strip("| ").split(" | ")
+        name = re.match(r"`attacks\.(\w+)", here).group(1)
+        for other in re.findall(r"`(\w+)`", " ".join(others[:2])):
+            seen += 1
+            said = named_elsewhere(other, known)
+            assert said == ("" if other == name else f"that is {name} here"), other
+    assert seen > 60
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("PGD", "that is pgd here"),
+        ("DIFGSM", "that is dim here"),
+        ("cw", "looks for the smallest perturbation, which no attack here does"),
+        ("OnePixel", "changes few pixels"),
+    ],
+)
+def test_a_name_of_another_library_says_what_it_is_here(name, message):
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}': .*{message}"):
+        getattr(attacks, name)
 
 
 def test_golden_names_are_golden():

@@ -59,6 +59,27 @@ def test_training_learns_and_moves_batch_statistics(batch, variables):
     assert update._cache_size() == 1
 
 
+@pytest.mark.parametrize("run", [jax.jit, lambda update: update])
+def test_pixels_of_bytes_are_no_batch(batch, variables, run):
+    _, step = make()
+    bytes_ = batch._replace(images=(batch.images * 255).astype(jnp.uint8))
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\]; got uint8: data.to_float\(images\)"):
+        run(step.update)(step.init(variables, batch), KEY, bytes_)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"rules": sam(0.05)}, r"rules must be a tuple of rules, \(rule,\) for one"),
+        ({"transforms": crop_flip(1)}, r"transforms must be a tuple of transforms, \(transform,\) for one"),
+        ({"penalties": input_gradient(1.0)}, r"penalties must be a tuple of penalties, \(penalty,\) for one"),
+    ],
+)
+def test_one_part_is_a_tuple_of_one(part, message):
+    with pytest.raises(ValueError, match=message):
+        make(**part)
+
+
 def test_a_rule_with_memory_keeps_one_compilation(batch, variables):
     _, step = make(rules=(look_sam(0.05, every=2),))
     state, update = step.init(variables, batch), jax.jit(step.update)

@@ -70,6 +70,7 @@ from transferjax.attacks.cost import Spent, spent
 from transferjax.attacks.craft import Crafted, craft
 from transferjax.attacks.goals import choose_targets
 from transferjax.attacks.recipe import Momentum, Options, Recipe, recipe
+from transferjax.attacks.vocabulary import named_elsewhere
 from transferjax.predicts.stochastic import Stochastic
 
 __all__ = [
@@ -148,4 +149,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if (said := named_elsewhere(name, __all__)) and not name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {said}")
     return moved.part(__name__, name)

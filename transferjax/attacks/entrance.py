@@ -37,12 +37,14 @@ def enter(
         name: what errors call it.
 
     Raises:
-        TypeError: a predict in the place of the key.
+        TypeError: a predict in the place of the key; a module or tensors of PyTorch, a Flax module without
+            weights.
         ValueError: see `checks`; labels that are no classes of predict, where there are values; what is no
             adversarial images of the same shape, or has NaN, where there are values.
     """
     if callable(key):
         raise TypeError(f"key comes first, {name}(key, predict, images, labels); got {type(key).__name__}")
+    _check_kind(predict, images)
     check_examples(images, labels, soft=soft, empty=True)
     images = jnp.asarray(images)
     if not len(images) and not info:
@@ -57,6 +59,17 @@ def enter(
         raise ValueError(f"{name} must return images of the shape it was given, {images.shape}; got {said}")
     check_no_nan(x, f"{name} ends in NaN", "the gradient of predict: a norm, a sqrt or a division at zero")
     return (inwards(x, images), seen) if info else inwards(x, images)
+
+
+def _check_kind(predict: Any, images: Any) -> None:
+    """What has to be made a predict, or arrays, first; looks at types alone."""
+    kinds = {kind.__module__ for kind in type(predict).__mro__}
+    if "torch.nn.modules.module" in kinds:
+        raise TypeError("predict is a module of PyTorch: predicts.from_torch_module(module) makes it one")
+    if "flax.linen.module" in kinds and getattr(predict, "scope", None) is None:
+        raise TypeError("predict is a Flax module without weights: models.predictor(module, variables)")
+    if type(images).__module__.partition(".")[0] == "torch":
+        raise TypeError("images are a tensor of PyTorch: images.permute(0, 2, 3, 1).numpy() is [B, H, W, C]")
 
 
 def _check_classes(predict: Any, images: Array, labels: Array) -> None:

@@ -184,6 +184,11 @@ def _bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) ->
         ValueError: a value that an option may not have.
     """
     parameters = signature.parameters
+    if args and callable(args[0]) and next(iter(parameters), "") == "eps":
+        raise TypeError(
+            f"{name} is made with a budget, and sees the net when it is called: "
+            f"attack = attacks.{name}(8 / 255), then attack(key, predict, images, labels)"
+        )
     for old, new in RENAMED.items():
         if old in kwargs and old not in parameters and new in parameters and new not in kwargs:
             warnings.warn(f"{name}: {old} is {new} now", DeprecationWarning, stacklevel=3)

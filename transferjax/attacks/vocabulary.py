@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from transferjax import losses
+from transferjax.checks import check_tuple
 from transferjax.typing import Loss
 
 
@@ -114,6 +115,32 @@ def explain(name: str, options: Collection[str]) -> str:
     return f"it takes {', '.join(options)}"
 
 
+NAMES = {
+    "bim": "ifgsm pgdlinf basiciterativemethod",
+    "pgd": "pgdl2 projectedgradientdescent",
+    "dim": "difgsm di",
+    "tim": "tifgsm ti",
+    "sim": "si",
+    "ssa": "ssm",
+    "pna": "pnapatchout",
+    "self_universality": "su",
+    "noise": "gn",
+}
+"""Attacks -> what other libraries call them, in small letters alone."""
+SMALLEST = "cw deepfool ead brendelbethge ddn sparsefool"
+FEW_PIXELS = "onepixel jsma pixle"
+
+
+def named_elsewhere(name: str, attacks: Collection[str]) -> str:
+    """What is said of another library's name of an attack; "" if it is none that is known."""
+    low = "".join(filter(str.isalnum, name.lower()))
+    if low in f"{SMALLEST} {FEW_PIXELS}".split():
+        aim = "looks for the smallest perturbation" if low in SMALLEST.split() else "changes few pixels"
+        return f"it {aim}, which no attack here does: these stay inside of a budget"
+    found = [here for here in attacks if low in (here.replace("_", ""), *NAMES.get(here, "").split())]
+    return f"that is {found[0]} here" if found and found[0] != name else ""
+
+
 RULES = ("outer_rules", "inner_rules", "rules", "member_rules")
 
 
@@ -124,8 +151,10 @@ def check_option(name: str, value: Any) -> None:
         ValueError: a number out of its range, no number at all, or no whole one; a switch that is no bool; no
             tuple of rules.
     """
-    if name in RULES and not (isinstance(value, list | tuple) and all(map(callable, value))):
-        raise ValueError(f"{name} must be a tuple of rules, (rule,) for one; got {value!r:.60}")
+    if name in RULES:
+        check_tuple(name, value, "rules")
+    if name == "ensemble" and not (value is None or callable(value)):
+        raise ValueError(f"ensemble must be a function, such as ensembles.mean_logits; got {value!r:.60}")
     if name in SWITCHES and not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False; got {value!r}")
     if name not in RANGES or isinstance(value, jax.core.Tracer):
@@ -137,7 +166,7 @@ def check_option(name: str, value: Any) -> None:
     words, holds, whole = RANGES[name]
     number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
     if not number or isinstance(value, bool) or np.isinf(value):
-        raise ValueError(f"{name} must be a number; got {value!r}")
+        raise ValueError(f"{name} must be a number; got {value!r:.60}")
     if not holds(value):
         raise ValueError(f"{name} {words}; got {value!r}")
     if whole and not np.issubdtype(np.asarray(value).dtype, np.integer):

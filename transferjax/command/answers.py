@@ -15,8 +15,8 @@ from transferjax.classes import check_classes
 from transferjax.command.given import Model, first_line
 from transferjax.data import Dataset
 from transferjax.data.dataset import rows_of
-from transferjax.predicts.conventions import read_preprocessing
-from transferjax.predicts.guesses import Guess, guess_preprocessing
+from transferjax.predicts.conventions import CONVENTIONS, read_preprocessing
+from transferjax.predicts.guesses import Guess, better, guess_preprocessing
 from transferjax.predicts.preprocessing import Preprocessing
 from transferjax.typing import Array, Predict
 
@@ -118,11 +118,11 @@ def _doubt(model: Model, images: Dataset, clean: np.ndarray) -> None:
 
 
 def _better(model: Model, images: Dataset, clean: np.ndarray) -> tuple[Guess, float] | None:
-    """A convention that is far better, and how many images are right now."""
+    """A convention that is surely far better, and how many images are right now."""
     if model.bare is None or (clean == images.labels).mean() > 1 - CLOSER:
         return None
     few = images.subset(min(len(images), FEW), seed=0)
-    own = float((clean == images.labels)[rows_of(images, len(few), 0)].mean())
+    own = (clean == images.labels)[rows_of(images, len(few), 0)]
     x, labels = data.to_float(jnp.asarray(few.images)), jnp.asarray(few.labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what does not fit well is not worth a word here
@@ -130,7 +130,9 @@ def _better(model: Model, images: Dataset, clean: np.ndarray) -> tuple[Guess, fl
             guess = guess_preprocessing(model.bare, x, labels, model.seen, num_classes=images.num_classes)[0]
         except ValueError:  # logits of other classes than the labels'
             return None
-    return (guess, own) if guess.accuracy > own + CLOSER else None
+    said = np.asarray(_logits(guess.preprocessing(model.bare), few.images).argmax(-1))
+    sure = better(said == few.labels, own, tries=2 * len(CONVENTIONS))
+    return (guess, float(own.mean())) if sure and guess.accuracy > own.mean() + CLOSER else None
 
 
 def _how_to_say(model: Model, guess: Guess) -> str:

@@ -85,7 +85,9 @@ def evaluate(
     def tried(question: Question, source: Model | None) -> list[np.ndarray]:
         """What each target says of the images of an attack."""
         predict = (source or sources[0]).predict
-        crafted = craft(question.attack(), predict, images, seed=seed, batch_size=batch_size).images
+        crafted = craft(
+            question.attack(images.images), predict, images, seed=seed, batch_size=batch_size
+        ).images
         said = [answers(judge, images, crafted, batch_size) for judge in judges]
         label = source.label if source else NOISE
         shown.append(Seen(question, label, crafted[few], [answer[few] for answer in said]))

@@ -122,8 +122,8 @@ def _attack(flags: argparse.Namespace) -> None:
     [clean] = introduce([model], images, flags.batch_size).values()
     sources = read_sources(flags.data, reading(), flags.split, flags.count)
     crafted = attack_to_folder(
-        question.attack(), model.predict, images, flags.out, seed=flags.seed, batch_size=flags.batch_size,
-        sources=sources, surrogate={"label": model.label, **identity(model)},
+        question.attack(images.images), model.predict, images, flags.out, seed=flags.seed,
+        batch_size=flags.batch_size, sources=sources, surrogate={"label": model.label, **identity(model)},
     )  # fmt: skip
     said = answers(model, images, crafted.images, flags.batch_size)
     wrong = [int((which != images.labels).sum()) for which in (clean, said)]

@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from transferjax.attacks.goals import is_targeted
 from transferjax.attacks.recipe import MEANINGS, Recipe, name_of
+from transferjax.data import to_float
 from transferjax.study import registry
 
 LEVELS = 255
@@ -50,16 +53,28 @@ class Question:
                 f"eps_255={eps:g} is more than all {LEVELS} levels; it is in 1/255: write 8 for 8/255"
             )
 
-    def attack(self) -> Recipe:
+    def attack(self, images: np.ndarray | None = None) -> Recipe:
         """The attack itself.
 
+        Args:
+            images: uint8 `[N, H, W, C]`, the first of which are mixed in by attacks that do so; None for an
+                attack that only shows its settings.
+
         Raises:
-            ValueError: an attack that is not there, or that does not take these options.
+            ValueError: an attack that is not there, that does not take these options, or that needs targets.
         """
+        pool = np.zeros((1, 1, 1, 3), np.uint8) if images is None else images[: registry.POOL]
+        eps, options = self.eps_255 / LEVELS, dict(self.options)
         try:
-            return registry.attack(self.name, self.eps_255 / LEVELS, self.norm, **dict(self.options))
+            found = registry.attack(self.name, eps, self.norm, to_float(jnp.asarray(pool)), **options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"attack {self.label!r}: {error}") from None
+        if is_targeted(found):
+            raise ValueError(
+                f"attack {self.label!r} runs towards targets, and a command has none: targeted=False flees "
+                "the labels; with targets it is called in Python (attacks.choose_targets), and in studies"
+            )
+        return found
 
 
 def read_questions(attacks: Any, eps_255: float | Sequence[float], norm: str) -> list[Question]:

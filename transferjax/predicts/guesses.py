@@ -137,16 +137,22 @@ def _ranked(answers: dict[str, tuple[Preprocessing, np.ndarray]], labels: np.nda
     guesses = []
     for name in order:
         interval = proportion_interval(int(right[name].sum()), len(labels))
-        tied = not _better(right[order[0]], right[name])
+        tied = not better(right[order[0]], right[name])
         accuracy = float(right[name].mean())
         guesses.append(Guess(name, accuracy, answers[name][0], *interval, tied))
     return guesses
 
 
-def _better(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether of the images that only one of both has, more are the first one's, beyond chance."""
+def better(one: np.ndarray, other: np.ndarray, tries: int = 1) -> bool:
+    """Whether of the images that only one of both has, more are the first one's, beyond chance.
+
+    Args:
+        one, other: which images each has, bool `[N]`.
+        tries: how many were looked at for the one.
+    """
     differ = one != other
-    return proportion_interval(int(one[differ].sum()), int(differ.sum()), level=LEVEL)[0] > 0.5
+    level = 1 - (1 - LEVEL) / tries
+    return proportion_interval(int(one[differ].sum()), int(differ.sum()), level=level)[0] > 0.5
 
 
 def _say(guesses: list[Guess], answers: dict[str, np.ndarray], labels: np.ndarray) -> None:
@@ -156,7 +162,7 @@ def _say(guesses: list[Guess], answers: dict[str, np.ndarray], labels: np.ndarra
     other = {name: _relabelled(said, labels) for name, said in answers.items()}
     name = max(other, key=lambda name: int(other[name].sum()))
     tied = [guess.name for guess in guesses[1:] if guess.tied]
-    if other[name].mean() >= POOR and _better(other[name], known):
+    if other[name].mean() >= POOR and better(other[name], known):
         modes = {int(c): _mode(answers[name][labels == c]) for c in np.unique(labels)}
         moved = ", ".join([f"class {c} as {mode}" for c, mode in modes.items() if mode != c][:3])
         said = (

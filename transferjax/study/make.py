@@ -139,11 +139,7 @@ def attack_of(call: Call, goal: Goal, eps: Any, norm: str, pool: Any = None) -> 
 def _pool(spec: Adversarial, dataset: data.Dataset) -> Array | None:
     """Other images, for attacks that mix them in."""
     mixes = registry.accepts(registry.ATTACKS, spec.attack, "pool")
-    return jnp.asarray(dataset.images[:POOL]) if mixes else None
-
-
-POOL = 256
-"""How many images of the attacked data Admix takes its partners from."""
+    return jnp.asarray(dataset.images[: registry.POOL]) if mixes else None
 
 
 def verdicts(context: Context, members: Sequence[Verdicts]) -> Iterator[tuple[Spec, Made]]:

@@ -6,9 +6,9 @@ line here, and one in the pins. Attacks of one's own need no row: `package.modul
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,6 +20,7 @@ from transferjax.naming import digest
 from transferjax.study import ranges
 from transferjax.study.mistakes import Mistakes, nearest, one_line
 from transferjax.study.specs import Call
+from transferjax.typing import Array
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Row:
 class Table:
     """Rows by name; `offered` parameters are filled by the engine from the spec around a call.
 
-    `allowed` says what the others may be. Where there is a `wrap` (see `Row`), `package.module:name` and
-    `file.py:name` are names too.
+    `allowed` says what the others may be, `elsewhere` what another library's name is here. Where there is a
+    `wrap` (see `Row`), `package.module:name` and `file.py:name` are names too.
     """
 
     what: str
@@ -71,6 +72,7 @@ class Table:
     offered: frozenset[str] = frozenset()
     allowed: ranges.Ranges = field(default_factory=dict)
     wrap: Callable[[Any], Callable[..., Any]] | None = None
+    elsewhere: Callable[[str, Collection[str]], str] = lambda name, rows: ""
 
     def row(self, name: str) -> Row:
         """The row of that name.
@@ -82,7 +84,8 @@ class Table:
         if self.wrap is not None and ":" in name:
             return _own(self.what, name, self.wrap)
         if name not in rows:
-            raise Mistakes([f"unknown {self.what} {name!r}; {nearest(name, rows)}"])
+            hint = self.elsewhere(name, rows) or nearest(name, rows)
+            raise Mistakes([f"unknown {self.what} {name!r}; {hint}"])
         return rows[name]
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
@@ -113,9 +116,9 @@ def _rows(module: str, names: str, **options: Any) -> dict[str, Row]:
 
 
 def _table(
-    what: str, rows: Mapping[str, Row], offered: str, allowed: ranges.Ranges, wrap: Any = None
+    what: str, rows: Mapping[str, Row], offered: str, allowed: ranges.Ranges, wrap: Any = None, **more: Any
 ) -> Table:
-    return Table(what, lambda: rows, frozenset(offered.split()), allowed, wrap)
+    return Table(what, lambda: rows, frozenset(offered.split()), allowed, wrap, **more)
 
 
 @cache
@@ -146,6 +149,7 @@ ATTACKS = _table(
     "eps norm targeted pool",
     vocabulary.RANGES,
     recipe,
+    elsewhere=vocabulary.named_elsewhere,
 )
 PARTS = _table(
     "mechanism part",
@@ -308,13 +312,14 @@ def check_surrogates(call: Call, count: int) -> None:
         raise ValueError(f"{call.name} takes one surrogate, not {count}: put `mean_logits` around them")
 
 
-def attack(given: Any, eps: float, norm: str, **options: Any) -> Recipe:
+def attack(given: Any, eps: float, norm: str, pool: Array | None = None, **options: Any) -> Recipe:
     """An attack by its name, or of one's own factory.
 
     Args:
         given: a row of the attacks, `package.module:name`, `file.py:name`, or a function
             `eps, **options -> attack`.
         eps, norm: the budget; a factory without a norm is one of L∞.
+        pool: images, for attacks that mix others in.
         options: of the attack.
 
     Raises:
@@ -322,9 +327,16 @@ def attack(given: Any, eps: float, norm: str, **options: Any) -> Recipe:
         TypeError: an option that it does not have.
     """
     factory = ATTACKS.row(given).factory if isinstance(given, str) else recipe(given)
-    if norm != "linf" or "norm" in inspect.signature(factory).parameters:
-        factory = partial(factory, norm=norm)
+    known = inspect.signature(factory).parameters
+    if norm != "linf" or "norm" in known:
+        options["norm"] = norm
+    if pool is not None and "pool" in known:
+        options.setdefault("pool", pool)
     return factory(eps=eps, **options)
+
+
+POOL = 256
+"""How many images of the attacked data Admix takes its partners from."""
 
 
 def accepts(table: Table, call: Call, name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from transferjax.checks import check_batch
+from transferjax.checks import check_batch, check_tuple
 from transferjax.losses import cross_entropy
 from transferjax.random import fold_in
 from transferjax.typing import Array, Batch, Key, Loss, Memory, Penalty, PyTree
@@ -34,6 +34,8 @@ def objective(
     Returns:
         An objective; `metrics` in its memory holds `loss` (without penalties) and `accuracy`.
     """
+
+    check_tuple("penalties", penalties, "penalties")
 
     def value(params: PyTree, memory: Memory, keys: Key, batch: Batch) -> tuple[Array, Memory]:
         check_batch(batch)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from transferjax.chain import chain, initial_memory
-from transferjax.checks import check_batch, check_images, check_labels, check_mask, check_outputs
+from transferjax.checks import check_batch, check_images, check_labels, check_mask, check_outputs, check_tuple
 from transferjax.classes import check_vocabulary
 from transferjax.losses import cross_entropy
 from transferjax.models.conv import conv_p
@@ -80,6 +80,8 @@ def make_train_step(
         The pair; `update(state, key, batch)` folds `key` with `state.step`: pass the same key always. `init`
         reads only the shapes of its batch, which is one device's.
     """
+    check_tuple("rules", rules, "rules")
+    check_tuple("transforms", transforms, "transforms")
     grad_fn = chain(*rules)(averaged(jax.value_and_grad(objective, has_aux=True), axis_name))
 
     def example_keys(key: Key, step: Array, count: int) -> Key:
