@@ -183,6 +183,20 @@ def test_variance_tuning_remembers(at):
     assert float(jnp.abs(memory["variance_tuning"]).max()) > 0.01
 
 
+def test_variance_is_the_neighbours_mean_less_the_gradient(at):
+    """Of `a x³ / 3` with neighbours from `U(-r, r)`: a r² / 3, as sure as so many neighbours make it."""
+    radius, count = 1.5, 4000
+    x, _, keys, labels = at
+    rule = rules.variance_tuning(radius, count, chunk=500)
+    grad_fn = rule(lambda x, memory, *_: (((SCALE * x**3 / 3).sum((1, 2, 3)), memory), SCALE * x**2))
+    (_, memory), first = grad_fn(x, {}, keys, labels)
+    _, second = grad_fn(x, memory, keys, labels)
+    np.testing.assert_allclose(first, SCALE * x**2, rtol=1e-5)
+    error = SCALE * jnp.sqrt(4 * x**2 * radius**2 / 3 + 4 * radius**4 / 45) / count**0.5
+    assert (jnp.abs(second - first - SCALE * radius**2 / 3) < 5 * error).all()
+    assert (5 * error < SCALE * radius**2 / 3).mean() > 0.9  # a mean of the other sign would show
+
+
 def test_integrated_gradients_add_up_to_the_difference(at):
     """Of a quadratic half of the way's gradient times the way is `L(x) - L(b)`: completeness, exactly."""
     x = at[0]
@@ -202,6 +216,19 @@ def test_lookahead_is_nesterov(at):
 def test_relevance_weighs_by_the_cosine(at):
     """Without a neighbourhood the mean is g itself: cosine one, gradient g."""
     np.testing.assert_allclose(run(rules.relevance(0.0, 2), at)[0][0], SCALE * at[0], rtol=1e-5)
+
+
+def test_relevance_mixes_both_gradients_by_their_cosine(at):
+    """Of g = a x and a neighbourhood that is x + 1 alone: `s g + (1 - s) a (x + 1)`."""
+
+    def beside(grad_fn):
+        return lambda x, *more: grad_fn(x + 1, *more)
+
+    g, other = np.asarray(SCALE * at[0]), np.asarray(SCALE * (at[0] + 1))
+    s = (g * other).sum((1, 2, 3)) / np.linalg.norm(g.reshape(3, -1), axis=1)
+    s = (s / np.linalg.norm(other.reshape(3, -1), axis=1))[:, None, None, None]
+    assert np.abs(s - 0.5).min() > 0.05
+    np.testing.assert_allclose(run(rules.relevant_to(beside), at)[0][0], s * g + (1 - s) * other, rtol=1e-4)
 
 
 def test_reverse_perturbation_goes_down():

@@ -54,6 +54,20 @@ def test_poincare_by_hand():
         )
 
 
+def test_a_triplet_by_hand():
+    """`(|z_truth| - |z_target|) / ‖z‖₂ + margin`, and no less than 0."""
+    z = np.array([[3.0, -4.0, 0.0], [-1.0, 2.0, 2.0], [0.5, -8.0, 1.0]])
+    targets, truth = np.array([1, 2, 1]), np.array([0, 0, 2])
+    expected = [0.0, 0.0, 0.0]
+    for i, margin in ((0, 0.5), (1, 0.6), (2, 1.2)):
+        apart = abs(z[i, truth[i]]) - abs(z[i, targets[i]])
+        expected[i] = max(0, apart / np.linalg.norm(z[i]) + margin)
+        found = triplet(jnp.asarray(z[i : i + 1]), targets[i : i + 1], truth[i : i + 1], margin)
+        np.testing.assert_allclose(found, expected[i], rtol=1e-5)
+    assert min(expected) > 0.2
+    assert triplet(jnp.asarray(z), jnp.asarray(targets), jnp.asarray(truth)).tolist() == [0, 0, 0]
+
+
 def test_losses_fall_towards_the_target_and_survive_zero_logits():
     far, near = jnp.array([[5.0, 0.1, 0.1]]), jnp.array([[0.1, 5.0, 0.1]])
     target, truth = jnp.array([1]), jnp.array([0])

@@ -134,6 +134,33 @@ def test_a_grid_of_shifts(x):
     np.testing.assert_allclose(jax.jit(grid)(keys, x, jnp.int32(1))[:, 2:], x[:, :-2], atol=1e-5)
 
 
+def test_anda_adds_the_gradients_of_all_steps():
+    """Up to a peak at 0.5 and beyond it: the sum of 0.3 and -0.1 still goes up, the second alone down."""
+    images = jnp.full((1, 3, 3, 1), 0.35)
+    predict = jax.tree_util.Partial(lambda x: -((x - 0.5) ** 2).sum((1, 2, 3))[:, None])
+    attack = attacks.anda(0.4, 2, side=1, loss=lambda logits, labels: logits[:, 0])
+    np.testing.assert_allclose(attack(jax.random.key(0), predict, images, jnp.array([0])), 0.75, atol=1e-6)
+    plain = attacks.bim(0.4, 2, loss=lambda logits, labels: logits[:, 0])
+    np.testing.assert_allclose(plain(jax.random.key(0), predict, images, jnp.array([0])), 0.35, atol=1e-6)
+
+
+def test_gnp_takes_the_gradient_ahead_away():
+    """One step on `½ Σ a (x - ½)²`: the signs of `(1 + β) a d - β a (d + r ĝ)`, ĝ = a d / mean|a d|."""
+    a = np.linspace(0.5, 2.0, 12).reshape(2, 2, 3)
+    d = np.random.default_rng(0).uniform(0.01, 0.1, (1, 2, 2, 3)) * np.array([1, -1, 1])
+    predict = jax.tree_util.Partial(
+        lambda a, x: (a * (x - 0.5) ** 2).sum((1, 2, 3))[:, None] / 2, jnp.asarray(a)
+    )
+    loss, key = (lambda logits, labels: logits[:, 0]), jax.random.key(0)
+    ahead = a * d / np.abs(a * d).mean()
+    for radius, beta in ((0.05, 0.8), (0.2, 0.5)):
+        attack = attacks.gnp(0.1, 1, radius=radius, beta=beta, loss=loss)
+        moved = attack(key, predict, jnp.asarray(0.5 + d), jnp.array([0])) - 0.5 - d
+        expected = np.sign((1 + beta) * a * d - beta * a * (d + radius * ahead))
+        assert 0 < (expected == np.sign(d)).mean() < 1
+        np.testing.assert_allclose(moved, 0.1 * expected, atol=1e-6)
+
+
 def test_anda_without_translations():
     """With one translation, by nothing, and a gradient of one sign, I-FGSM."""
     images = jnp.full((1, 3, 3, 1), 0.5)

@@ -205,19 +205,31 @@ def test_attack_writes_what_other_tools_read(here, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
-def test_measure(here, capsys, tmp_path):
-    pytest.importorskip("torch", reason="PyTorch is optional: pip install 'transferjax[torch]'")
-    flags = f"mynets.py:steep mynets:cubic mynets:torch_net --data imgs --count 6 --out {tmp_path}/m.csv"
-    assert main(["measure", *flags.split()]) == 0
+def measured(tmp_path, *models):
+    flags = f"--data imgs --count 6 --out {tmp_path}/m.csv"
+    assert main(["measure", *models, *flags.split()]) == 0
     table = pd.read_csv(tmp_path / "m.csv", keep_default_na=False, na_values={"value": [""]})
-    value = dict(zip(zip(table.model, table.measure, table.other, strict=True), table.value, strict=True))
-    [steep, cubic, net] = given.read_models(["mynets:steep", "mynets:cubic", "mynets:torch_net"], 3)
+    return dict(zip(zip(table.model, table.measure, table.other, strict=True), table.value, strict=True))
+
+
+def test_measure(here, tmp_path):
+    value = measured(tmp_path, "mynets.py:steep", "mynets:cubic")
+    [steep, cubic] = given.read_models(["mynets:steep", "mynets:cubic"], 3)
     few = given.read_data("imgs", count=6)
     x, y = data.to_float(jnp.asarray(few.images)), few.labels
     similar = metrics.gradient_similarity(cubic.predict, steep.predict, x, y).mean()
     assert value["cubic", "similarity", "steep"] == pytest.approx(float(similar), rel=1e-4)
     sharp = metrics.input_hessian_eigenvalues(steep.predict, x, y)[:, 0].mean()
     assert value["steep", "smoothness", ""] == pytest.approx(float(sharp), rel=1e-4)
+    assert value["steep", "accuracy", ""] == float(metrics.correct(steep.predict, x, y).mean())
+
+
+def test_measure_a_net_of_pytorch(here, tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is optional: pip install 'transferjax[torch]'")
+    value = measured(tmp_path, "mynets:torch_net")
+    [net] = given.read_models(["mynets:torch_net"], 3)
+    few = given.read_data("imgs", count=6)
+    x, y = data.to_float(jnp.asarray(few.images)), few.labels
     same = jax.tree_util.Partial(lambda x: 10 * x.mean((1, 2))[:, ::-1])
     sharp = metrics.input_hessian_eigenvalues(same, x, y)[:, 0].mean()
     assert value["torch_net", "smoothness", ""] == pytest.approx(float(sharp), rel=1e-3)

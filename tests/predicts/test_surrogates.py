@@ -1,5 +1,6 @@
 """Other gradients, same nets: logits must not change, gradients must, in the way that was promised."""
 
+from functools import partial
 from itertools import count
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from transferjax import attacks, defences, models
+from transferjax.attacks.catalogue.targeted import _crop
 from transferjax.models import regnet
 from transferjax.models.layers import Branch, Layers
 from transferjax.models.mobile import Stage
@@ -284,6 +286,32 @@ def test_features_by_path(resnet, x):
     np.testing.assert_array_equal(with_features(resnet, "", x)[1], resnet(x))
     with pytest.raises(ValueError, match="no module of this net has a path that ends in 'layer9'"):
         with_features(resnet, "layer9", x)
+
+
+def test_a_crop_is_a_square_part_made_as_large_as_the_image():
+    ramp = jnp.broadcast_to(jnp.arange(40.0)[:, None, None], (40, 40, 1))
+    for seed in range(8):
+        key = jax.random.key(seed)
+        np.testing.assert_allclose(_crop(key, ramp, 1.0, 1.0), ramp, atol=1e-5)
+        rows, columns = (np.asarray(_crop(key, x, 0.1, 0.4))[..., 0] for x in (ramp, ramp.swapaxes(0, 1)))
+        down, right = np.diff(rows[:, 20]), np.diff(columns[20])
+        share = np.median(down)
+        assert 0.1**0.5 < share < 0.4**0.5
+        np.testing.assert_allclose(np.median(right), share, rtol=1e-4)  # of a square
+        assert 0 <= rows.min() < rows.max() <= 39
+        assert rows.max() - rows.min() <= 40 * share
+
+
+def test_self_universality_of_the_whole_image_is_twice_the_cross_entropy(resnet, x):
+    """Whose features are alike; parts, and the weight of their features, change where it goes."""
+    targets, key = jnp.array([4, 5, 6]), jax.random.key(0)
+    attack = partial(attacks.self_universality, 16 / 255, 3, layer="layer1.0")
+    plain = attacks.mi_fgsm(16 / 255, 3, step_size=2 / 255, targeted=True)(key, resnet, x, targets)
+    whole = attack(low=1.0, high=1.0, weight=0.0)(key, resnet, x, targets)
+    np.testing.assert_allclose(whole, plain, atol=1e-6)
+    part = attack(weight=0.0)(key, resnet, x, targets)
+    assert np.abs(part - plain).max() > 1 / 255
+    assert np.abs(attack(weight=50.0)(key, resnet, x, targets) - part).max() > 1 / 255
 
 
 def test_self_universality_reaches_the_target(resnet, x):
