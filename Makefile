@@ -4,12 +4,13 @@ BIN := .venv/bin
 STORE := runs/store
 FUZZ_SECONDS ?= 3600
 
-.PHONY: quickstart test wheel lint docs lowest browser audit fuzz soak bench clean
+.PHONY: quickstart test slow wheel lint docs lowest browser audit fuzz soak bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  install, then a whole study of handwritten digits: $(STORE)/studies/digits/report.html"
 	@echo "make test        install the test extra, then run the tests"
+	@echo "make slow        all tests: also those of minutes, and those that need PyTorch (installs it)"
 	@echo "make wheel       build the wheel and try it in an empty environment"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation site: runs/site/index.html; warnings are errors"
@@ -32,6 +33,9 @@ quickstart: .venv/.installed-study
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+slow: .venv/.installed-test .venv/.installed-torch
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 # Built, installed into an empty environment, and tried outside of the checkout.
 wheel:

@@ -50,16 +50,27 @@ def make(name, axis_name=None):
         parts=parts,
         training=Training(epochs=STEPS, batch_size=B, schedule=schedule),
     )
-    net = networks.module_of(spec, K)
-    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)))
-    return networks.train_step(spec, K, 1, axis_name), variables
+    return networks.train_step(spec, K, 1, axis_name), initial(networks.module_of(spec, K))
+
+
+@cache
+def initial(net):
+    """Weights, the same for all mechanisms."""
+    return jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+
+
+@cache
+def compiled(name):
+    """The step, jitted, and its first state."""
+    step, variables = make(name)
+    return jax.jit(step.update), step.init(variables, batch())
 
 
 @cache
 def one_device(name):
     """The states after 0, 1, … steps, and how often the step was compiled."""
-    step, variables = make(name)
-    update, states = jax.jit(step.update), [step.init(variables, batch())]
+    update, first = compiled(name)
+    states = [first]
     for _ in range(STEPS):
         states.append(update(states[-1], KEY, batch()))
     return states, update._cache_size()
@@ -85,9 +96,10 @@ def test_the_loss_goes_down(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_same_seed_gives_the_same_weights(name):
-    step, variables = make(name)
-    again = jax.jit(step.update)(step.init(variables, batch()), KEY, batch())
-    for a, b in zip(jax.tree.leaves(one_device(name)[0][1]), jax.tree.leaves(again), strict=True):
+    states, _ = one_device(name)
+    update, first = compiled(name)
+    again = update(first, KEY, batch())
+    for a, b in zip(jax.tree.leaves(states[1]), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
