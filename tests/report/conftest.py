@@ -68,7 +68,7 @@ def examples():
 
 @pytest.fixture
 def check_texts(monkeypatch):
-    """`check_texts(figure)`: no two texts overlap, and every text lies on the page.
+    """`check_texts(figure)`: it shows data, no two texts overlap, and every text lies on the page.
 
     Slanted texts are only checked against the page: their boxes overlap where their letters do not.
     """
@@ -79,6 +79,7 @@ def check_texts(monkeypatch):
     )
 
     def check(figure):
+        assert any(axis.has_data() for axis in figure.axes)
         drawn.clear()
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

@@ -126,7 +126,11 @@ def test_attention_grid(check_texts):
 
 def test_spectral_densities(check_texts):
     grid = np.linspace(-1, 20, 50)
-    check_texts(spectral_densities(grid, {"ST": np.exp(-(grid**2)), "SAM": np.exp(-((grid - 5) ** 2))}))
+    densities = {"ST": np.exp(-(grid**2)), "SAM": np.exp(-((grid - 5) ** 2))}
+    figure = spectral_densities(grid, densities)
+    check_texts(figure)
+    for line, density in zip(figure.axes[0].lines, densities.values(), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), np.maximum(density, 1e-6), rtol=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +146,13 @@ def explained():
 
 @pytest.mark.parametrize("statistic", ["pearson", "spearman", "r_squared"])
 def test_correlation_intervals(statistic, explained, check_texts):
-    check_texts(correlation_intervals(explained, "untargeted", statistic))
+    figure = correlation_intervals(explained, "untargeted", statistic)
+    check_texts(figure)
+    for axis, eps in zip(figure.axes, (4, 8, 16), strict=True):
+        for container in axis.containers:
+            rows = explained[(explained.statistic == statistic) & (explained.eps_255 == eps)]
+            rows = rows[(rows.goal == "untargeted") & (rows.target == container.get_label())]
+            np.testing.assert_allclose(np.asarray(container.lines[0].get_xdata(), float), rows["value"])
 
 
 def test_explained_table(explained):

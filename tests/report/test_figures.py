@@ -27,6 +27,30 @@ def test_asr_by_mechanism(make_results, shape, goal, check_texts):
     check_texts(asr_by_mechanism(make_results(**SHAPES[shape]), goal))
 
 
+def markers(axis):
+    """What each series of a panel with errors shows, by its label."""
+    return {found.get_label(): np.asarray(found.lines[0].get_xdata(), float) for found in axis.containers}
+
+
+def test_success_and_metrics_are_shown_where_they_are(make_results):
+    """Mid-ranges over three seeds, in percent; a panel for each budget, a marker for each target."""
+    results = make_results()
+    middle = lambda rows: (rows.min() + rows.max()) / 2  # noqa: E731
+    figure = asr_by_mechanism(results, "targeted")
+    for axis, eps in zip(figure.axes, (4.0, 8.0), strict=True):
+        for target, shown in markers(axis).items():
+            rows = results[
+                (results.goal == "targeted") & (results.eps_255 == eps) & (results.target == target)
+            ]
+            rates = middle(rows.groupby("mechanism", sort=False).asr).astype(float)
+            np.testing.assert_allclose(shown, 100 * rates)
+    [axis] = metric_by_mechanism(results, "smoothness", "top eigenvalue").axes
+    seeds = results.groupby(["mechanism", "seed"], sort=False).smoothness.mean()
+    expected = middle(seeds.groupby("mechanism", sort=False)).astype(float)
+    np.testing.assert_allclose(np.asarray(axis.containers[0].lines[0].get_xdata(), float), expected)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["ST", "SAM", "IR"]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_plane(make_results, shape, check_texts):
     check_texts(smoothness_similarity_plane(make_results(**SHAPES[shape])))
