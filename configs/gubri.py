@@ -113,7 +113,6 @@ def _cpu():
         steps=50,
         peak=0.05,
         collected=(2, 5),
-        count=250,
     )
 
 
