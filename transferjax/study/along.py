@@ -48,14 +48,21 @@ def epochs(frame: pd.DataFrame, study: Study, block: str, decays: tuple[float, .
         name: LABELS.get(name, name.replace("_", " ")) for name in ("asr", "surrogate_accuracy", *measured)
     }
     curvatures = [name for name in measured if name.startswith("weight_")]
-    text = "Means over targets; bands are the errors over seeds. Decays of the learning rate are dashed."
+    text = "Means over targets; bands are the errors over seeds."
+    text += " Decays of the learning rate are dashed." if decays else ""
 
     def draw(rows: pd.DataFrame) -> list[Section]:
         history = rows.groupby(["mechanism", "epoch", "seed"], sort=False)[list(columns)].mean().reset_index()
         figure = training_curves(history, columns, decays=decays, log=curvatures, error=study.error)
-        table = value_table(percent(history), "asr", LABELS["asr"], columns=("epoch",), error=study.error)
+        shares = percent(history)
+        tables = [
+            value_table(
+                shares, name, label, columns=("epoch",), error=study.error, largest=name == "asr" or None
+            )
+            for name, label in columns.items()
+        ]
         figures = {f"epochs_{block}": (figure, "Along training.")}
-        return [Section(f"Along training: {block}", text, [table], figures)]
+        return [Section(f"Along training: {block}", text, tables, figures)]
 
     return split(of_surrogates(frame), draw)
 
