@@ -221,15 +221,12 @@ def check_examples(
 
 
 def check_batch(batch: Batch) -> None:
-    """A training batch: floats, and one probability vector for each image, by shape and dtype.
+    """A training batch: one probability vector for each image, by shape and dtype.
 
     Raises:
-        ValueError: pixels of 0 … 255, classes instead of probabilities, or another number of them than of
-            images.
+        ValueError: classes instead of probabilities, or another number of them than of images.
     """
-    images, kind = _described("images", batch.images)
-    if not jnp.issubdtype(kind, jnp.floating):
-        raise ValueError(f"images of a batch must be floats in [0, 1]; got {kind}: data.to_float(images)")
+    images, _ = _described("images", batch.images)
     shape, dtype = _described("targets", batch.targets)
     fits = len(shape) == 2 and shape[:1] == images[:1] and shape[1] > 1
     if not (fits and jnp.issubdtype(dtype, jnp.floating)):

@@ -31,6 +31,10 @@ def objective(
         loss: one value per example.
         penalties: of `training.penalties`; penalty j draws with the keys folded with j.
 
+    Raises:
+        ValueError: penalties that are no tuple; when it is called, targets that are no probabilities, or
+            images of bytes.
+
     Returns:
         An objective; `metrics` in its memory holds `loss` (without penalties) and `accuracy`.
     """
@@ -39,6 +43,9 @@ def objective(
 
     def value(params: PyTree, memory: Memory, keys: Key, batch: Batch) -> tuple[Array, Memory]:
         check_batch(batch)
+        kind = batch.images.dtype
+        if not jnp.issubdtype(kind, jnp.floating):  # crops and flips take bytes, and no net does
+            raise ValueError(f"images of a batch must be floats in [0, 1]; got {kind}: data.to_float(images)")
         variables = {"params": params, "batch_stats": memory["batch_stats"]}
 
         def logits_of(images: Array) -> tuple[Array, PyTree]:
