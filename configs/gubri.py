@@ -310,7 +310,7 @@ def get_config(variant="cpu"):
     repeated = "+".join(EVERY) if said["repeated"] == "all" else said["repeated"]
     repeated = scales.several(repeated, EVERY, "repeated", scale) or s.repeated
     s = s.but(length=said["length"] or s.length, repeated=repeated)
-    looked = ALL if names == ("claims",) else names
+    looked = scales.looked_at(names, ALL)
     if not s.count and "minimizers" in looked:
         raise ValueError("count=0: all test images are attacked, and none are left to choose when to stop")
     entries, members = networks(s, seeds, looked)

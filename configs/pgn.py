@@ -153,30 +153,29 @@ def blocks(s, nets, defences):
     labels = [label for label, _, _ in attacks(s)]
     table, own = s.compared, nets.surrogates
     targets = nets.targets if not s.nets else tuple(nets.specs)
-    few = own if s.nets else own[:1]  # claims need several runs: seeds, or surrogates from files
     combined = [
         *s.transforms.values(),
         *(label for label in labels if label.partition("-")[2] in s.transforms.values()),
     ]
     sweeps = {
-        name: block(s, few, [label for label in labels if label.startswith(f"{name}=")], nets.targets)
+        name: block(s, own, [label for label in labels if label.startswith(f"{name}=")], nets.targets)
         for name in ("zeta", "neighbors", "delta")
     }
     return {
         "attacks": block(s, own, table, targets),
-        "combined": block(s, few, combined, nets.targets),
+        "combined": block(s, own, combined, nets.targets),
         "ensemble": block(s, ("ensemble",), s.together, nets.targets),
-        "defences": block(s, few, table, defences),
-        "exact": block(s, few, ("MI-FGSM", *(label for label, *_ in penalized(s))), nets.targets),
+        "defences": block(s, own, table, defences),
+        "exact": block(s, own, ("MI-FGSM", *(label for label, *_ in penalized(s))), nets.targets),
         **sweeps,
-        "flatness": block(s, few, table, nets.targets, data=s.images(s.looked), noise=False),
-        "surfaces": block(s, few, table, nets.targets, data=s.images(s.drawn), noise=False),
+        "flatness": block(s, own, table, nets.targets, data=s.images(s.looked), noise=False),
+        "surfaces": block(s, own, table, nets.targets, data=s.images(s.drawn), noise=False),
     }
 
 
 def views(s, tables):
-    """The views by name; claims that are asked alone look at everything."""
-    there = tables if tables != ("claims",) else ALL
+    """The views by name."""
+    there = scales.looked_at(tables, ALL)
     flat = {"block": "flatness", "radius_255": float(s.eps_255)}
     names = ("attacks", "combined", "zeta", "neighbors", "delta", "exact")
     roles = (*((name, "transfer", {"block": name}) for name in names), ("flatness", "flatness", flat))

@@ -118,6 +118,11 @@ def several(text, offered, key, name):
     return asked
 
 
+def looked_at(asked, offered):
+    """What claims look at: the tables that are asked, or all where claims are asked alone."""
+    return offered if asked == ("claims",) else asked
+
+
 def cifar10():
     """The S&P paper's."""
     return Scale(

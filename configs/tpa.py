@@ -166,37 +166,36 @@ SWEPT = ("weight", "beta", "radius", "neighbors")
 def blocks(s, nets, secured, defences):
     """Every block by name."""
     labels = [label for label, _, _ in attacks(s)]
-    # Claims need several runs: seeds, or surrogates from files.
-    table, few = s.baselines, nets.surrogates if s.nets else nets.surrogates[:1]
+    table, own = s.baselines, nets.surrogates
     targets = [label for label in (nets.specs if s.nets else nets.targets) if label not in secured]
-    black = [label for label in targets if label not in nets.surrogates[:1]]
+    black = [label for label in targets if label not in own[:1]]
     steps = [label for label in labels if label.endswith(" steps")]
-    foreign = [label for label in black if label not in nets.surrogates]
+    foreign = [label for label in black if label not in own]
     printed = ["ResNet50", "DenseNet121", "EfficientNet"]  # Table 6's targets
     strong = [name for name in STRONG if name in table]
     targeted = [name for name in table if name not in ("BIM", "NI", "TI")]
     targeted += ["Self-Universality"] if s.layer else []
     sweeps = {
-        name: block(s, few, [label for label in labels if label.startswith(f"{name}=")], black, (s.ablated,))
+        name: block(s, own, [label for label in labels if label.startswith(f"{name}=")], black, (s.ablated,))
         for name in SWEPT
     }
     looked = {"data": s.images(s.looked), "noise": False}
     return {
-        "table1": block(s, nets.surrogates, table, targets),
-        "table2": block(s, nets.surrogates, table, secured),
-        "table3": block(s, few, targeted, black, goals=(RANDOM,)),
-        "table5": block(s, few, strong, defences),
-        "table6": block(s, few, steps, printed if s.nets else black),
-        "eps": block(s, few, ("TPA",), black, s.budgets),
+        "table1": block(s, own, table, targets),
+        "table2": block(s, own, table, secured),
+        "table3": block(s, own, targeted, black, goals=(RANDOM,)),
+        "table5": block(s, own, strong, defences),
+        "table6": block(s, own, steps, printed if s.nets else black),
+        "eps": block(s, own, ("TPA",), black, s.budgets),
         **sweeps,
-        "flatness": block(s, few, table, foreign[:2], **looked),
-        "attention": block(s, few, strong, foreign[:1], goals=(RANDOM,), **looked),
+        "flatness": block(s, own, table, foreign[:2], **looked),
+        "attention": block(s, own, strong, foreign[:1], goals=(RANDOM,), **looked),
     }
 
 
 def views(s, tables):
-    """The views by name; claims that are asked alone look at everything."""
-    there = tables if tables != ("claims",) else ALL
+    """The views by name."""
+    there = scales.looked_at(tables, ALL)
     printed = {"stands_for": s.stands_for}
     roles = {
         "attacks": "table1",
@@ -236,7 +235,7 @@ def get_config(variant="cpu"):
     s, seeds, said = scales.chosen(SCALES, variant, tables="")
     tables = scales.several(said["tables"], ALL, "tables", variant.partition(",")[0]) or ALL
     nets = Nets(s, seeds)
-    defences = nets.defended(s.defences) if "table5" in tables or tables == ("claims",) else ()
+    defences = nets.defended(s.defences) if "table5" in scales.looked_at(tables, ALL) else ()
     asked, secured = views(s, tables), s.secured
     if not s.nets:
         secured = tuple(

@@ -248,15 +248,14 @@ def check_numbers(**values: Any) -> None:
             raise ValueError(f"{name} must be a number; got {value!r}")
 
 
-def check_tuple(name: str, values: Any, what: str) -> None:
+def check_tuple(name: str, values: Any, many: str, one: str) -> None:
     """A tuple of functions, such as rules.
 
     Raises:
         ValueError: a function alone, or something else in it.
     """
     if not (isinstance(values, list | tuple) and all(map(callable, values))):
-        one = what.removesuffix("ies") + "y" if what.endswith("ies") else what.removesuffix("s")
-        raise ValueError(f"{name} must be a tuple of {what}, ({one},) for one; got {values!r:.60}")
+        raise ValueError(f"{name} must be a tuple of {many}, ({one},) for one; got {values!r:.60}")
 
 
 def check_pullbacks(chunk: int | None) -> None:

@@ -152,7 +152,7 @@ def check_option(name: str, value: Any) -> None:
             tuple of rules.
     """
     if name in RULES:
-        check_tuple(name, value, "rules")
+        check_tuple(name, value, "rules", "rule")
     if name == "ensemble" and not (value is None or callable(value)):
         raise ValueError(f"ensemble must be a function, such as ensembles.mean_logits; got {value!r:.60}")
     if name in SWITCHES and not isinstance(value, bool | np.bool_):

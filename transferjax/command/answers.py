@@ -130,9 +130,11 @@ def _better(model: Model, images: Dataset, clean: np.ndarray) -> tuple[Guess, fl
             guess = guess_preprocessing(model.bare, x, labels, model.seen, num_classes=images.num_classes)[0]
         except ValueError:  # logits of other classes than the labels'
             return None
+    if guess.accuracy <= own.mean() + CLOSER:
+        return None
     said = np.asarray(_logits(guess.preprocessing(model.bare), few.images).argmax(-1))
     sure = better(said == few.labels, own, tries=2 * len(CONVENTIONS))
-    return (guess, float(own.mean())) if sure and guess.accuracy > own.mean() + CLOSER else None
+    return (guess, float(own.mean())) if sure else None
 
 
 def _how_to_say(model: Model, guess: Guess) -> str:

@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from transferjax.attacks.goals import is_targeted
 from transferjax.attacks.recipe import MEANINGS, Recipe, name_of
-from transferjax.data import to_float
 from transferjax.study import registry
 
 LEVELS = 255
@@ -66,7 +64,7 @@ class Question:
         pool = np.zeros((1, 1, 1, 3), np.uint8) if images is None else images[: registry.POOL]
         eps, options = self.eps_255 / LEVELS, dict(self.options)
         try:
-            found = registry.attack(self.name, eps, self.norm, to_float(jnp.asarray(pool)), **options)
+            found = registry.attack(self.name, eps, self.norm, pool, **options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"attack {self.label!r}: {error}") from None
         if is_targeted(found):

@@ -13,14 +13,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import jax.numpy as jnp
+import numpy as np
+
 from transferjax import lazy
 from transferjax.attacks import vocabulary
 from transferjax.attacks.recipe import Recipe, recipe
+from transferjax.data import to_float
 from transferjax.naming import digest
 from transferjax.study import ranges
 from transferjax.study.mistakes import Mistakes, nearest, one_line
 from transferjax.study.specs import Call
-from transferjax.typing import Array
 
 
 @dataclass(frozen=True)
@@ -312,14 +315,14 @@ def check_surrogates(call: Call, count: int) -> None:
         raise ValueError(f"{call.name} takes one surrogate, not {count}: put `mean_logits` around them")
 
 
-def attack(given: Any, eps: float, norm: str, pool: Array | None = None, **options: Any) -> Recipe:
+def attack(given: Any, eps: float, norm: str, pool: np.ndarray | None = None, **options: Any) -> Recipe:
     """An attack by its name, or of one's own factory.
 
     Args:
         given: a row of the attacks, `package.module:name`, `file.py:name`, or a function
             `eps, **options -> attack`.
         eps, norm: the budget; a factory without a norm is one of L∞.
-        pool: images, for attacks that mix others in.
+        pool: uint8 images, for attacks that mix others in.
         options: of the attack.
 
     Raises:
@@ -331,7 +334,7 @@ def attack(given: Any, eps: float, norm: str, pool: Array | None = None, **optio
     if norm != "linf" or "norm" in known:
         options["norm"] = norm
     if pool is not None and "pool" in known:
-        options.setdefault("pool", pool)
+        options.setdefault("pool", to_float(jnp.asarray(pool)))
     return factory(eps=eps, **options)
 
 

@@ -39,7 +39,7 @@ def objective(
         An objective; `metrics` in its memory holds `loss` (without penalties) and `accuracy`.
     """
 
-    check_tuple("penalties", penalties, "penalties")
+    check_tuple("penalties", penalties, "penalties", "penalty")
 
     def value(params: PyTree, memory: Memory, keys: Key, batch: Batch) -> tuple[Array, Memory]:
         check_batch(batch)

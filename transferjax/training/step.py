@@ -80,8 +80,8 @@ def make_train_step(
         The pair; `update(state, key, batch)` folds `key` with `state.step`: pass the same key always. `init`
         reads only the shapes of its batch, which is one device's.
     """
-    check_tuple("rules", rules, "rules")
-    check_tuple("transforms", transforms, "transforms")
+    check_tuple("rules", rules, "rules", "rule")
+    check_tuple("transforms", transforms, "transforms", "transform")
     grad_fn = chain(*rules)(averaged(jax.value_and_grad(objective, has_aux=True), axis_name))
 
     def example_keys(key: Key, step: Array, count: int) -> Key:
