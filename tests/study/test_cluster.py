@@ -18,6 +18,7 @@ import pytest
 from distributed import Client
 
 from transferjax import data
+from transferjax.files import Unwritable
 from transferjax.stopping import Stopped
 from transferjax.study import binding, cluster, content, registry, walk, worker
 from transferjax.study.cluster import Cluster
@@ -177,6 +178,12 @@ def dask_process(role, *arguments, env):
         process.wait()
 
 
+def address_in(file):
+    """What a scheduler wrote, once it has written all of it."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return json.loads(file.read_text())["address"]
+
+
 def test_a_worker_is_told_to_end(env, tmp_path):
     """You see: "worker … is gone: what it was making is made by another"; after SIGTERM, or where it is
     retired, it saves its step first.
@@ -195,7 +202,7 @@ def test_a_worker_is_told_to_end(env, tmp_path):
     address, alone = tmp_path / "address", ("--nthreads", "1", "--no-nanny", "--memory-limit", "0")
     with dask_process("scheduler", "--port", "0", "--scheduler-file", address, env=env):
         with dask_process("worker", "--scheduler-file", address, *alone, env=env) as ours:
-            where = wait_for(lambda: address.exists() and json.loads(address.read_text())["address"])
+            where = wait_for(lambda: address_in(address))
             client = threading.Thread(target=ask, args=(where,))
             client.start()
             wait_for(kept)
@@ -309,7 +316,7 @@ def test_the_scheduler_dies(env, tmp_path):
     """
     store, file, said = Store(tmp_path / "store"), tmp_path / "address", []
     with dask_process("scheduler", "--port", "0", "--scheduler-file", file, env=env) as scheduler:
-        address = wait_for(lambda: file.exists() and json.loads(file.read_text())["address"])
+        address = wait_for(lambda: address_in(file))
 
         def say(line):  # there are no workers: the run waits
             said.append(line)
@@ -349,6 +356,35 @@ def test_a_worker_does_not_see_the_store(tmp_path, monkeypatch):
     assert net(0).key in failure(task(store, [wanted]))
     said = worker.work(task(store, [wanted], absent=[net(0).key]))  # failed before: nobody waits for it
     assert said["blocked"] == [wanted.key]
+
+
+def test_the_disk_of_a_worker_is_full(tmp_path, monkeypatch):
+    """You see: "worker on …: Unwritable: cannot write to … (No space left on device)", and the run ends.
+    Do: make room there, then the same command continues.
+    """
+
+    def full(context, group):
+        raise Unwritable("no room there")
+
+    monkeypatch.setattr(worker, "make_group", full)
+    store = Store(tmp_path)
+    answer = worker.work(task(store, [net(0), net(1)]))
+    assert not answer["failed"]
+    with pytest.raises(Unwritable, match="worker on .*: no room there"):
+        Cluster(Context(store), 2)._done(cluster.Group("group", [net(0), net(1)]), answer, "one run")
+
+
+def test_an_error_of_the_shared_disk_is_not_said_of_the_scheduler(start, monkeypatch):
+    """You see: what the disk says.
+    Do: what helps it: the scheduler is there.
+    """
+
+    def stale(self, group, absent, marker):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Cluster, "_task", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        start([net(0)])
 
 
 def test_a_spec_that_means_something_else_there_is_refused(tmp_path):

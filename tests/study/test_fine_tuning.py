@@ -1,5 +1,7 @@
 """Large images in a study: streams of crops, fine-tuning from files."""
 
+import shutil
+
 import chex
 import cv2
 import jax
@@ -13,6 +15,7 @@ from transferjax.study import config as configs
 from transferjax.study import content, networks, resolve
 from transferjax.study.mistakes import Mistakes
 from transferjax.study.run import Local, run
+from transferjax.study.specs import Data
 from transferjax.study.store import Store
 
 CLASSES = ("dark", "bright")
@@ -51,6 +54,26 @@ def test_a_folder_is_trained_on_as_random_crops(folder, tmp_path):
     found = store.get(spec)
     assert found["history/step"].tolist() == [2]
     assert np.isfinite(found["history/loss"]).all()
+
+
+def test_a_picture_is_changed_after_a_study_was_read(folder, tmp_path):
+    """You see: "data … (train) is not what the study was planned with any more".
+    Do: start it again: what was made of the old pictures stays theirs.
+    """
+    own = shutil.copytree(folder, tmp_path / "pictures")
+    spec = content.pin(configs.network(fields(own)).data)
+    assert isinstance(content.checked(spec), data.ImageStream)
+    assert cv2.imwrite(str(own / "train" / "dark" / "0.png"), np.full((20, 20, 3), 255, np.uint8))
+    with pytest.raises(ValueError, match="is not what the study was planned with any more"):
+        content.checked(spec)
+
+
+def test_crops_are_the_same_however_they_are_spelled(folder):
+    """A size that is the default, or is said first, makes no other data; another one does."""
+    spelled = [{"scale": (0.2, 1.0)}, {"size": 224, "scale": (0.2, 1.0)}, {"scale": (0.2, 1.0), "size": 32}]
+    specs = [Data(name=str(folder), split="train", options=options) for options in spelled]
+    one, same, other = (content.content_of(content.load(spec), spec) for spec in specs)
+    assert one == same != other
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,19 @@ def test_a_study_of_every_kind_of_network(file, context, tmp_path):
     assert table["asr"].between(0, 1).all()
 
 
+def test_images_that_were_not_bought_take_no_others_along(context, tmp_path):
+    """You see: for those alone "… images have no recorded answer in …; buy them with …".
+    Do: that.
+    """
+    service = Service(name="api", record=str(tmp_path / "answers.safetensors"))
+    lacking, bought = (TEST.replace(count=count) for count in (8, 4))
+    record_answers(lambda x: [3] * len(x), context.dataset(bought).images, service.record)
+    assert "4 of 8 images have no recorded answer" in failure(
+        context, *(verdicts(service, images) for images in (lacking, bought))
+    )
+    assert context.store.has(verdicts(service, bought))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -7,6 +7,7 @@ import pytest
 
 from tests.study import small
 from transferjax.study import run as running
+from transferjax.study.plan import group_key
 from transferjax.study.run import Local, Outcome, run
 from transferjax.study.specs import Measure
 from transferjax.study.store import ARRAYS, Corrupt, Missing
@@ -76,3 +77,24 @@ def test_a_result_is_asked_for_that_is_not_there(context):
     ) as error:
         context.store.get(spec)
     assert isinstance(error.value, Missing)
+
+
+def test_all_there_is_to_do_is_made_by_another_run(context, monkeypatch):
+    """You see: after ten seconds "waits for another run on this store, which makes Measure …".
+    Do: nothing, or end the other run: it may be suspended.
+    """
+    spec = Measure(call={"name": "gradient_norm"}, of=(small.network(seed=3),), data=small.TEST)
+    small.make(context, *spec.of)
+    monkeypatch.setattr(running, "WAIT", 0.0)
+    lock, said = context.store.lock(group_key(spec)), []
+
+    def say(line):
+        said.append(line)
+        lock.release()
+
+    with lock:
+        outcome = run([spec], context.store, Local(context, say))
+    assert said == [f"waits for another run on this store, which makes Measure {spec.key}"]
+    assert list(outcome.made) == [spec.key]
+    with context.store.lock(group_key(spec)).acquire(timeout=0):  # nobody holds it any more
+        pass

@@ -103,12 +103,24 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(tmp_path):
 
 @pytest.mark.parametrize("stopped", [12, 17])
 def test_an_earlier_stop_than_all_checkpoints(tmp_path, stopped):
-    """From the start, as often as one likes: those that are there are forgotten."""
+    """From the start, as often as one likes, and who looks at an early moment alone leaves the rest alone."""
     with pytest.raises(Stopped):
         train(tmp_path, stopped=after(stopped))
+    same(train(tmp_path, stops=(7,))[0], train(stops=(7,))[0])
+    (stop,) = train(tmp_path)
+    assert stop.trained == LAST - stopped
+    same(stop, train()[0])
     for _ in range(2):
         for one, other in zip(train(tmp_path, stops=(7, LAST)), train(stops=(7, LAST)), strict=True):
             same(one, other)
+
+
+def test_an_early_moment_is_interrupted_too(tmp_path):
+    """It goes on from its own checkpoint, and the long training from the one that came further."""
+    for stops, stopped in (((LAST,), 18), ((7,), 4)):
+        with pytest.raises(Stopped):
+            train(tmp_path, stops=stops, stopped=after(stopped))
+    assert [train(tmp_path, stops=stops)[0].trained for stops in ((7,), (LAST,))] == [3, LAST - 18]
 
 
 def test_a_checkpoint_of_another_training(tmp_path):

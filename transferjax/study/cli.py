@@ -304,7 +304,7 @@ def _demand(rows: Mapping[str, Sequence[rows.Row]]) -> list[Spec]:
 def _executor(context: Context, bar: Bar) -> Executor:
     if not given.WORKERS.value and not given.SCHEDULER.value:
         enable_compilation_cache()
-        return bar.over(Local(context))
+        return bar.over(Local(context, bar.say))
     from transferjax.study.cluster import Cluster
 
     return bar.over(

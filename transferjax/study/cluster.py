@@ -12,11 +12,12 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from transferjax import data
+from transferjax.files import Unwritable
 from transferjax.stopping import Stopped
 from transferjax.study import walk
 from transferjax.study.mistakes import Mistakes
@@ -77,16 +78,13 @@ class Cluster:
         Raises:
             Mistakes: no scheduler answers; what workers make is not to be seen here.
             ConnectionError: it is gone.
+            Unwritable: the store takes no more results.
         """
         if not groups:
             return
         with _quiet(), self._client() as client, self._marker() as marker:
-            try:
-                self._greet(client)
-                yield from self._made(client, groups, marker)
-            except (CancelledError, OSError) as error:  # of Dask's calls, whichever comes first
-                where = client.scheduler.address
-                raise ConnectionError(f"the scheduler at {where} is gone; {KEPT}") from error
+            self._greet(client)
+            yield from self._made(client, groups, marker)
 
     def _made(self, client: Any, groups: Sequence[Group], marker: Path) -> Iterator[tuple[Group, Done]]:
         waiting, running, damaged = list(groups), dict[Any, Group](), list[tuple[Group, Done]]()
@@ -97,16 +95,18 @@ class Cluster:
             ready = [group for group in waiting if not group.after & unfinished]
             for group in ready[: max(0, max(1, len(known)) - len(running))]:
                 text, key = self._task(group, absent, marker), f"{group.kind}-{group.key}-{marker.name}"
-                running[client.submit(work, text, key=key, retries=0, pure=False)] = group
+                with _asking(client):
+                    running[client.submit(work, text, key=key, retries=0, pure=False)] = group
                 waiting.remove(group)
             ended = _ended(client, running)
             known = self._look(client, known)
             for future in ended:
                 group = running.pop(future)
-                if future.status == "finished" and future.result() is None:  # another goes on from there
+                answer = _answer(client, future)
+                if answer is None:  # another goes on from there
                     waiting.append(group)
                     continue
-                done = self._done(group, future, marker.name)
+                done = self._done(group, answer, marker.name)
                 unfinished.discard(group.key)
                 absent |= done.failed.keys() | set(done.blocked)
                 if done.damaged is None:
@@ -130,16 +130,18 @@ class Cluster:
             }
         )
 
-    def _done(self, group: Group, future: Any, run: str) -> Done:
+    def _done(self, group: Group, answer: Mapping[str, Any] | BaseException, run: str) -> Done:
         """What a worker said, or what became of a group whose workers died.
 
         A worker finds what another one made before it died: it was made all the same.
         """
         store = self.context.store
-        if future.status == "finished":
-            done = Done(**future.result())
+        if isinstance(answer, Mapping):
+            done = Done(**answer)
+            if done.unwritable:
+                raise Unwritable(done.unwritable)
         else:
-            there, why = [spec.key for spec in group.members if store.has(spec)], said_of(future.exception())
+            there, why = [spec.key for spec in group.members if store.has(spec)], said_of(answer)
             failed = {spec.key: why for spec in group.members if spec.key not in there}
             done = Done(found=there, failed=failed)
         paths = {spec.key: store.path(spec) for spec in group.members}
@@ -152,7 +154,8 @@ class Cluster:
 
     def _look(self, client: Any, known: Mapping[str, int]) -> dict[str, int]:
         """Threads of every worker; says what changed for the worse."""
-        now: dict[str, int] = client.nthreads()
+        with _asking(client):
+            now: dict[str, int] = client.nthreads()
         for address in known.keys() - now.keys():
             self.say(f"worker {address} is gone: what it was making is made by another")
         for address in now.keys() - known.keys():
@@ -191,7 +194,8 @@ class Cluster:
             yield client
 
     def _greet(self, client: Any) -> None:
-        count = len(client.nthreads())
+        with _asking(client):
+            count = len(client.nthreads())
         board = f"dashboard {client.dashboard_link}"
         if self.workers and importlib.util.find_spec("bokeh") is None:
             board = "no dashboard (it needs bokeh)"
@@ -211,12 +215,25 @@ def _ended(client: Any, running: Iterable[Any]) -> list[Any]:
     """Those that ended within a moment."""
     from distributed import wait
 
-    try:
-        with client.as_current():
+    with _asking(client):
+        with suppress(TimeoutError), client.as_current():
             wait(list(running), timeout=POLL, return_when="FIRST_COMPLETED")
-    except TimeoutError:
-        return []
-    return [future for future in running if future.done()]
+        return [future for future in running if future.done()]
+
+
+def _answer(client: Any, future: Any) -> Any:
+    """What a worker answered, or the error by which it did not."""
+    with _asking(client):
+        return future.result() if future.status == "finished" else future.exception()
+
+
+@contextmanager
+def _asking(client: Any) -> Iterator[None]:
+    """Dask's calls, of which any may be the first that finds nobody there."""
+    try:
+        yield
+    except (CancelledError, OSError) as error:
+        raise ConnectionError(f"the scheduler at {client.scheduler.address} is gone; {KEPT}") from error
 
 
 @contextmanager

@@ -49,9 +49,15 @@ def _part(found: data.Source, spec: Data) -> data.Source:
 
 
 def checked(spec: Data) -> data.Source:
-    if spec.content and facts(spec).content != spec.content:
+    """The data by name, as they are now.
+
+    Raises:
+        ValueError: they are others than the study named.
+    """
+    found = load(spec)
+    if spec.content and content_of(found, spec) != spec.content:
         raise ValueError(f"data {spec.name!r} ({spec.split}) is not what the study was planned with any more")
-    return load(spec)
+    return found
 
 
 def content_of(source: data.Source, spec: Data) -> str:
@@ -66,7 +72,8 @@ def _content(source: data.Source, spec: Data) -> Iterator[Any]:
     yield f"{source.num_classes} {len(source)} {source.image_shape}".encode()
     yield np.ascontiguousarray(source.labels).data
     if isinstance(source, data.ImageStream):
-        yield repr(spec.options).encode()
+        cut = {name: value for name, value in dict(spec.options).items() if name != "data_dir"}
+        yield repr(sorted({**cut, "size": source.size}.items())).encode()
         rows: Iterable[int] = range(len(source)) if source.rows is None else source.rows.tolist()
         for row in rows:
             yield source.encoded[row]

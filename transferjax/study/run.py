@@ -12,13 +12,16 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-from filelock import Timeout
+import numpy as np
+from filelock import FileLock, Timeout
+from jax.experimental import multihost_utils
 
 from transferjax.data import cache_dir
 from transferjax.files import Unwritable, writing
@@ -28,13 +31,15 @@ from transferjax.study.make import make
 from transferjax.study.mistakes import one_line
 from transferjax.study.plan import Group, Plan, make_plan, work
 from transferjax.study.resolve import Context
-from transferjax.study.specs import Spec
+from transferjax.study.specs import Adversarial, Spec, Verdicts
 from transferjax.study.store import Corrupt, Entry, Store
 from transferjax.study.walk import needs
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
 CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"
 WAIT = 0.2  # seconds between looks at what another run makes
+PATIENCE = 50  # such looks before a user is told
+APART = (Adversarial, Verdicts)  # made in order, each for itself: where one fails, the next is tried
 
 
 @dataclass
@@ -54,13 +59,15 @@ Damage = tuple[str, str, str]
 
 @dataclass
 class Done:
-    """What one group came to: keys made and found, messages of failures, what was damaged."""
+    """What one group came to: keys made and found, messages of failures, what was damaged, and what a place
+    said that takes no more results."""
 
     made: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
     damaged: Damage | None = None
+    unwritable: str = ""
 
 
 class Executor(Protocol):
@@ -155,69 +162,105 @@ def _sound(store: Store, kind: str, key: str) -> bool:
 def make_group(context: Context, group: Group) -> Done:
     """Makes what is missing of one group; the caller holds its lock."""
     done, store = Done(), context.store
-    here = [spec for spec in group.members if store.has(spec)]
-    done.found = [spec.key for spec in here]
-    rest = [spec for spec in group.members if spec not in here]
-    ready = [spec for spec in rest if all(map(store.has, needs(spec)))]
+    there = _agreed(store.has(spec) for spec in group.members)
+    done.found = [spec.key for spec, has in zip(group.members, there, strict=True) if has]
+    rest = [spec for spec, has in zip(group.members, there, strict=True) if not has]
+    ready: Sequence[Spec] = [spec for spec in rest if all(map(store.has, needs(spec)))]
     done.blocked = [spec.key for spec in rest if spec not in ready]
     try:
-        for spec, result in make(context, ready) if ready else ():
-            arrays = result["arrays"]
-            said = {name: value for name, value in result.items() if name != "arrays"}
-            mine = {"run": context.run} if context.run else {}
-            took = {need.key: store.entry(need).seconds for need in needs(spec)}
-            of = {key: seconds for key, seconds in took.items() if seconds is not None}
-            store.put(spec, arrays, {**said, **mine, "of": of, "work": work(spec, size), **provenance()})
-            done.made.append(spec.key)
+        while ready:
+            ready = _some(context, ready, done)
     except Unwritable:
         raise
     except Corrupt as error:
         context.forget()
         done.damaged = error.kind, error.key, str(error)
-    except Exception as error:
-        if os.environ.get("TRANSFERJAX_TRACEBACK"):
-            traceback.print_exc()
-        message = f"{type(error).__name__}: {one_line(error)}"
-        done.failed = {spec.key: message for spec in ready if spec.key not in done.made}
     return done
 
 
-class Local:
-    """This process, one group after another."""
+def _some(context: Context, ready: Sequence[Spec], done: Done) -> Sequence[Spec]:
+    """Makes results up to the first that fails, and says which are still to be tried."""
+    store = context.store
+    try:
+        for spec, result in make(context, ready):
+            said = {name: value for name, value in result.items() if name != "arrays"}
+            mine = {"run": context.run} if context.run else {}
+            took = {need.key: store.entry(need).seconds for need in needs(spec)}
+            of = {key: seconds for key, seconds in took.items() if seconds is not None}
+            store.put(spec, result["arrays"], {**said, **mine, "of": of, "work": work(spec, size), **provenance()})
+            done.made.append(spec.key)
+    except (Unwritable, Corrupt):
+        raise
+    except Exception as error:
+        if os.environ.get("TRANSFERJAX_TRACEBACK"):
+            traceback.print_exc()
+        rest = [spec for spec in ready if spec.key not in done.made]
+        lost = rest[:1] if isinstance(ready[0], APART) else rest
+        done.failed |= dict.fromkeys((spec.key for spec in lost), f"{type(error).__name__}: {one_line(error)}")
+        return rest[len(lost) :]
+    return ()
 
-    def __init__(self, context: Context):
-        self.context = context
+
+def _agreed(found: Iterable[int]) -> list[int]:
+    """What the first of several processes that train together found: the others do as it does."""
+    numbers = np.array(list(found), np.int32)
+    if jax.process_count() == 1 or not len(numbers):
+        return numbers.tolist()
+    return multihost_utils.broadcast_one_to_all(numbers).tolist()
+
+
+class Local:
+    """This process, one group after another.
+
+    Args:
+        context: where results are, and how they are made.
+        say: is told, once, that all there is to do is made by another run.
+    """
+
+    def __init__(self, context: Context, say: Callable[[str], None] = lambda line: None):
+        self.context, self.say = context, say
 
     def __call__(self, groups: Sequence[Group]) -> Iterator[tuple[Group, Done]]:
         """Groups in order; one that another run holds is left to it, and looked at again later."""
-        waiting, ended = list(groups), set[str]()
+        waiting, ended, idle = list(groups), set[str](), 0
         names = {group.key for group in groups}
         while waiting:
             if self.context.stopped():
                 raise Stopped
             ready = [group for group in waiting if not (group.after & names) - ended]
-            taken = next(filter(None, map(self._try, ready)), None)
-            if taken is None:
+            with self._first(ready) as group:
+                done = None if group is None else make_group(self.context, group)
+            if group is None or done is None:
+                if idle == PATIENCE:
+                    self.say(f"waits for another run on this store, which makes {ready[0].kind} {ready[0].key}")
+                idle += 1
                 time.sleep(WAIT)
                 continue
-            group, done = taken
             waiting.remove(group)
             ended.add(group.key)
+            idle = 0
             yield group, done
 
-    def _try(self, group: Group) -> tuple[Group, Done] | None:
-        if jax.process_index():  # of several processes that train together the first one holds the lock
-            return group, make_group(self.context, group)
+    @contextmanager
+    def _first(self, ready: Sequence[Group]) -> Iterator[Group | None]:
+        """The first group that no other run holds, held; of several processes the first one holds it."""
+        locks = map(self._held, ready) if not jax.process_index() else ()
+        free, lock = next(((i, lock) for i, lock in enumerate(locks) if lock is not None), (-1, None))
+        try:
+            (chosen,) = _agreed([free])
+            yield None if chosen < 0 else ready[chosen]
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _held(self, group: Group) -> FileLock | None:
         lock = self.context.store.lock(group.key)
         try:
             with writing(self.context.store.root):
                 lock.acquire(timeout=0)
         except Timeout:
             return None
-        try:
-            return group, make_group(self.context, group)
-        finally:
-            lock.release()
+        return lock
 
 
 @cache

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from transferjax.files import Unwritable
 from transferjax.stopping import Stopped
 from transferjax.study import registry, walk
 from transferjax.study.binding import TABLES
@@ -43,6 +44,8 @@ def work(text: str) -> dict[str, Any] | None:
             return None
         except Exception as error:
             said = f"worker on {socket.gethostname()}: {line_of(error)}"
+            if isinstance(error, Unwritable):
+                return asdict(Done(unwritable=said))
             return asdict(Done(failed=dict.fromkeys(task["members"], said)))
 
 

@@ -8,7 +8,7 @@ that was damaged later the checksum differs, and the one before is taken.
 import hashlib
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,19 @@ class Another(ValueError):
 _WAY_OUT = "make room there, or choose another place; then the same command continues"
 
 
+class _Newest(policies.PreservationPolicy):
+    """The last n by step, and by time: who looks at an early moment of a training leaves its end alone."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        furthest = sorted(checkpoints, key=lambda c: c.step)[-self.n :]
+        latest = sorted(checkpoints, key=lambda c: (c.time, c.step))[-self.n :]
+        kept = {c.step for c in (*furthest, *latest)}
+        return [c.step in kept for c in checkpoints]
+
+
 @contextmanager
 def open_checkpoints(
     directory: str | Path, *, newest: int = 2, read_only: bool = False
@@ -42,7 +55,8 @@ def open_checkpoints(
 
     Args:
         directory: made if absent.
-        newest: how many of the newest to keep; the one before the newest is for when that is damaged.
+        newest: how many to keep of the furthest, and of the latest written; the one before the newest is for
+            when that is damaged.
         read_only: looks at a directory, in which another run may write.
 
     Raises:
@@ -52,7 +66,7 @@ def open_checkpoints(
     """
     if newest < 1:
         raise ValueError(f"newest={newest}: expected at least 1 checkpoint to keep")
-    policy = None if read_only else policies.LatestN(newest)
+    policy = None if read_only else _Newest(newest)
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, read_only=read_only)
     with ExitStack() as stack:
         if not read_only and jax.process_index() == 0:  # of several that train together the first one writes
@@ -80,11 +94,13 @@ def _keeping(directory: str | Path) -> Iterator[None]:
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: PyTree, meta: PyTree) -> None:
-    """Saves `state` under its step, in the background; `meta` is anything JSON holds.
+    """Saves `state` under its step, in the background, if there is none; `meta` is anything JSON holds.
 
     Raises:
         Unwritable: this one, or the one before, cannot be kept.
     """
+    if step in manager.all_steps():  # of a run that came further: the same training has the same states
+        return
     # Arrays of the host: of several processes, which hold the same state, the first one writes.
     host = jax.device_get(state)
     note = {"meta": meta, "checksum": _checksum(host), "structure": _structure(host)}
@@ -122,8 +138,7 @@ def restore(
 ) -> tuple[Any, PyTree] | None:
     """The newest state that is whole, and its meta, or None where there is none.
 
-    Training goes on from here, or from the start, so checkpoints after it are forgotten; warns of those that
-    are damaged.
+    Warns of those that are damaged, and forgets them; what is there of later steps stays.
 
     Args:
         template: a state of the same structure; gives Orbax the types and shapes.
@@ -147,9 +162,7 @@ def restore(
                 f"{'the one before' if steps else 'the start'}",
                 stacklevel=2,
             )
-    begin = whole[0] if whole else 0
-    for later in [s for s in manager.all_steps() if s > begin]:
-        manager.delete(later)
+            manager.delete(step)
     return (jax.tree.map(jnp.asarray, whole[1]), whole[2]) if whole else None
 
 
