@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from transferjax.study import cli
 from transferjax.study.store import ARRAYS, Store
 
 TINY = "tests/study/tiny.py"
@@ -270,3 +271,21 @@ def test_mistakes_are_said_and_nothing_is_written(finish, tmp_path):
     assert "'modle'; did you mean model" in lines[0]
     assert "'stpes'; did you mean steps" in lines[1]
     assert not (tmp_path / "store").exists()
+
+
+def test_a_name_of_any_length_is_a_files(tmp_path):
+    """A study of many mechanisms and tables has a name that no file system takes: it is cut, and told apart."""
+    long = "sp2024-cpu,mechanisms=" + "+".join(f"SAM&IR_{i}" for i in range(40))
+    names = {cli.shortened(name) for name in (long, long + "+ST", "é" * 300, "sp2024-cpu")}
+    assert "sp2024-cpu" in names
+    assert len(names) == 4
+    for name in names:
+        (tmp_path / f".{name}.json.123456.tmp").touch()
+
+
+def test_a_view_without_rows_leaves_no_page_of_its_last_run(tmp_path):
+    names = ("table2.md", "table2.csv", "table2_order.csv", "table2_own.csv", "table20.csv", "report.md")
+    for name in names:
+        (tmp_path / name).touch()
+    cli._forget_page(tmp_path, "table2", {"table2", "table2_own", "table20"})
+    assert {path.name for path in tmp_path.iterdir()} == {"table2_own.csv", "table20.csv", "report.md"}

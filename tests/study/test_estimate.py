@@ -3,14 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from small import RESNET, TEST, TRAIN, VGG, attacked, network, training, verdicts
+from small import RESNET, TEST, TRAIN, VGG, attacked, make, network, training, verdicts
 
 from configs import trainings
 from configs.methods import MECHANISMS, method
 from transferjax import programs
+from transferjax.stopping import Stopped
 from transferjax.study import binding, estimate, shapes
 from transferjax.study.content import size
 from transferjax.study.plan import make_plan, program, work
+from transferjax.study.resolve import Context
 from transferjax.study.specs import Apply, Call, Derived, Goal, Measure
 from transferjax.study.store import Store
 
@@ -36,6 +38,23 @@ def test_what_a_program_cost_before(cost):
     assert cost(network(seed=3)) == pytest.approx(16.0 + 4.0)
     assert cost(network(seed=3, epochs=5.0)) == pytest.approx(16.0 + 5 * 4.0)
     assert cost(network(RESNET)) != pytest.approx(20.0)  # another program
+
+
+def test_what_moments_of_a_training_cost_before(one_device, tmp_path):
+    """Each has its share of the work, also where the training was interrupted."""
+    moments = [network(epochs=4.0, epoch=epoch) for epoch in (1.0, 2.5, None)]
+    looks, store = iter([False] * 4 + [True]), Store(tmp_path)
+    with pytest.raises(Stopped):
+        make(Context(store, 64, 1, stopped=lambda: next(looks)), *moments)
+    make(Context(store, 64, 1), *moments)
+    whole = work(network(epochs=4.0), size)
+    found = [store.entry(spec).provenance["work"] / whole for spec in moments]
+    assert found == pytest.approx([1 / 4, 3 / 8, 3 / 8])
+
+
+def test_a_moment_costs_the_training_up_to_it(cost):
+    early, whole = (each(cost, network(epochs=8.0, epoch=epoch)) for epoch in (2.0, None))
+    assert early == pytest.approx(whole / 4)
 
 
 def test_what_cannot_be_read_is_left_out(cost):

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,17 @@ def test_a_stop_in_the_epoch_that_was_interrupted_has_its_row(tmp_path):
         train(tmp_path, stops=(7, LAST), stopped=after(7))
     for one, other in zip(train(tmp_path, stops=(7, LAST)), train(stops=(7, LAST)), strict=True):
         same(one, other)
+
+
+def test_what_was_spent_before_an_interruption_counts(tmp_path):
+    """Steps since the stop before, and the seconds of earlier calls on them."""
+    slow = lambda: time.sleep(0.02)  # noqa: E731  a look
+    with pytest.raises(Stopped):
+        train(tmp_path, stops=(7, LAST), stopped=lambda look=after(12): slow() or look())
+    (stop,) = train(tmp_path)
+    assert (stop.trained, stop.steps) == (LAST - 12, LAST - 7)
+    assert 5 * 0.02 <= stop.before < 60
+    assert train(stops=(7, LAST))[1].before == 0
 
 
 def test_a_training_without_checkpoints_is_asked_to_stop(tmp_path):

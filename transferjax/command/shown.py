@@ -17,7 +17,7 @@ from transferjax.files import replacing
 from transferjax.metrics import proportion_interval
 from transferjax.naming import described
 from transferjax.report import NOISE, Section, Table, images_section, write_sections
-from transferjax.report.tables import tenths
+from transferjax.report.tables import DIGITS, tenths
 from transferjax.study.run import provenance
 
 LEVEL = 0.025
@@ -137,7 +137,7 @@ def write(
         shown: of each attack and budget the same images.
     """
     with replacing(out / "results.csv") as partial:
-        results.round(6).to_csv(partial, index=False)
+        results.to_csv(partial, index=False, float_format=DIGITS)
     text = (
         f"Images that an attack made on a surrogate, shown to targets: {results['images'].iloc[0]} images of "
         f"{looked.num_classes} classes. {legend('bold')}"

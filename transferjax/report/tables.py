@@ -26,6 +26,9 @@ RATES = ("asr", "asr_correct", "surrogate_accuracy", "target_accuracy")
 NOISE = "noise"
 """The mechanism of rows that no surrogate made: random signs of the budget, which every attack must beat."""
 
+DIGITS = "%.8g"
+"""How numbers stand in files of rows: also what is tiny keeps its digits."""
+
 ERRORS = {
     "half_range": "half the range around the mid-range",
     "std": "the standard deviation",

@@ -6,13 +6,14 @@ python -m experiments.study --store=DIR ls | why KEY|LABEL [--config=…] | gc [
     | pack FILE --config=… [--views=a,b] | unpack FILE
 """
 
+import hashlib
 import json
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ from absl import app, flags, logging
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section, told_apart, write_page
+from transferjax.report.tables import DIGITS
 from transferjax.stopping import SAID, Stopping, never
 from transferjax.study import config as configs
 from transferjax.study import flags as given
@@ -44,6 +46,7 @@ PLIGHTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile)
 """What disks, files and devices raise, and users' mistakes."""
 COMMANDS = {"ls": "", "why": "KEY|LABEL", "gc": "", "pack": "FILE", "unpack": "FILE"}
 TRACEBACK = "TRANSFERJAX_TRACEBACK"
+LONGEST = 200  # bytes of a study's name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -173,7 +176,15 @@ def _read(store: Store) -> Study:
     variant = flags.FLAGS["config"].config_filename.partition(":")[2]  # type: ignore[attr-defined]
     name = f"{Path(_file()).stem}-{variant}".replace("/", "_") if variant else Path(_file()).stem
     stored = store.has if given.STORE.value else lambda spec: False
-    return configs.read(given.CONFIG.value, views.VIEWS, name, stored)
+    return configs.read(given.CONFIG.value, views.VIEWS, shortened(name), stored)
+
+
+def shortened(name: str) -> str:
+    """A name for files, which no file system takes at any length; what is cut away stays told apart."""
+    long = name.encode()
+    if len(long) <= LONGEST:
+        return name
+    return f"{long[: LONGEST - 9].decode(errors='ignore')}-{hashlib.sha256(long).hexdigest()[:8]}"
 
 
 def _look_after(store: Store, command: str, *arguments: str) -> int:
@@ -325,6 +336,7 @@ def _report(
             continue
         if frame.empty:
             print(f"view {view.name}: nothing to draw, its results are missing")
+            _forget_page(directory, view.name, {other.name for other in study.views})
             continue
         drawn = told_apart(views.draw(study, view, frame), view.name, taken)
         parts = [*drawn, cost_section(asked[view.name], store)]
@@ -334,12 +346,19 @@ def _report(
             print(warning)
         for suffix, part in views.files(study, view, frame).items():
             with replacing(directory / f"{view.name}{suffix}.csv") as partial:
-                part.round(6).to_csv(partial, index=False)
+                part.to_csv(partial, index=False, float_format=DIGITS)
     from transferjax.study.run import provenance
 
     settings = json.loads(json.dumps(given.CONFIG.value.to_dict(), default=str)) if given.CONFIG.value else {}
     paths = write_sections(directory, sections, study.title, settings, dict(provenance()))
     print(f"report: {paths.html}")
+
+
+def _forget_page(directory: Path, name: str, views: Collection[str]) -> None:
+    """Of a view that has no rows any more nothing is left that reads as if it had."""
+    rows = [p for p in directory.glob(f"{name}_*.csv") if p.stem not in views]
+    for path in (directory / f"{name}.md", directory / f"{name}.csv", *rows):
+        path.unlink(missing_ok=True)
 
 
 def _end(study: Study, outcome: Outcome, missing: Mapping[str, Spec]) -> int:

@@ -88,14 +88,15 @@ def seconds(plan: Plan, store: Store) -> dict[str, float]:
 def _shares(plan: Plan) -> dict[str, float]:
     """What of its own work each result costs where its group makes it of the others'.
 
-    Of the moments of one training the longest costs all; of pairs of networks, each network once.
+    Of the moments of one training the latest costs all up to it; of pairs of networks, each network once.
     """
     shares: dict[str, float] = {}
     for group in plan.groups:
         share = dict.fromkeys((spec.key for spec in group.members), 1.0)
         if group.kind == "Network":
             share = dict.fromkeys(share, 0.0)
-            share[max(group.members, key=_until).key] = 1.0
+            latest = max(group.members, key=_until)
+            share[latest.key] = _until(latest) / latest.training.epochs  # type: ignore[attr-defined]
         elif group.kind == "Measure" and len(group.members) > 1:
             networks = {net.key for spec in group.members for net in networks_of(spec)}
             share = dict.fromkeys(share, len(networks) / (2 * len(share)))
@@ -118,9 +119,13 @@ def _known(store: Store) -> Mapping[str, Rate]:
     """What programs cost before."""
     found = defaultdict[str, list[tuple[float, float]]](list)
     for entry in store.entries():
-        spec = entry.readable
-        if spec is not None and {"seconds", "work"} <= entry.provenance.keys():
-            found[program(spec)].append((entry.provenance["seconds"], max(entry.provenance["work"], 1e-9)))
+        if (spec := entry.readable) is None:
+            continue
+        noted = entry.provenance
+        if "steps" in noted and "share" not in noted:  # of an older version: the work of the whole training
+            continue
+        if {"seconds", "work"} <= noted.keys() and noted["work"] > 0:
+            found[program(spec)].append((noted["seconds"], noted["work"]))
     rates = {}
     for name, pairs in found.items():
         each = min(took / images for took, images in pairs)

@@ -32,7 +32,8 @@ from transferjax.study.specs import (
 from transferjax.typing import Array, Attack, Predict
 
 Made = Mapping[str, Any]
-"""`arrays`, and whatever provenance says besides (`steps`)."""
+"""`arrays`, and what provenance says besides; of a training its `steps` in this process, which `share` of
+all this moment was, and the seconds that were spent on that `before`."""
 
 
 def make(context: Context, members: Sequence[Spec]) -> Iterator[tuple[Spec, Made]]:
@@ -41,7 +42,7 @@ def make(context: Context, members: Sequence[Spec]) -> Iterator[tuple[Spec, Made
     begin = time.perf_counter()
     with memory_advice(_smaller(context, members[0])):
         for spec, result in made:
-            seconds = time.perf_counter() - begin
+            seconds = result.get("before", 0.0) + time.perf_counter() - begin
             yield spec, {**result, "seconds": round(seconds, 3)}
             begin = time.perf_counter()
 

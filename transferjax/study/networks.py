@@ -258,8 +258,9 @@ def make_networks(context: Context, members: Sequence[Network]) -> Iterator[tupl
     )
     for stop in stops:
         arrays = flat(trainer.variables(stop.state)) | history_arrays(stop.history)
+        said = {"steps": stop.trained, "share": stop.steps / trainer.step_of(None), "before": stop.before}
         for member in due[stop.step]:
-            yield member, {"arrays": arrays, "steps": stop.trained}
+            yield member, {"arrays": arrays, **said}
 
 
 def _called(spec: Network) -> str:

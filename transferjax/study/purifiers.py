@@ -65,4 +65,4 @@ def _trained(context: Context, spec: Purifier) -> dict[str, Any]:
         stopped=context.stopped,
     )
     arrays = flat(stop.state.variables) | history_arrays(stop.history)
-    return {"arrays": arrays, "steps": stop.trained}
+    return {"arrays": arrays, "steps": stop.trained, "share": 1.0, "before": stop.before}

@@ -183,11 +183,12 @@ def _some(context: Context, ready: Sequence[Spec], done: Done) -> Sequence[Spec]
     store = context.store
     try:
         for spec, result in make(context, ready):
-            said = {name: value for name, value in result.items() if name != "arrays"}
             mine = {"run": context.run} if context.run else {}
             took = {need.key: store.entry(need).seconds for need in needs(spec)}
             of = {key: seconds for key, seconds in took.items() if seconds is not None}
-            store.put(spec, result["arrays"], {**said, **mine, "of": of, "work": work(spec, size), **provenance()})
+            said = {name: value for name, value in result.items() if name != "arrays"}
+            cost = {"of": of, "work": result.get("share", 1.0) * work(spec, size)}
+            store.put(spec, result["arrays"], {**said, **mine, **cost, **provenance()})
             done.made.append(spec.key)
     except (Unwritable, Corrupt):
         raise

@@ -8,6 +8,7 @@ continues from its newest checkpoint that is whole, with the same batches, and e
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,12 +28,18 @@ History = list[dict[str, float]]
 
 
 class Stop(NamedTuple):
-    """Where a training was to be looked at: after `step` steps, `trained` of them by this call."""
+    """Where a training was to be looked at: after `step` steps, `trained` of them by this call.
+
+    `steps` are those since the stop before, and `before` the seconds that earlier calls, which were
+    interrupted, spent on them.
+    """
 
     step: int
     state: PyTree
     history: History
     trained: int
+    steps: int
+    before: float
 
 
 class Diverged(FloatingPointError):
@@ -96,9 +103,12 @@ def fit(
         ):  # of an older version, which kept the history alone, at the end of an epoch
             note = {"step": int(note[-1]["step"]), "history": note}
         begin, history, total = note["step"], note["history"], _Means(**note.get("means", {}))
+        since, before = note.get("since", begin), note.get("seconds", 0.0)
         if begin in due:
             rows = [*history, _row(begin, steps_per_epoch, total.means())] if total.count else history
-            yield Stop(begin, state, rows, 0)
+            yield Stop(begin, state, rows, 0, begin - since, before)
+            since, before = begin, 0.0
+        clock = time.perf_counter()
         state, examples = to_device(state), batches(begin)
         for step in range(begin + 1, last + 1):
             state, metrics = update(state, next(examples))
@@ -114,10 +124,12 @@ def fit(
             if step in due:
                 now = {name: float(value) for name, value in to_host(dict(metrics)).items()}
                 _check_finite(now, step, steps_per_epoch)
-                yield Stop(step, to_host(state), rows, step - begin)
+                yield Stop(step, to_host(state), rows, step - begin, step - since, before)
+                since, before, clock = step, 0.0, time.perf_counter()
             leaves = step < last and stopped()
             if manager is not None and step < last and (leaves or not step % (save_epochs * steps_per_epoch)):
-                note = {"step": step, "history": history, "means": total.plain()}
+                took = {"since": since, "seconds": before + time.perf_counter() - clock}
+                note = {"step": step, "history": history, "means": total.plain(), **took}
                 checkpoint.save(manager, step, to_host(state), note)
             if leaves:
                 raise Stopped
