@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from transferjax import attacks, defences, models
+from transferjax.attacks.catalogue import targeted
 from transferjax.attacks.catalogue.targeted import _crop
 from transferjax.models import regnet
 from transferjax.models.layers import Branch, Layers
@@ -288,30 +289,45 @@ def test_features_by_path(resnet, x):
         with_features(resnet, "layer9", x)
 
 
-def test_a_crop_is_a_square_part_made_as_large_as_the_image():
+def test_a_crop_is_a_part_made_as_large_as_the_image():
     ramp = jnp.broadcast_to(jnp.arange(40.0)[:, None, None], (40, 40, 1))
-    for seed in range(8):
+    areas, forms = [], []
+    for seed in range(30):
         key = jax.random.key(seed)
-        np.testing.assert_allclose(_crop(key, ramp, 1.0, 1.0), ramp, atol=1e-5)
         rows, columns = (np.asarray(_crop(key, x, 0.1, 0.4))[..., 0] for x in (ramp, ramp.swapaxes(0, 1)))
-        down, right = np.diff(rows[:, 20]), np.diff(columns[20])
-        share = np.median(down)
-        assert 0.1**0.5 < share < 0.4**0.5
-        np.testing.assert_allclose(np.median(right), share, rtol=1e-4)  # of a square
+        down, across = np.median(np.diff(rows[:, 20])), np.median(np.diff(columns[20]))
+        areas.append(down * across)
+        forms.append(across / down)
         assert 0 <= rows.min() < rows.max() <= 39
-        assert rows.max() - rows.min() <= 40 * share
+        assert rows.max() - rows.min() <= 40 * down
+    assert 0.1 <= min(areas) + 1e-5 < 0.15 < 0.35 < max(areas) <= 0.4 + 1e-5
+    assert 3 / 4 <= min(forms) + 1e-5 < 0.85 < 1.2 < max(forms) <= 4 / 3 + 1e-5
 
 
-def test_self_universality_of_the_whole_image_is_twice_the_cross_entropy(resnet, x):
-    """Whose features are alike; parts, and the weight of their features, change where it goes."""
-    targets, key = jnp.array([4, 5, 6]), jax.random.key(0)
-    attack = partial(attacks.self_universality, 16 / 255, 3, layer="layer1.0")
-    plain = attacks.mi_fgsm(16 / 255, 3, step_size=2 / 255, targeted=True)(key, resnet, x, targets)
-    whole = attack(low=1.0, high=1.0, weight=0.0)(key, resnet, x, targets)
-    np.testing.assert_allclose(whole, plain, atol=1e-6)
-    part = attack(weight=0.0)(key, resnet, x, targets)
-    assert np.abs(part - plain).max() > 1 / 255
-    assert np.abs(attack(weight=50.0)(key, resnet, x, targets) - part).max() > 1 / 255
+def test_self_universality_by_hand(resnet, x):
+    """Its first step goes down the mean of both cross-entropies, less the cosine, of a δ on image and crop."""
+    targets, key, weight = jnp.array([4, 5, 6]), jax.random.key(0), 5.0
+    crops = []
+
+    def crop(key, image, low, high):
+        assert (low, high) == (0.1, 0.1)
+        crops.append(image.shape)
+        return image[::-1] * 0.5  # any other image
+
+    def objective(delta):
+        seen = [with_features(resnet, "layer1.0", part + delta) for part in (x, x[:, ::-1] * 0.5)]
+        losses = [-jax.nn.log_softmax(logits)[jnp.arange(3), targets] for logits, _ in seen]
+        a, b = (features.reshape(3, -1) for _, features in seen)
+        alike = (a * b).sum(-1) / jnp.linalg.norm(a, axis=-1) / jnp.linalg.norm(b, axis=-1)
+        return ((losses[0] + losses[1]) / 2 - weight * alike).sum()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targeted, "_crop", crop)
+        attack = attacks.self_universality(16 / 255, 1, layer="layer1.0", weight=weight)
+        step = attack(key, resnet, x, targets) - x
+    assert crops
+    expected = jnp.clip(x - jnp.sign(jax.grad(objective)(jnp.zeros_like(x))) * 2 / 255, 0, 1) - x
+    assert np.mean(np.abs(step - expected) < 1e-6) > 0.999
 
 
 def test_self_universality_reaches_the_target(resnet, x):

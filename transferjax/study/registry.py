@@ -138,10 +138,10 @@ ATTACKS = _table(
             "transferjax.attacks",
             "fgsm bim pgd mi_fgsm ni_fgsm emi_fgsm dim tim sim si_ni_fgsm admix ssa bsr vmi_fgsm "
             "vni_fgsm gra pgn gnp rap tpa logit svre cwa lgv noise sia anda decowa ops mumodig mef fgsra "
-            "ada_ea smer logit_margin s4st awt l2t po_trip self_universality ilpd cfm everywhere tgr pna",
+            "ada_ea smer logit_margin s4st awt l2t po_trip ilpd cfm everywhere tgr pna",
             free=("chunk",),
         ),
-        **_rows("transferjax.attacks", "pi_fgsm", version=2),
+        **_rows("transferjax.attacks", "pi_fgsm self_universality", version=2),
         **_rows(
             "transferjax.attacks",
             "fia bfa att apgd apgd_t fab square auto_attack",

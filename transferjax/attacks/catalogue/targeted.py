@@ -14,7 +14,6 @@ from transferjax.checks import check_labels
 from transferjax.losses import cross_entropy, of_class, probabilities
 from transferjax.norms import cosine, unit
 from transferjax.predicts.snapshots import nets_of, of_each
-from transferjax.predicts.stochastic import Stochastic
 from transferjax.random import fold_in, per_example
 from transferjax.typing import Array, Attack, Key, Loss, Predict
 
@@ -184,13 +183,15 @@ def po_trip(
 
 
 def _crop(key: Key, x: Array, low: float, high: float) -> Array:
-    """A random square part of `x [H, W, C]`, resized (bilinear) to the size of x."""
-    scale, row, column = jax.random.split(key, 3)
-    share = jnp.sqrt(jax.random.uniform(scale, minval=low, maxval=high))
+    """A random part of `x [H, W, C]`, of sides of up to 4 : 3, resized (bilinear) to the size of x."""
+    area, form, row, column = jax.random.split(key, 4)
+    share = jax.random.uniform(area, minval=low, maxval=high)
+    ratio = jnp.exp(jax.random.uniform(form, minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
     matrices = []
-    for part, size in zip((row, column), x.shape[:2], strict=True):
-        start = jax.random.uniform(part) * (1 - share) * size
-        place = jnp.clip(start + (jnp.arange(size) + 0.5) * share - 0.5, 0, size - 1)
+    for part, side, size in zip((row, column), (share / ratio, share * ratio), x.shape[:2], strict=True):
+        long = jnp.minimum(1, jnp.sqrt(side))
+        start = jax.random.uniform(part) * (1 - long) * size
+        place = jnp.clip(start + (jnp.arange(size) + 0.5) * long - 0.5, 0, size - 1)
         matrices.append(jnp.maximum(0, 1 - jnp.abs(place[:, None] - jnp.arange(size))).astype(x.dtype))
     return jnp.einsum("ih,hwc,jw->ijc", matrices[0], x, matrices[1])
 
@@ -203,39 +204,45 @@ def self_universality(
     layer: str,
     weight: float = 1e-3,
     low: float = 0.1,
-    high: float = 0.4,
+    high: float = 0.1,
     **options: Unpack[Momentum],
 ) -> Attack:
-    """`CE(x) + CE(crop) - weight · cos(features of x, of crop)`: a perturbation that works on any part of x.
+    """`(CE(x + δ) + CE(crop + δ))/2 - weight · cos(their features)`: a δ that works on any part of x.
+
+    The crop is of the clean x, made as large; all of δ is added to it.
 
     Args:
         step_size: length of one step in the same norm; `eps / 8` if None.
         layer: the end of the path of the Flax module whose features are compared.
         weight: of the features' cosine.
         low, high: share of the image's area in a crop.
-    The paper adds DI and TI (`inner_rules`).
+    The paper adds DI and TI (`inner_rules`: both copies then have the same draw).
 
     Reference: Wei et al., "Enhancing the Self-Universality for Transferable Targeted Attacks", CVPR 2023:
-    300 steps of 2/255 at ε = 16/255.
+    300 steps of 2/255 at ε = 16/255, crops of a tenth.
     """
     from transferjax.predicts.modules import with_features  # with Flax, which no other attack needs
 
     options["step_size"] = given(options["step_size"], eps / 8)
 
     def attack(key: Key, predict: Predict, images: Array, targets: Array) -> Array:
-        def both(net: Predict, keys: Key, x: Array) -> Array:
-            part = jax.vmap(lambda key, x: _crop(key, x, low, high))(keys, x)
-            logits, features = with_features(net, layer, x)
-            part_logits, part_features = with_features(net, layer, part)
+        def paired(keys: Key, x: Array, _: Array | int) -> Array:
+            part = jax.vmap(lambda key, image: _crop(key, image, low, high))(keys, images)
+            return jnp.concatenate([x, part + (x - images)], -1)
+
+        def both(net: Predict, pair: Array) -> Array:
+            is_pair = pair.shape[-1] == 2 * images.shape[-1]  # who asks for shapes alone shows an image
+            parts = jnp.split(pair, 2, -1) if is_pair else (pair, pair)
+            seen = [with_features(net, layer, x) for x in parts]
+            (logits, features), (part_logits, part_features) = seen
             alike = cosine(features, part_features)
             return jnp.concatenate([logits, part_logits, alike[:, None].astype(logits.dtype)], -1)
 
         def loss(outputs: Array, targets: Array) -> Array:
-            whole, part = jnp.split(outputs[:, :-1], 2, -1)
-            return cross_entropy(whole, targets) + cross_entropy(part, targets) - weight * outputs[:, -1]
+            losses = [cross_entropy(logits, targets) for logits in jnp.split(outputs[:, :-1], 2, -1)]
+            return (losses[0] + losses[1]) / 2 - weight * outputs[:, -1]
 
-        run = with_momentum(eps=eps, steps=steps, **options | {"loss": loss})
-        pairs = of_each(predict, lambda net: Stochastic(jax.tree_util.Partial(both, net), jax.random.key(0)))
-        return run(key, pairs, images, targets)  # the loop brings its own keys
+        run = with_momentum(average(paired), eps=eps, steps=steps, **options | {"loss": loss})
+        return run(key, of_each(predict, lambda net: jax.tree_util.Partial(both, net)), images, targets)
 
     return attack
