@@ -13,7 +13,7 @@ Behind a scale, `,key=value` changes it: `cpu,length=6,count=200,tables=training
 surrogates' epochs, `repeated=SWA+l-ASAM` or `repeated=all` what is trained with every seed. "Going Further:
 Flatness at the Rescue of Early Stopping": BIM of 50 steps at 4/255, three seeds, bands of two standard
 deviations. A surrogate is a network after each of the epochs, averages included (SWA, WASAM: of the epochs
-since the first decay); where training should have stopped is chosen on images of their own. Of each
+since the first decay, and from the first of these on); where training should have stopped is chosen on images of their own. Of each
 minimizer there is a small neighbourhood, its paper's default (Foret's ρ = 0.05 for SAM), and a large one
 ("l-"), six times as wide, as l-SAM's 0.3 is. Data of robust and non-robust features are made with 1000 steps
 at `full`; their budgets are those of Figure 3. At `cpu` seeds are for SGD, SAM, l-SAM, D_R and D_NR alone
@@ -124,7 +124,7 @@ def _smoke():
         others={},
         tried=("BIM",),
         robust=("VGG16", "AT_3"),
-        length=2.0,
+        length=3.0,
         every=1,
         shares=(),
         minimizers=("SAM", "l-SAM"),
@@ -149,10 +149,14 @@ def training(s, shares=USUAL):
     return {**usual, "schedule": common.call("step_decay", peak=s.peak, at=at)}
 
 
-def stops(s):
-    """After which epochs there is a surrogate; the last is the end of training."""
-    inside = (float(epoch) for epoch in range(s.every, int(-(-s.length // 1)), s.every))
-    return (*inside, float(s.length))
+def stops(s, shares=USUAL, begin=0.0):
+    """After which epochs there is a surrogate, of those after `begin`; the last is the end of training.
+
+    Also after the first three behind each decay.
+    """
+    inside = [float(epoch) for epoch in range(s.every, int(-(-s.length // 1)), s.every)]
+    behind = [float(round(share * s.length) + after) for share in shares for after in (1, 2, 3)]
+    return (*sorted({epoch for epoch in (*inside, *behind) if begin < epoch < s.length}), float(s.length))
 
 
 class Surrogates:
@@ -167,11 +171,13 @@ class Surrogates:
         s, model = self.s, model or self.s.surrogate
         made = [{"name": name, "options": options} for name, options in parts]
         shared = {"data": source or s.train, "training": training(s, shares), **s.stats}
-        self.stops[label] = tuple(f"{label}, epoch {epoch:g}" for epoch in stops(s))
+        averaged = max((options.get("start", 0.0) for _, options in parts), default=0.0)
+        moments = stops(s, shares, averaged * s.length)
+        self.stops[label] = tuple(f"{label}, epoch {epoch:g}" for epoch in moments)
         for seed in self.seeds if label in s.repeated else self.seeds[:1]:
             net = common.network(*model, parts=tuple(made), seed=seed, **shared)
             self.ends.setdefault(label, {})[seed] = net
-            for name, epoch in zip(self.stops[label], stops(s), strict=True):
+            for name, epoch in zip(self.stops[label], moments, strict=True):
                 tags = {"mechanism": label, "seed": seed, "epoch": epoch, "decay": shares[0] * s.length}
                 self.entries.append((name, tags, {**net, "epoch": epoch}))
         return self.stops[label]

@@ -91,9 +91,9 @@ def gubri(sign):
     ends = {"SGD": 30, "SGD, stopped": 40, "SAM": 45, "l-SAM": 60, "ASAM": 35, "l-ASAM": 50}
     stopped = rows(sign, **ends)
     stopped = stopped.assign(mechanism=stopped["attack"], attack="BIM")
-    rates = [30, 50, 40, 55] if sign > 0 else [30, 35, 40, 32]  # falls, or rises, right after the decay
-    training = along("SGD", rates, [50.0 if sign > 0 else 2.0] * 4)
-    training += along("SAM", rates, [9.0, 5.0, 6.0, 8.0] if sign > 0 else [1.0, 2.0, 3.0, 4.0])
+    rates = [30, 40, 55, 45] if sign > 0 else [30, 45, 40, 50]  # rises, or falls, right after the decay
+    training = along("SGD", rates, [60.0, 60.0, 50.0, 50.0] if sign > 0 else [1.0, 1.0, 2.0, 2.0])
+    training += along("SAM", rates, [9.0, 8.0, 5.0, 6.0] if sign > 0 else [1.0, 3.0, 2.0, 4.0])
     training += along("l-SAM", rates, [5.0] * 4)
     alike = [30, 50, 40, 35] if sign > 0 else [60, 50, 40, 35]
     late = [30, 50, 40, 35] if sign > 0 else [30, 35, 40, 60]

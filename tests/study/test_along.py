@@ -20,7 +20,7 @@ def rows(split, **rates):
             {
                 **{"mechanism": name, "seed": seed, "epoch": float(epoch), "split": split, "target": target},
                 **{"asr": rate / 100, "goal": "untargeted", "eps_255": 4.0, "attack": "BIM"},
-                **{"surrogate_accuracy": 0.9, "weight_trace": 10.0 * epoch},
+                **{"surrogate_accuracy": 0.9, "weight_trace": 10.0 * epoch, "last": float(len(several))},
             }
             for name, several in rates.items()
             for epoch, rate in enumerate(several, start=1)
@@ -44,6 +44,19 @@ def test_the_epoch_is_chosen_on_validation_images_and_told_on_test_images():
     assert len(section.tables) == 2
     assert "split" not in along.stopped_files(frame, study())[""]
     assert along.stopped(rows("test", SGD=(60, 40))).empty  # nothing to choose by
+    late = pd.concat([rows("test", SGD=(40, 50, 60)), rows("validation", SGD=(30, 40, 50))])
+    found = along.stopped(late).groupby("mechanism")["asr"].mean()  # the end is best, and stopping costs
+    assert found["SGD, stopped"] < found["SGD"]
+
+
+@pytest.mark.parametrize("lost", ["epoch == 3", "split == 'test' & epoch == 2", "epoch == 1 & target == 'VGG16'"])
+def test_a_training_that_lacks_moments_is_not_told(lost):
+    """Its newest epoch is not its end, and what is best may be what is missing."""
+    both = pd.concat([rows(split, SGD=(60, 40, 20), SAM=(30, 50, 40)) for split in ("test", "validation")])
+    left = both[~both.eval(f"mechanism == 'SGD' & seed == 0 & {lost}")]
+    found = along.stopped(left)
+    assert set(found.loc[found["seed"] == 0, "mechanism"]) == {"SAM", "SAM, stopped"}
+    assert {"SGD", "SGD, stopped"} <= set(found.loc[found["seed"] == 1, "mechanism"])
     assert "yet" in along.stopping(rows("test", SGD=(60,)), study(), "a", "b")[0].text
 
 

@@ -8,7 +8,7 @@ from small import TRAIN, make, network, verdicts
 
 from transferjax import data, models
 from transferjax.study import binding
-from transferjax.study.derived import representation
+from transferjax.study.derived import _distance, representation
 from transferjax.study.specs import Call, Derived, Measure
 
 SOURCE = data.load("digits", "train").subset(64)
@@ -37,6 +37,13 @@ def test_robust_images_are_represented_like_the_ones_that_they_stand_for(context
     assert far > 0.5 * np.abs(starts.astype(int) - SOURCE.images).mean()
     same = make(context, derived("nonrobust", steps=20))
     np.testing.assert_array_equal(same["images"], made["images"])
+
+
+def test_an_image_that_is_its_own_start_stays_and_is_no_nan():
+    same = jnp.linspace(0, 1, 6).reshape(2, 3)
+    away = jax.grad(lambda x: _distance(x, same).sum())
+    np.testing.assert_array_equal(away(same), 0)
+    np.testing.assert_allclose(away(same + jnp.array([3.0, 0, 4.0])), [[0.6, 0, 0.8]] * 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cifar_vgg11", "cifar_resnet18", "squeezenet1_1", "cifar_vit_small"])

@@ -68,8 +68,15 @@ def epochs(frame: pd.DataFrame, study: Study, block: str, decays: tuple[float, .
 
 
 def stopped_rows(study: Study, block: str, validation: str) -> Iterator[Row]:
-    """The rows of a block, and those of the same networks on validation images, each with its `split`."""
-    return _both(epoch_rows, study, block, validation)
+    """The rows of a block, and those of the same networks on validation images, each with its `split`.
+
+    And with the `last` epoch of its training, which may not be there yet.
+    """
+    last: dict[Any, float] = {}
+    for member in known(study, block).surrogates:
+        last[member.tags["mechanism"]] = max(last.get(member.tags["mechanism"], 0.0), member.tags["epoch"])
+    for row in _both(epoch_rows, study, block, validation):
+        yield row._replace(tags={**row.tags, "last": last[row.tags["mechanism"]]})
 
 
 def _both(rows: Callable[[Study, str], Iterator[Row]], study: Study, *blocks: str) -> Iterator[Row]:
@@ -80,23 +87,27 @@ def _both(rows: Callable[[Study, str], Iterator[Row]], study: Study, *blocks: st
 
 
 def stopped(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows on test images, of each training's last epoch and of the one that is best on validation images.
+    """Rows on test images, of each training's last epoch and of the earlier one that is best on validation.
 
-    Best for each attack, goal and budget: what is chosen for one is no choice for another.
+    Best for each attack, goal and budget: what is chosen for one is no choice for another. A training that
+    lacks an epoch, or a target of one, on either images is left out.
     """
     found, rows = [], of_surrogates(frame)
     apart = ["mechanism", "seed", *(name for name in CELL if name in rows)]
     for (mechanism, *_), own in rows.groupby(apart, sort=False):
-        parts = dict(list(own.groupby("split")))
-        if len(parts) < 2:
+        success = own.pivot_table("asr", ["split", "target"], "epoch")
+        if len(own["split"].unique()) < 2 or success.isna().any(axis=None) or len(success.columns) < 2:
             continue
-        test, chosen = parts["test"], parts["validation"].groupby("epoch")["asr"].mean().idxmax()
-        found.append(test[test["epoch"] == test["epoch"].max()])
-        best = test[test["epoch"] == chosen]
-        found.append(best.assign(mechanism=STOPPED.format(mechanism)))
+        *earlier, end = success.columns
+        if end != own["last"].max():
+            continue
+        best = success.loc["validation", earlier].mean().idxmax()
+        test = own[own["split"] == "test"]
+        found.append(test[test["epoch"] == end])
+        found.append(test[test["epoch"] == best].assign(mechanism=STOPPED.format(mechanism)))
     if not found:
-        return frame.iloc[:0].drop(columns="split", errors="ignore")
-    return pd.concat(found, ignore_index=True).drop(columns="split")
+        return frame.iloc[:0].drop(columns=["split", "last"], errors="ignore")
+    return pd.concat(found, ignore_index=True).drop(columns=["split", "last"])
 
 
 def stopping(frame: pd.DataFrame, study: Study, block: str, validation: str) -> list[Section]:
@@ -107,8 +118,8 @@ def stopping(frame: pd.DataFrame, study: Study, block: str, validation: str) -> 
             Section("Early stopping", "No network is there on test and on validation images yet.", [], {})
         ]
     text = (
-        "Each mechanism at its last epoch, and (stopped) at the one whose transfer is best on images apart, "
-        "mean over targets; both on the test images."
+        "Each mechanism at its last epoch, and (stopped) at the earlier one whose transfer is best on images "
+        "apart, mean over targets; both on the test images."
     )
 
     def draw(own: pd.DataFrame) -> list[Section]:

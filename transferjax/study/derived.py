@@ -20,6 +20,7 @@ from transferjax import attacks, data
 from transferjax.attacks import ascend, updates
 from transferjax.data.dataset import permutation
 from transferjax.devices import mapped
+from transferjax.norms import norm
 from transferjax.predicts.modules import tapped
 from transferjax.random import fold_in, sample
 from transferjax.study.resolve import Context
@@ -47,7 +48,7 @@ def representation(predict: Predict, images: Array) -> Array:
 
 
 def _distance(own: Array, goal: Array) -> Array:
-    return jnp.linalg.norm(own - goal, axis=-1)
+    return norm(own - goal, -1)  # an image may be its own start: no gradient is there, and not NaN
 
 
 def robust(context: Context, spec: Derived, *, steps: int = 1000, step_size: float = 0.1) -> Arrays:

@@ -30,13 +30,28 @@ def _stopping_helps(rows: pd.DataFrame) -> float:
     return asr["SGD, stopped"] - asr["SGD"]
 
 
-def _falls_after_a_decay(rows: pd.DataFrame) -> float:
-    """SGD from the last epoch at the high rate to the first one behind it."""
-    asr, decays = 100 * along(rows, "SGD"), rows.loc[rows["mechanism"] == "SGD", "decay"]
-    before, after = asr[asr.index <= decays.iloc[0]], asr[asr.index > decays.iloc[0]]
-    if before.empty or after.empty:
+def _at_a_decay(rows: pd.DataFrame, value: str = "asr") -> tuple[float, float, float]:
+    """A quantity of SGD after the last epoch at the high rate, after the next one, and at the end."""
+    found, decays = along(rows, "SGD", value), rows.loc[rows["mechanism"] == "SGD", "decay"]
+    before, after = found[found.index <= decays.iloc[0]], found[found.index > decays.iloc[0]]
+    if before.empty or len(after) < 2:
         raise KeyError("epochs before and after a decay")
-    return float(before.iloc[-1] - after.iloc[0])
+    return before.iloc[-1], after.iloc[0], after.iloc[-1]
+
+
+def _rises_at_a_decay(rows: pd.DataFrame) -> float:
+    before, after, _ = _at_a_decay(rows)
+    return 100 * (after - before)
+
+
+def _falls_behind_a_decay(rows: pd.DataFrame) -> float:
+    _, after, end = _at_a_decay(rows)
+    return 100 * (after - end)
+
+
+def _sharpness_drops_at_a_decay(rows: pd.DataFrame) -> float:
+    before, after, _ = _at_a_decay(rows, "weight_trace")
+    return float(np.log(before / after))
 
 
 def _large_sam_first(rows: pd.DataFrame) -> float:
@@ -47,7 +62,7 @@ def _large_sam_first(rows: pd.DataFrame) -> float:
 
 def _large_sam_over_stopping(rows: pd.DataFrame) -> float:
     asr = success(rows)
-    return asr["l-SAM"] - asr["SGD, stopped"]
+    return asr["l-SAM"] - max(asr["SGD, stopped"], asr["SGD"])
 
 
 def _large_neighbourhoods(rows: pd.DataFrame) -> float:
@@ -78,8 +93,16 @@ def _peak_alike(rows: pd.DataFrame) -> float:
 
 CLAIMS = (
     Claim("transfer peaks before the end of training", "Figure 1", "stopped", _stopping_helps, POINTS),
+    Claim("it rises right after the learning rate decays", "abstract", "training", _rises_at_a_decay, POINTS),
     Claim(
-        "right after the learning rate decays it falls", "Figure 2", "training", _falls_after_a_decay, POINTS
+        "and falls from there to the end of training", "Figure 2", "training", _falls_behind_a_decay, POINTS
+    ),
+    Claim(
+        "the trace drops when the learning rate decays",
+        "abstract",
+        "training",
+        _sharpness_drops_at_a_decay,
+        "log of the traces' ratio",
     ),
     Claim(
         "l-SAM is first of all minimizers",
