@@ -1,6 +1,6 @@
 """How long do programs take to compile? Nets' input gradients, input Hessians, a purifier's first weights.
 
-    python benchmarks/compiling.py [--nets cifar_resnet18 …] [--rounds 1]
+    python benchmarks/compiling.py [--nets cifar_resnet18 …] [--rounds 5]
 
 Input gradients are what attacks compile, with our choice of fusions and with jaxlib's default
 (`TRANSFERJAX_FUSIONS=default`). Every call compiles anew, nothing comes from a cache. Beside them what
@@ -69,7 +69,7 @@ def importing(module: str):
 
 
 def main() -> None:
-    parser = harness.parser(__doc__, rounds=1)
+    parser = harness.parser(__doc__, rounds=5)
     parser.add_argument("--nets", nargs="*", default=list(NETS))
     parser.add_argument("--batch", type=int, default=32)
     flags = parser.parse_args()

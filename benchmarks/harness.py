@@ -8,6 +8,7 @@ and a drift of the machine hits all alike. The first call (compilation) counts a
 import argparse
 import importlib.util
 import json
+import math
 import os
 import re
 import statistics
@@ -27,18 +28,30 @@ from transferjax.files import write_text  # the import chooses XLA's fusions, be
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PEERS = ("torch", "torchattacks", "foolbox", "matfree", "curvlinops-for-pytorch")
+TELLING = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "XLA_FLAGS")
+TELLING += tuple(f"TRANSFERJAX_{name}" for name in ("FUSIONS", "MALLOC", "WINOGRAD"))
+"""Variables of the environment that change what is measured."""
+CACHE = "JAX_COMPILATION_CACHE_DIR"  # of compiled programs: contenders have none
 TURN = 0.3  # seconds at least, in which a contender repeats its call
 LOAD = os.getloadavg()[0]  # of others: nothing here has run yet
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`make(**arguments)` of a benchmark's file gives what is timed, under `environ`."""
+    """`make(**arguments)` of a benchmark's file gives what is timed, under `environ`.
+
+    `work` is how much a call does, such as images: times are of one of these.
+    """
 
     name: str
     make: Callable[..., Callable[[], Any]]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
+    work: float = 1.0
+
+
+class Failed(RuntimeError):
+    """A contender's process ended early."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +71,15 @@ class _Process:
     def __init__(self, contender: Contender):
         file = sys.modules[contender.make.__module__].__file__
         task = {"file": file, "make": contender.make.__name__, "arguments": dict(contender.arguments)}
+        kept = {name: value for name, value in os.environ.items() if name != CACHE}
         self._process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(task)],
-            env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"} | dict(contender.environ),
+            env=kept | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"} | dict(contender.environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.name, self.calls = contender.name, 1
+        self.name, self.work, self.calls = contender.name, contender.work, 1
 
     def take_turn(self) -> float:
         """Seconds of a call, the mean of a turn."""
@@ -76,15 +90,18 @@ class _Process:
             self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the process of {self.name!r} ended with {self._process.wait()}: see above")
+            raise Failed(f"the process of {self.name!r} ended with {self._process.wait()}: see above")
         seconds = float(answer)
         self.calls = max(1, round(TURN / max(seconds, 1e-6)))
-        return seconds
+        return seconds / self.work
 
     def end(self) -> dict[str, Any]:
         """Its largest memory in MiB, and its figures if it has any."""
-        out, _ = self._process.communicate("end\n")
-        return json.loads(out)
+        with suppress(BrokenPipeError):
+            out, _ = self._process.communicate("end\n")
+            if out:
+                return json.loads(out)
+        raise Failed(f"the process of {self.name!r} ended with {self._process.wait()}: see above")
 
     def close(self) -> None:
         self._process.kill()
@@ -97,31 +114,43 @@ class _Process:
 def compare(contenders: Sequence[Contender], rounds: int) -> dict[str, dict[str, Any]]:
     """For each contender `first_s`, `median_s`, `quartiles_s`, `peak_mib`, of `rounds` turns; its `figures`.
 
+    Of one whose process ended early it is `failed` alone, and why is said; the others go on.
+
     Raises:
         ValueError: fewer than one round, or two contenders of one name.
-        RuntimeError: a contender's process ended early.
     """
     names = [contender.name for contender in contenders]
     if rounds < 1 or len(set(names)) < len(names):
         raise ValueError(f"expected at least one round and names that differ; got {rounds=}, {names}")
-    first, seconds, last = {}, {name: [] for name in names}, {}
+    first, seconds, last, failed = {}, {name: [] for name in names}, {}, {}
     processes: list[_Process] = []
+
+    def asked(process: _Process, turn: Callable[[_Process], Any]) -> Any:
+        try:
+            return turn(process) if process.name not in failed else None
+        except Failed as error:
+            print(error, file=sys.stderr, flush=True)
+            failed[process.name] = {"failed": str(error)}
+
     try:
         for contender in contenders:
             processes.append(_Process(contender))
-            first[contender.name] = processes[-1].take_turn()
+            first[contender.name] = asked(processes[-1], _Process.take_turn)
         for turn in range(rounds + 1):  # of which the first settles how many calls a turn has
             for process in processes if turn % 2 else processes[::-1]:
-                seconds[process.name].append(process.take_turn())
-        last = {process.name: process.end() for process in processes}
+                seconds[process.name].append(asked(process, _Process.take_turn))
+        last = {process.name: asked(process, _Process.end) for process in processes}
     finally:
         for process in processes:
             process.close()
-    return {name: {"first_s": first[name], **_summary(seconds[name][1:]), **last[name]} for name in names}
+    return {
+        name: failed.get(name) or {"first_s": first[name], **_summary(seconds[name][1:]), **last[name]}
+        for name in names
+    }
 
 
 def _summary(seconds: Sequence[float]) -> dict[str, Any]:
-    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+    quartiles = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
     return {"median_s": statistics.median(seconds), "quartiles_s": [quartiles[0], quartiles[2]]}
 
 
@@ -133,6 +162,7 @@ def where() -> dict[str, Any]:
     packages = found["packages"] | {name: said for name in PEERS if (said := _version(name))}
     return found | {
         "packages": packages,
+        "environ": {name: value for name, value in sorted(os.environ.items()) if name in TELLING},
         "load": round(LOAD, 2),
         "time": datetime.now(UTC).isoformat(timespec="minutes"),
     }
@@ -163,7 +193,7 @@ def run(
         if case in found:
             continue
         found[case] = compare(contenders, flags.rounds)
-        row = ", ".join(f"{who} {1e3 * of['median_s']:.1f}" for who, of in found[case].items())
+        row = ", ".join(f"{who} {1e3 * of.get('median_s', math.nan):.1f}" for who, of in found[case].items())
         print(f"{case}: {row} ms", flush=True)
         save(name, question, flags, cases=found)
 
@@ -210,7 +240,9 @@ def _peak_mib() -> int:
 
 
 def _serve(task: Mapping[str, Any]) -> None:
-    """A contender's side."""
+    """A contender's side; what libraries print goes to where errors go."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     spec = importlib.util.spec_from_file_location("benchmark", task["file"])
     assert spec is not None
     assert spec.loader is not None
@@ -222,12 +254,12 @@ def _serve(task: Mapping[str, Any]) -> None:
         if line == "end\n":
             last = {"peak_mib": _peak_mib()}
             figures = getattr(call, "figures", None)
-            print(json.dumps({**last, **({"figures": figures()} if figures else {})}), flush=True)
+            print(json.dumps({**last, **({"figures": figures()} if figures else {})}), file=answers, flush=True)
             return
         start = time.perf_counter()
         for _ in range(int(line)):
             call()
-        print((time.perf_counter() - start) / int(line), flush=True)
+        print((time.perf_counter() - start) / int(line), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ HEAD = """# Benchmarks
 
 Made by `python benchmarks/page.py` from `benchmarks/results/*.json`; `make bench` measures anew. Contenders
 run in processes of their own and take turns; milliseconds are medians, with quartiles; the first call
-compiles; `×` is the time over that of the first contender. `-dirty` behind a commit: with changes that were
+compiles; `×` is the time over that of the first contender that ran. `-dirty` behind a commit: with changes that were
 not committed.
 """
 
@@ -67,8 +67,11 @@ def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "|---|---|---:|---:|---:|---:|---:|" + ("---|" if figured else ""),
     ]
     for case, contenders in cases.items():
-        first = next(iter(contenders.values()))["median_s"]
+        first = _first(contenders)
         for place, (who, found) in enumerate(contenders.items()):
+            if "failed" in found:
+                lines.append(f"| {'' if place else case} | {who} | failed | | | | |" + (" |" if figured else ""))
+                continue
             low, high = (1e3 * seconds for seconds in found["quartiles_s"])
             lines.append(
                 f"| {'' if place else case} | {who} | {1e3 * found['median_s']:.1f} | {low:.1f}–{high:.1f} "
@@ -76,6 +79,11 @@ def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 + (_figures(found) if figured else "")
             )
     return lines
+
+
+def _first(contenders: Mapping[str, Mapping[str, Any]]) -> float:
+    """The time in which all are told."""
+    return next((found["median_s"] for found in contenders.values() if "median_s" in found), 1.0)
 
 
 def _figures(found: Mapping[str, Any]) -> str:
@@ -106,11 +114,12 @@ def _points(report: Mapping[str, Any]) -> Figure:
 
 def _bars(report: Mapping[str, Any]) -> Figure:
     """In times of the case's first, with quartiles."""
-    bars = [(case, who, found) for case, of in report["cases"].items() for who, found in of.items()]
+    every = [(case, who, found) for case, of in report["cases"].items() for who, found in of.items()]
+    bars = [bar for bar in every if "failed" not in bar[2]]
     names = list(dict.fromkeys(who for _, who, _ in bars))
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.28 * len(bars)), layout="constrained")
     for row, (case, who, found) in enumerate(bars):
-        first = next(iter(report["cases"][case].values()))["median_s"]
+        first = _first(report["cases"][case])
         median, low, high = (seconds / first for seconds in (found["median_s"], *found["quartiles_s"]))
         spread = [[max(median - low, 0)], [max(high - median, 0)]]
         axes.barh(row, median, xerr=spread, color=f"C{names.index(who) % 10}")

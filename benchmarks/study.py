@@ -1,6 +1,6 @@
 """What does the study engine cost over the bare functions? The digits study with and without store and plan.
 
-    python benchmarks/study.py [--rounds 3] [--config configs/digits.py]
+    python benchmarks/study.py [--rounds 5] [--config configs/digits.py]
 
 `bare` makes the same results with the same compiled functions and keeps them in memory: no files, no
 checksums, no locks, no checkpoints, no provenance. `engine` is `study.run` on an empty store, checkpoints
@@ -108,7 +108,7 @@ def again(config: str):
 
 
 def main() -> None:
-    parser = harness.parser(__doc__, rounds=3)
+    parser = harness.parser(__doc__, rounds=5)
     parser.add_argument("--config", default="configs/digits.py")
     flags = parser.parse_args()
     how = {"config": flags.config}

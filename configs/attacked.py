@@ -12,8 +12,8 @@ BACKGROUND_FIRST = tuple(range(1, 1001))
 """`label_map` of a net with 1001 logits, the first of which is for no class (TensorFlow's)."""
 
 
-def pretrained(model, file="", size=224, normalization=None, **more):
-    """A net of a file in `weights/`; images of 299 px are resized to `size`."""
+def pretrained(model, file="", size=224, normalization=None, seen=299, **more):
+    """A net of a file in `weights/` for images of `size` px; those of `seen` px are resized."""
     net = {
         "kind": "Pretrained",
         "model": common.call(model),
@@ -21,7 +21,7 @@ def pretrained(model, file="", size=224, normalization=None, **more):
         "preprocessing": common.call("normalize", **(normalization or common.IMAGENET)),
         **more,
     }
-    if size == 299:
+    if size == seen:
         return net
     return {"kind": "Apply", "call": common.call("resized", size=size), "of": (net,)}
 
@@ -97,17 +97,18 @@ class Attacks:
         return (other, {**options, "outer_rules": self.around(name)})
 
 
-def imagenet(surrogates, targets, **more):
-    """Nets from files, on the 1000 images of the NIPS 2017 competition at 299 px.
+def imagenet(surrogates, targets, seen=299, **more):
+    """Nets from files, on the 1000 images of the NIPS 2017 competition, attacked at `seen` px.
 
-    The images: `data.save(data.nips2017(table, images)[0], "data/nips2017", "test")`. Files as
-    `transferjax.models.weights.convert` writes them; either library's serve.
+    The images: `data.save(data.nips2017(table, images)[0], "data/nips2017", "test")`; of 224 px with `size=224`,
+    in "data/nips2017_224". Files as `transferjax.models.weights.convert` writes them; either library's serve.
     """
     return scales.Scale(
         "ImageNet",
         nets={**surrogates, **targets},
         names=tuple(surrogates),
-        test=common.data("data/nips2017"),
+        seen=seen,
+        test=common.data("data/nips2017" if seen == 299 else f"data/nips2017_{seen}"),
         seeds=1,
         batch_size=20,
         **{"purifiers": {}, **more},
@@ -128,7 +129,7 @@ class Nets:
     def __init__(self, s, seeds):
         self.s, self.entries = s, []
         if s.nets:
-            self.specs = {label: pretrained(*how) for label, how in s.nets.items()}
+            self.specs = {label: pretrained(*how, seen=s.seen) for label, how in s.nets.items()}
             self.entries = [(label, {}, spec) for label, spec in self.specs.items()]
         else:
             (label,) = s.names

@@ -39,15 +39,15 @@ def _full():
         "InceptionV3": ("inception_v3", "", 299, HALF),
         "InceptionV4": ("inception_v4", "", 299, HALF),
         "IncResV2": ("inception_resnet_v2", "", 299, HALF),
-        "ResNet50": ("resnet50",),
-        "ResNet101": ("resnet101",),
-        "ResNet152": ("resnet152",),
+        "ResNet50": ("resnet50", "", 299),
+        "ResNet101": ("resnet101", "", 299),
+        "ResNet152": ("resnet152", "", 299),
     }
     trained = {
         "AdvIncV3": ("inception_v3", ".tf_adv_in1k", 299, HALF),
         "EnsAdvIncResV2": ("inception_resnet_v2", ".tf_ens_adv_in1k", 299, HALF),
-        "VGG16": ("vgg16_bn",),
-        "MobileNetV2": ("mobilenetv2_100",),
+        "VGG16": ("vgg16_bn", "", 299),
+        "MobileNetV2": ("mobilenetv2_100", "", 299),
     }
     return attacked.imagenet(
         nets,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from transferjax import xla
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -25,6 +27,15 @@ def sleeper(seconds, log):
         time.sleep(seconds)
 
     return call
+
+
+def flags(log):
+    import os
+
+    import transferjax  # noqa: F401
+
+    Path(log).write_text(os.environ.get("XLA_FLAGS", ""))
+    return lambda: None
 
 
 def breaks():
@@ -55,12 +66,45 @@ def test_contenders_take_turns_in_processes_of_their_own(tmp_path):
     assert changes == 1 + 4  # after the first calls the order turns around in every round
 
 
-def test_a_contender_that_breaks_is_named(capfd):
+def chatty(log):
+    print("what a library says")
+    return sleeper(0.0, log)
+
+
+def test_a_contender_that_breaks_is_named_and_the_others_go_on(capfd, tmp_path):
+    """Whatever they print."""
+    from harness import Contender, compare
+    from page import _cases, draw
+
+    found = compare([Contender("broken", breaks), Contender("sound", chatty, {"log": str(tmp_path / "log")})], 1)
+    assert found["broken"] == {"failed": "the process of 'broken' ended with 1: see above"}
+    assert found["sound"]["median_s"] >= 0
+    said = capfd.readouterr().err
+    assert "nothing here" in said
+    assert "what a library says" in said
+    table = _cases({"case": found})
+    assert table[2].startswith("| case | broken | failed |")
+    assert "| 1.00 |" in table[3]
+    draw({"question": "", "cases": {"case": found}}, tmp_path / "x.png")
+
+
+def test_times_are_of_one_unit_of_work(tmp_path):
     from harness import Contender, compare
 
-    with pytest.raises(RuntimeError, match="process of 'broken' ended with 1"):
-        compare([Contender("broken", breaks)], rounds=1)
-    assert "nothing here" in capfd.readouterr().err
+    some = {"seconds": 0.1, "log": str(tmp_path / "log")}
+    found = compare([Contender("one", sleeper, some), Contender("eight", sleeper, some, work=8)], rounds=1)
+    assert found["one"]["median_s"] > 4 * found["eight"]["median_s"]
+
+
+def test_a_childs_fusions_are_its_own(monkeypatch, tmp_path):
+    """This process has chosen; a contender that leaves XLA as it is does not inherit that."""
+    from harness import Contender, compare
+
+    monkeypatch.setenv("XLA_FLAGS", xla.FUSIONS)
+    log = {name: str(tmp_path / name) for name in ("ours", "default")}
+    compare([Contender("ours", flags, {"log": log["ours"]})], 1)
+    compare([Contender("default", flags, {"log": log["default"]}, {xla.SWITCH: "default"})], 1)
+    assert [xla.FUSIONS in Path(path).read_text() for path in log.values()] == [True, False]
 
 
 def test_names_and_rounds_are_checked():

@@ -36,6 +36,7 @@ def test_importing_chooses_fusions_and_xla_takes_them():
         ({"XLA_FLAGS": f"{xla.FLAG}="}, f"{xla.FLAG}="),
         ({xla.SWITCH: "default"}, "None"),
         ({xla.SWITCH: "default", "XLA_FLAGS": "--xla_a=1"}, "--xla_a=1"),
+        ({xla.SWITCH: "default", "XLA_FLAGS": f"--xla_a=1 {xla.FUSIONS}"}, "--xla_a=1"),  # a child's
     ],
 )
 def test_what_a_user_set_stays(environ, expected):
@@ -57,6 +58,19 @@ def test_one_line_where_the_back_end_had_started():
     assert len(said.splitlines()) == 1
     assert xla.FUSIONS in said
     assert python(code, **{xla.SWITCH: "default"}) == ("None", "")
+
+
+@pytest.mark.skipif(not KNOWN, reason="this jaxlib was not tried with the flag")
+def test_flags_in_a_file_stay_there(tmp_path):
+    """You see: "XLA_FLAGS names a file, …, which transferjax leaves alone: add … to it".
+    Do: that, or silence the line as it says.
+    """
+    (tmp_path / "flags").write_text("--xla_force_host_platform_device_count=3\n")
+    environ = {"XLA_FLAGS": str(tmp_path / "flags")}
+    shown, said = python("import transferjax, jax; print(len(jax.devices()))", **environ)
+    assert shown == "3"
+    assert f"add {xla.FUSIONS} to it" in said
+    assert python("import transferjax", **environ, **{xla.SWITCH: "default"}) == ("", "")
 
 
 def test_versions_that_were_not_tried_get_no_flag(monkeypatch):

@@ -99,3 +99,22 @@ def test_explain_has_every_cell():
 def test_explain_with_few_surrogates_leaves_the_fits_out():
     rows = table(3).assign(goal="untargeted", target="VGG", eps_255=8)
     assert set(explain(rows).statistic) == {"pearson", "spearman"}
+
+
+def test_seeds_of_one_mechanism_are_no_independent_points():
+    """Thirty copies of each of eight points say what the eight say; alone they are taken as they are."""
+    points = table(8, noise=0.3).assign(goal="untargeted", target="VGG16", eps_255=8.0, seed=0)
+    points["mechanism"] = [f"M{i}" for i in range(8)]
+    copies = pd.concat([points.assign(seed=seed) for seed in range(30)], ignore_index=True)
+    alone, many = (explain(rows).set_index(["statistic", "factor"]) for rows in (points, copies))
+    np.testing.assert_allclose(many["value"], alone["value"], atol=1e-9)
+    width = lambda found: found["high"] - found["low"]  # noqa: E731
+    naive = width(explain(copies.drop(columns="mechanism")).set_index(["statistic", "factor"]))
+    assert (width(many).loc["pearson"] > 2 * naive.loc["pearson"]).all()
+    assert (width(many).loc["pearson"] > 0.5 * width(alone).loc["pearson"]).all()
+    assert (many["low"] <= many["value"]).all()
+    assert (many["value"] <= many["high"]).all()
+    assert many.loc["pearson", "p_value"].isna().all()
+    assert alone.loc["pearson", "p_value"].notna().all()
+    fits = [width(found).loc["r_squared"] for found in (alone, many)]
+    np.testing.assert_allclose(fits[1], fits[0], atol=1e-6)

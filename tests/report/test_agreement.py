@@ -86,6 +86,17 @@ def test_cells_without_a_number_are_no_rows():
     assert (ranked[["spearman", "same_side"]] == 1).all(axis=None)
 
 
+def test_the_mean_over_targets_is_of_rows_that_have_them_all():
+    """Targets differ by more than rows: one that was tried on an easy target alone would come out first."""
+    ours = published("table2")
+    ours["asr_mean"] += ours["target"].map({name: 30 * i for i, name in enumerate(ours["target"].unique())})
+    tried = ours["mechanism"].str.startswith("SAM") & (ours["target"] != ours["target"].iloc[0])
+    ranked = agreement.ranks("table2", agreement.cells("table2", ours[~tried]))
+    np.testing.assert_allclose(ranked["spearman"], 1)
+    each = ranked.groupby(ranked["target"] == agreement.MEAN)["rows"].agg(["min", "max"])
+    assert each.loc[True, "max"] < each.loc[False, "max"]
+
+
 def rows(*names, seeds=2, attack="pgd", **more):
     """Rows of one target as a study makes them: a tenth of the place and a hundredth of the seed."""
     return pd.DataFrame(

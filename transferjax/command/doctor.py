@@ -8,7 +8,7 @@ from importlib import metadata
 import jax
 import jax.numpy as jnp
 
-from transferjax import __version__, attacks
+from transferjax import __version__, attacks, xla
 from transferjax.data.storage import cache_dir
 from transferjax.extras import BRINGS, EXTRAS, missing
 from transferjax.predicts.foreign import from_callable
@@ -21,7 +21,7 @@ def doctor() -> int:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in NEEDED)
     print(f"transferjax {__version__}, Python {platform.python_version()} on {sys.platform}; {versions}")
     print(f"devices: {', '.join(map(str, jax.devices()))}, {os.cpu_count()} CPU cores")
-    print(f"XLA_FLAGS: {os.environ.get('XLA_FLAGS', '') or 'none'}")
+    print(f"XLA_FLAGS: {os.environ.get('XLA_FLAGS', '') or 'none'}; convolutions on CPU: {_fusions()}")
     print(f"cache: {cache_dir()}; TFDS: {os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')}")
     for extra in EXTRAS:
         gone = missing(extra)
@@ -29,6 +29,18 @@ def doctor() -> int:
         state = f"lacks {', '.join(gone)}: pip install 'transferjax[{extra}]'" if gone else "installed"
         print(f"extra {extra}{brings}: {state}")
     return _attack_runs()
+
+
+def _fusions() -> str:
+    """Whether they are kept out of the slow fusions, or why not."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if xla.FUSIONS in flags:
+        return "chosen"
+    if xla.FLAG in flags:
+        return "yours"
+    if not metadata.version("jaxlib").startswith(xla.TRIED):
+        return f"left as they are, jaxlib {metadata.version('jaxlib')} was not tried"
+    return "left as they are"
 
 
 def _attack_runs() -> int:

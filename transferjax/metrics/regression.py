@@ -3,7 +3,8 @@
 Not imported with the other metrics: it needs pandas and statsmodels, they need only JAX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -71,22 +72,41 @@ def _standardized(frame: pd.DataFrame) -> pd.DataFrame:
     return (frame - frame.mean()) / deviations.where(deviations > 0, 1)
 
 
-def _bootstrap_r_squared(
-    factors: np.ndarray, y: np.ndarray, level: float, resamples: int
+def _bootstrap(
+    statistic: Callable[[np.ndarray], float], groups: np.ndarray, level: float = 0.95, resamples: int = 1000
 ) -> tuple[float, float]:
-    """Percentile interval; draws in which y is constant are left out, and NaN if all are."""
-    rng = np.random.default_rng(0)
-    design = np.column_stack([np.ones(len(y)), factors])
-    values = []
-    for rows in rng.integers(0, len(y), (resamples, len(y))):
-        total = ((y[rows] - y[rows].mean()) ** 2).sum()
-        if total > 0:
-            fitted = design[rows] @ np.linalg.lstsq(design[rows], y[rows], rcond=None)[0]
-            values.append(1 - ((y[rows] - fitted) ** 2).sum() / total)
-    if not values:
+    """Percentile interval of `statistic(rows)`; groups of rows are drawn with replacement, each whole.
+
+    Draws in which it is undefined (NaN) are left out; NaN if all are.
+    """
+    members = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups)]
+    drawn = np.random.default_rng(0).integers(0, len(members), (resamples, len(members)))
+    values = np.array([statistic(np.concatenate([members[i] for i in draw])) for draw in drawn])
+    values = values[~np.isnan(values)]
+    if not len(values):
         return np.nan, np.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _r_squared(design: np.ndarray, y: np.ndarray) -> float:
+    total = ((y - y.mean()) ** 2).sum()
+    if total == 0:
+        return np.nan
+    fitted = design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    return float(1 - ((y - fitted) ** 2).sum() / total)
+
+
+def _resampled(x: np.ndarray, y: np.ndarray, kind: str, rows: np.ndarray) -> float:
+    """A correlation of these rows; NaN where either is constant."""
+    import scipy.stats
+
+    x, y = x[rows], y[rows]
+    if kind == "spearman":
+        x, y = scipy.stats.rankdata(x), scipy.stats.rankdata(y)
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.sqrt((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / norm) if norm > 0 else np.nan
 
 
 def least_squares(
@@ -96,11 +116,14 @@ def least_squares(
     *,
     level: float = 0.95,
     resamples: int = 1000,
+    alike: str = "",
 ) -> Fit:
     """How much of the response the factors explain together: ordinary least squares through statsmodels.
 
     Args:
         table: one row per surrogate (and target, …).
+        alike: a column whose equal values are no independent rows, such as the mechanism of several seeds:
+            they are drawn together. The coefficients' intervals take all rows for independent.
         factors, response: columns; rows with gaps are left out. What does not vary has no coefficient (NaN).
         level: of the intervals.
         resamples: bootstrap draws for the interval of R², which is biased up for few rows, like R² itself.
@@ -113,7 +136,9 @@ def least_squares(
     import statsmodels.api as sm  # slow, like the above
 
     factors = list(factors)
-    table = table[[*factors, response]].dropna().astype(float)
+    table = table.dropna(subset=[*factors, response])
+    groups = table[alike].to_numpy() if alike else np.arange(len(table))
+    table = table[[*factors, response]].astype(float)
     if len(table) < len(factors) + 2:
         raise ValueError(f"{len(factors)} factors need at least {len(factors) + 2} rows; got {len(table)}")
     design = _standardized(table[factors])
@@ -123,7 +148,8 @@ def least_squares(
     coefficients = pd.DataFrame(
         {"value": fit.params, "low": interval[0], "high": interval[1], "p_value": fit.pvalues}
     ).reindex(factors)
-    low, high = _bootstrap_r_squared(design.to_numpy(), table[response].to_numpy(), level, resamples)
+    whole, y = np.column_stack([np.ones(len(table)), design]), table[response].to_numpy()
+    low, high = _bootstrap(lambda rows: _r_squared(whole[rows], y[rows]), groups, level, resamples)
     return Fit(float(fit.rsquared), low, high, float(fit.rsquared_adj), coefficients, len(table))
 
 
@@ -134,6 +160,9 @@ def explain(
     groups: Sequence[str] = GROUPS,
 ) -> pd.DataFrame:
     """Table 6: correlations of ASR with each factor, and R² with two and with all factors, in every group.
+
+    Where mechanisms have several seeds these are no independent points: intervals are a bootstrap over
+    mechanisms then, and there are no p-values.
 
     Args:
         results: tidy rows of surrogates with `asr` and the factors; `fooling_rate` is the success on the
@@ -150,14 +179,20 @@ def explain(
     rows = []
     for cell, table in results.groupby(list(groups), sort=False):
         where = dict(zip(groups, cell, strict=True))
+        alike = "mechanism" if "mechanism" in table and table["mechanism"].duplicated().any() else ""
         for kind in ("pearson", "spearman"):
             for name in present:
-                pair = table[[name, "asr"]].dropna()
+                pair = table.dropna(subset=[name, "asr"])
                 found = correlation(pair[name], pair["asr"], kind)
+                if alike and len(pair):
+                    x, y = pair[name].to_numpy(float), pair["asr"].to_numpy(float)
+                    coefficient = partial(_resampled, x, y, kind)
+                    low, high = _bootstrap(coefficient, pair[alike].to_numpy())
+                    found = found._replace(low=low, high=high, p_value=np.nan)
                 rows.append({**where, "statistic": kind, "factor": name, **found._asdict()})
         for chosen in dict.fromkeys((tuple(n for n in few if n in present), tuple(present))):
             if chosen and len(table[[*chosen, "asr"]].dropna()) >= len(chosen) + 2:
-                fit = least_squares(table, chosen)
+                fit = least_squares(table, chosen, alike=alike)
                 numbers = {"value": fit.r_squared, "low": fit.low, "high": fit.high, "points": fit.points}
                 rows.append({**where, "statistic": "r_squared", "factor": " + ".join(chosen), **numbers})
     return pd.DataFrame(rows)

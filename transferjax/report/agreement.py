@@ -87,6 +87,8 @@ def orders(means: pd.DataFrame, names: Sequence[str], of: str) -> list[str]:
 def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
     """For each group of cells, and the mean over its targets: ρ, its interval, which side of the baseline.
 
+    The mean is over rows that have all targets.
+
     Returns:
         `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are
         above or below the baseline in both. Empty of a table whose rows are no rivals (`Shape.ranked`).
@@ -101,10 +103,12 @@ def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
     if "target" in groups:
         over = [name for name in groups if name != "target"]
         black = found[found["surrogate"] != found["target"]] if "surrogate" in found else found
-        means = black.groupby([*over, "row"], sort=False)[["ours", "paper"]].mean().reset_index()
-        for cell, part in means.groupby(over, sort=False):
+        for cell, part in black.dropna(subset=["ours", "paper"]).groupby(over, sort=False):
             where = {**dict(zip(over, cell, strict=True)), "target": MEAN}
-            rows.append(_rank(where, part, SHAPES[table].baseline))
+            targets = part.groupby("row", sort=False)["target"].nunique()
+            whole = part[part["row"].map(targets) == part["target"].nunique()]  # of an unfinished run not all
+            means = whole.groupby("row", sort=False)[["ours", "paper"]].mean().reset_index()
+            rows.append(_rank(where, means, SHAPES[table].baseline))
     return pd.DataFrame(rows, columns=[*groups, "rows", "spearman", "low", "high", "same_side"])
 
 

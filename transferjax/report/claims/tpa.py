@@ -22,8 +22,9 @@ def _over(other: str) -> Margin:
 
 
 def _first(rows: pd.DataFrame) -> float:
+    """Of the paper's attacks: PGN is no baseline of its tables."""
     asr = success(rows, "attack")
-    return asr["TPA"] - asr.drop(["TPA", "noise"], errors="ignore").max()
+    return asr["TPA"] - asr.drop(["TPA", "PGN", "noise"], errors="ignore").max()
 
 
 def _steps(rows: pd.DataFrame) -> float:
@@ -59,7 +60,7 @@ def _orders(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _flatness_is_not_all(rows: pd.DataFrame) -> float:
-    return _orders(rows)[0] + 0.9
+    return _orders(rows)[0] + 0.5
 
 
 def _components_tell_more(rows: pd.DataFrame) -> float:
@@ -94,7 +95,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("success grows with N", "ablation", "neighbors", _grows, POINTS),
     Claim("success falls with k", "ablation", "radius", _falls, POINTS),
     Claim(
-        "the flatter is not always the better", "section 3", "flatness", _flatness_is_not_all, "ρ above -0.9"
+        "the flatter is not always the better", "section 3", "flatness", _flatness_is_not_all, "ρ above -0.5"
     ),
     Claim(
         "the bound orders attacks better than flatness", "section 3", "flatness", _components_tell_more, ORDER
