@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from transferjax import models
 from transferjax.metrics import input_hessian_eigenvalues, input_hessian_trace
 from transferjax.metrics.class_space import last_layer_root, softmax_factor
+from transferjax.predicts.foreign import from_callable
 
 compiled = jax.jit(input_hessian_eigenvalues, static_argnames=("k", "method", "part", "chunk", "steps"))
 K = 6  # two more than the rank of a piecewise-linear net's Hessian with five classes
@@ -321,3 +322,25 @@ def test_images_of_half_precision(method, mlp, batch):
     assert found.dtype == jnp.float32
     wide = input_hessian_eigenvalues(mlp(), half.astype(jnp.float32), labels, method=method)
     np.testing.assert_array_equal(found, wide)
+
+
+def test_a_guess_in_an_invariant_subspace_finds_the_largest_all_the_same():
+    """70 classes with rows of weights that are orthogonal, and of which the guess sees the shortest alone."""
+    count = 70
+    weights = jnp.eye(count, 10 * 10).at[0].multiply(0.1)
+    predict = from_callable(lambda w, x: x.reshape(len(x), -1) @ w.T, weights)
+    image = jnp.zeros((1, 10, 10, 1))
+    found = [
+        float(input_hessian_eigenvalues(predict, image, jnp.array([0]), method=method)[0, 0]) * count
+        for method in ("auto", "exact")
+    ]
+    np.testing.assert_allclose(found, 1, rtol=1e-2)
+
+
+def test_traces_of_half_precision_are_summed_in_float32():
+    weights = jnp.linspace(-1, 1, 3 * 12).reshape(3, 12).astype(jnp.bfloat16)
+    predict = from_callable(lambda w, x: x.reshape(len(x), -1) @ w.T, weights)
+    found = input_hessian_trace(predict, jnp.zeros((1, 2, 2, 3), jnp.bfloat16))
+    assert found.dtype == jnp.float32
+    w = np.asarray(weights, np.float64)
+    np.testing.assert_allclose(found[0], np.trace(w.T @ (np.eye(3) / 3 - 1 / 9) @ w), rtol=2e-2)

@@ -135,3 +135,17 @@ def test_bad_arguments(problem):
             weight_matvec(apply, *problem, chunk=chunk)
     with pytest.raises(ValueError, match=r"chunk must be at least 1 .* got 0"):
         weight_trace(apply, *problem[:2], "gauss_newton", chunk=0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+def test_vectors_may_be_of_another_precision_than_weights(problem, dtype):
+    """The matrix's functions work in float32 at least, whatever the weights are."""
+    params, images, labels = problem
+    given = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    matrix = weight_matvec(apply, given, images.astype(dtype), labels)
+    found = top_eigenvalues(KEY, matrix.product, matrix.size, k=1, start=matrix.start).values
+    assert found.dtype == jnp.promote_types(dtype, jnp.float32)
+    assert trace_plus_plus(KEY, matrix.product, matrix.size, 6).value.dtype == jnp.float32
+    exact = weight_matvec(apply, params, images, labels)
+    expected = top_eigenvalues(KEY, exact.product, exact.size, k=1, dtype=jnp.float64).values
+    np.testing.assert_allclose(found, expected, rtol=0.1 if dtype == jnp.bfloat16 else 1e-2)

@@ -58,6 +58,14 @@ class TestShift:
         features = [metrics.activations(predict, x).mean((1, 2)) for x in (erased, images)]
         np.testing.assert_allclose(shifts[2, 0], metrics.frechet_distance(*features), rtol=1e-3)
 
+    def test_what_fills_a_batch_up_is_not_mixed_in(self, context, monkeypatch):
+        """32 images are twice 16 whether 16 or 20 may be mixed; the second of 20 would be filled up."""
+        spec, found = measured("augmentation_shift", (network(parts=MIXING), network(RESNET))), []
+        for most in (16, 20):
+            monkeypatch.setattr(theory, "MIXED", most)
+            found.append(next(theory.augmentation_shift(Context(context.store), [spec]))[1]["values"])
+        np.testing.assert_array_equal(*found)
+
     def test_the_batch_size_changes_nothing(self, shifts, context):
         """Though mixing is within a batch."""
         spec = measured("augmentation_shift", (network(parts=MIXING), network(RESNET)))

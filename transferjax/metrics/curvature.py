@@ -24,7 +24,7 @@ from transferjax.metrics.class_space import (
 )
 from transferjax.metrics.lanczos import Matvec, check_effort, lanczos_eigenvalues, power_eigenvalue
 from transferjax.models import is_piecewise_linear
-from transferjax.norms import norm
+from transferjax.norms import norm, unit
 from transferjax.typing import Array, Predict
 
 METHODS = ("auto", "leading", "exact", "class_lanczos", "lanczos", "power")
@@ -169,7 +169,8 @@ def input_hessian_eigenvalues(
     if method == "class_lanczos":
         matvec, start = class_matvec(predict, images)
         rank = start.shape[1]
-        start = start if k == 1 else _start(count, rank, images.dtype)
+        anything = _start(count, rank, images.dtype)  # a tenth of it: a guess may lie where the largest is not
+        start = unit(start, -1) + 0.1 * unit(anything, -1) if k == 1 else anything
         found = lanczos_eigenvalues(matvec, start, min(k, rank), max(steps, k), tol)
         return jnp.pad(found.values, ((0, 0), (0, max(0, k - rank))))
     matvec, start = _matvec(predict, images, labels, part), _start(count, size, images.dtype)
@@ -212,7 +213,8 @@ def trace_anywhere(predict: Predict, images: Array, part: str, chunk: int | None
         )
     logits, pullback = jax.vjp(predict, images)
     cotangents = jnp.moveaxis(softmax_factor(logits), -1, 0)
+    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
     sizes = jax.lax.map(
-        lambda v: norm(pullback(v)[0], (1, 2, 3)), cotangents, batch_size=chunk or len(cotangents)
+        lambda v: norm(wide(pullback(v)[0]), (1, 2, 3)), cotangents, batch_size=chunk or len(cotangents)
     )
     return norm(sizes, 0) ** 2

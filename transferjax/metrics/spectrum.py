@@ -114,13 +114,16 @@ def trace_plus_plus(
     Args:
         key: one key.
         matvec, size: the matrix and its number of rows.
-        samples: products to spend, at least 6; the error that is reported is that of the rest.
+        samples: products to spend, at least 6; the error that is reported is that of the rest. As many as
+            the matrix has rows give its trace.
 
     Reference: Meyer et al., "Hutch++: Optimal Stochastic Trace Estimation", SOSA 2021, Algorithm 1.
     """
-    third = min(samples // 3, size)
+    third = samples // 3
     if third < 2:
         raise ValueError(f"samples must be at least 6; got {samples}: use trace")
+    if samples >= size:
+        return _multiplied_out(matvec, size, dtype)
     sketch_key, probe_key = jax.random.split(one_key(key))
     sketch = jax.lax.map(matvec, _signs(sketch_key, third, size, dtype))
     basis, _ = jnp.linalg.qr(sketch.T)
@@ -147,7 +150,7 @@ def xtrace(
     Args:
         key: one key.
         matvec, size: the matrix and its number of rows.
-        samples: products to spend, at least 4.
+        samples: products to spend, at least 4. As many as the matrix has rows give its trace.
 
     Returns:
         The estimate. Its standard error is that of p independent ones, which these, of the same products, are
@@ -156,9 +159,11 @@ def xtrace(
     Reference: Epperly, Tropp and Webber, "XTrace: Making the Most of Every Sample in Stochastic Trace
     Estimation", SIAM J. Matrix Anal. Appl. 45, 2024; with the normalization c_i that they recommend.
     """
-    half = min(samples // 2, size)
+    half = samples // 2
     if half < 2:
-        raise ValueError(f"samples must be at least 4, and the matrix of 2 rows; got {samples}, {size}")
+        raise ValueError(f"samples must be at least 4; got {samples}")
+    if samples >= size:
+        return _multiplied_out(matvec, size, dtype)
     probes = size**0.5 * unit(jax.random.normal(one_key(key), (half, size), dtype), -1)
     products = jax.lax.map(matvec, probes)
     basis, upper = jnp.linalg.qr(products.T)
@@ -174,6 +179,12 @@ def xtrace(
     left = size - (inside**2).sum(0)
     scale = jnp.where(left > size * jnp.finfo(dtype).eps ** 0.5, (size - half + 1) / left, 0)
     return _estimate(low + scale * rest)
+
+
+def _multiplied_out(matvec: Product, size: int, dtype: jnp.dtype) -> Estimate:
+    """The trace itself: probes that nearly span the space would leave the rest to cancellation."""
+    found = jnp.trace(jax.lax.map(matvec, jnp.eye(size, dtype=dtype)))
+    return Estimate(found, jnp.zeros_like(found))
 
 
 class Spectrum(NamedTuple):

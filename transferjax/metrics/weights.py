@@ -124,10 +124,14 @@ def weight_matvec(
         start = mean_over_chunks(start_of)
         product = lambda v: mean_over_chunks(lambda *part: of(*part)(v))  # noqa: E731
 
+    def in_its_type(v: Array) -> Array:
+        """Vectors may be of another precision than weights: float32 with those of bfloat16, say."""
+        return product(v.astype(weights.dtype)).astype(v.dtype)
+
     if axis_name is None:
-        return WeightMatrix(product, weights.size, start)
+        return WeightMatrix(in_its_type, weights.size, start)
     everywhere = partial(jax.lax.pmean, axis_name=axis_name)
-    return WeightMatrix(lambda v: everywhere(product(v)), weights.size, everywhere(start))
+    return WeightMatrix(lambda v: everywhere(in_its_type(v)), weights.size, everywhere(start))
 
 
 def weight_trace(

@@ -223,11 +223,13 @@ def _gained(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _lost(gains: pd.DataFrame, shifts: list[str]) -> list[Section]:
     """Hypothesis 1: the similarity that a training loses, against how far it moves the data."""
+    gains = gains.assign(**{name: gains[name] / gains.groupby("target")[name].transform("mean") for name in shifts})
     rows = gains.groupby("mechanism", sort=False)[["gained", *shifts]].mean().reset_index()
     rows = rows.assign(lost=-rows["gained"])
     text = (
         "frechet: the squared Fréchet distance of the training data's features to those of clean data; "
-        "off_subspace: the share of the training data's features outside of the clean ones' directions. "
+        "off_subspace: the share of the training data's features outside of the clean ones' directions; both "
+        "in units of their mean over the trainings, target by target, as features of targets differ in scale. "
         f"Hypothesis 1 expects more similarity to be lost against {BASELINE} where these rise. Spearman's ρ "
         f"of both over {len(rows)} trainings, means over targets and seeds (95 %, bootstrap): "
         f"{', '.join(orders(rows, shifts, 'lost'))}."

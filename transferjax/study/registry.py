@@ -200,7 +200,7 @@ MEASURES = _table(
         "similarity": Row("transferjax.study.measures:similarity", column="gradient similarity"),
         "gradient_norm": Row("transferjax.study.measures:gradient_norm", column="‖∇ₓ ℓ‖₂"),
         "weight_eigenvalue": Row("transferjax.study.measures:weight_eigenvalue", column="weight-Hessian λ₁"),
-        "augmentation_shift": Row("transferjax.study.theory:augmentation_shift", column="shift"),
+        "augmentation_shift": Row("transferjax.study.theory:augmentation_shift", version=2, column="shift"),
         "bound": Row("transferjax.study.theory:bound", column="Theorem 1"),
         "transfer_loss": Row("transferjax.study.theory:transfer_loss", free=("chunk",), column="Theorem 3.1"),
         "distortion": Row("transferjax.study.measures:distortion", column="L2 and SSIM"),

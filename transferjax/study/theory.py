@@ -35,7 +35,7 @@ def _pair(spec: Measure) -> Any:
 
 
 MIXED = 128
-"""Images that the transforms of a training see together, which they may mix: no setting changes it."""
+"""Images at most that the transforms of a training see together, which they may mix: no setting changes it."""
 
 
 def augmentation_shift(
@@ -98,9 +98,10 @@ def _features(context: Context, own: Any, reference: Any, spec: Measure) -> tupl
 
     program = ("shift", dataset.num_classes, *(part.key for part in _moving(own)))
     both = context.cached(program, lambda: jax.jit(features), 0)
+    together = data.even_batch_size(len(dataset), MIXED)  # a batch that is filled up would mix what fills it
     parts = [
         both(jnp.asarray(number), batch, predict, through)
-        for number, batch in enumerate(data.eval_batches(dataset, min(MIXED, len(dataset))))
+        for number, batch in enumerate(data.eval_batches(dataset, together))
     ]
     clean, moved = (jnp.concatenate(part)[: len(dataset)] for part in zip(*parts, strict=True))
     return clean, moved
