@@ -150,7 +150,9 @@ def compare(contenders: Sequence[Contender], rounds: int) -> dict[str, dict[str,
 
 
 def _summary(seconds: Sequence[float]) -> dict[str, Any]:
-    quartiles = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
+    quartiles = (
+        statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
+    )
     return {"median_s": statistics.median(seconds), "quartiles_s": [quartiles[0], quartiles[2]]}
 
 
@@ -254,7 +256,9 @@ def _serve(task: Mapping[str, Any]) -> None:
         if line == "end\n":
             last = {"peak_mib": _peak_mib()}
             figures = getattr(call, "figures", None)
-            print(json.dumps({**last, **({"figures": figures()} if figures else {})}), file=answers, flush=True)
+            print(
+                json.dumps({**last, **({"figures": figures()} if figures else {})}), file=answers, flush=True
+            )
             return
         start = time.perf_counter()
         for _ in range(int(line)):

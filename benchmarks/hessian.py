@@ -2,7 +2,7 @@
 
 `cifar_resnet18` with weights trained on CIFAR-10, test images, float32. Errors are against a float64
 reference: the largest relative one of all images, or that of the batch. Times of images are those of one, of
-`--images` together, or of the first `--few` where a method goes image by image; their figure `images` says so.
+`--images` together, or of the first `--few` where a method goes image by image; the figure `images` says so.
 
 Input space, the top eigenvalue to 1e-3:
     leading, exact, class_lanczos, lanczos      ours

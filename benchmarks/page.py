@@ -70,7 +70,9 @@ def _cases(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
         first = _first(contenders)
         for place, (who, found) in enumerate(contenders.items()):
             if "failed" in found:
-                lines.append(f"| {'' if place else case} | {who} | failed | | | | |" + (" |" if figured else ""))
+                lines.append(
+                    f"| {'' if place else case} | {who} | failed | | | | |" + (" |" if figured else "")
+                )
                 continue
             low, high = (1e3 * seconds for seconds in found["quartiles_s"])
             lines.append(

@@ -76,7 +76,9 @@ def test_a_contender_that_breaks_is_named_and_the_others_go_on(capfd, tmp_path):
     from harness import Contender, compare
     from page import _cases, draw
 
-    found = compare([Contender("broken", breaks), Contender("sound", chatty, {"log": str(tmp_path / "log")})], 1)
+    found = compare(
+        [Contender("broken", breaks), Contender("sound", chatty, {"log": str(tmp_path / "log")})], 1
+    )
     assert found["broken"] == {"failed": "the process of 'broken' ended with 1: see above"}
     assert found["sound"]["median_s"] >= 0
     said = capfd.readouterr().err

@@ -56,7 +56,9 @@ def test_fewer_products_for_few_large_eigenvalues(matvec):
 @pytest.mark.parametrize("estimate", [trace_plus_plus, xtrace])
 @pytest.mark.parametrize("size", [1, 2, 20, 60])
 def test_as_many_products_as_rows_are_exact_in_single_precision(estimate, size):
-    found = jax.vmap(lambda key: estimate(key, lambda v: 3 * v, size, max(size, 6)))(jax.random.split(KEY, 50))
+    found = jax.vmap(lambda key: estimate(key, lambda v: 3 * v, size, max(size, 6)))(
+        jax.random.split(KEY, 50)
+    )
     np.testing.assert_allclose(found.value, 3 * size, rtol=1e-6)
     np.testing.assert_array_equal(found.error, 0)
 

@@ -252,7 +252,7 @@ def test_lax_is_why_this_exists():
     ],
     ids=str,
 )
-def test_falls_back_to_lax(options):
+def test_other_kinds_of_convolutions_have_the_values_of_lax(options):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 8, 8, 4)).astype(np.float32)
     w = rng.standard_normal((3, 3, 4 // options.get("feature_group_count", 1), 4)).astype(np.float32)
@@ -262,6 +262,34 @@ def test_falls_back_to_lax(options):
     args = (x, w, (1, 1), ((1, 1), (1, 1)))
     assert_equal = np.testing.assert_array_equal
     assert_equal(conv_general_dilated(*args, **options), lax.conv_general_dilated(*args, **options))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        (((5, 7), (3, 2)), {"rhs_dilation": (2, 3), "padding": ((1, 2), (3, 0))}),
+        (((5, 4), (2, 3)), {"lhs_dilation": (3, 2), "padding": ((2, 1), (0, 2))}),
+        (((9, 8), (3, 1)), {"window_strides": (2, 3), "padding": ((0, 4), (5, 1))}),
+        (((9, 8), (3, 3)), {"window_strides": (3, 1), "padding": ((-1, 2), (0, -2))}),
+        (((2, 2), (3, 3)), {"window_strides": (2, 2), "padding": "VALID"}),
+        (((1, 1), (3, 3)), {"padding": "VALID"}),
+    ],
+    ids=str,
+)
+def test_values_and_two_derivatives_of_whatever_a_user_asks_for(sizes, options, x64):
+    """Dilations, strides and pads that differ by side, and images that are smaller than the kernel."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, *sizes[0], 3)), rng.standard_normal((*sizes[1], 3, 2))
+    options = {"window_strides": (1, 1), "dimension_numbers": NHWC} | options
+
+    def orders(convolution):
+        value = lambda x, w: (convolution(x, w, **options) ** 3).sum()  # noqa: E731
+        slope = jax.grad(value, (0, 1))
+        return value(x, w), slope(x, w), jax.jvp(slope, (x, w), (x[::-1], w[::-1]))[1]
+
+    ours, theirs = orders(conv_general_dilated), orders(lax.conv_general_dilated)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_an_unused_tangent_costs_nothing():

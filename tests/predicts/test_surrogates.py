@@ -1,6 +1,5 @@
 """Other gradients, same nets: logits must not change, gradients must, in the way that was promised."""
 
-from functools import partial
 from itertools import count
 
 import flax.linen as nn

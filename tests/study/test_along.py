@@ -49,7 +49,9 @@ def test_the_epoch_is_chosen_on_validation_images_and_told_on_test_images():
     assert found["SGD, stopped"] < found["SGD"]
 
 
-@pytest.mark.parametrize("lost", ["epoch == 3", "split == 'test' & epoch == 2", "epoch == 1 & target == 'VGG16'"])
+@pytest.mark.parametrize(
+    "lost", ["epoch == 3", "split == 'test' & epoch == 2", "epoch == 1 & target == 'VGG16'"]
+)
 def test_a_training_that_lacks_moments_is_not_told(lost):
     """Its newest epoch is not its end, and what is best may be what is missing."""
     both = pd.concat([rows(split, SGD=(60, 40, 20), SAM=(30, 50, 40)) for split in ("test", "validation")])

@@ -207,6 +207,10 @@ def bound(spec: Spec) -> Any:
         ({"t": {"accumulate": 3}}, "accumulate 3: expected at most the 2 batches of the whole training"),
         ({"t": {"batch_size": 65}}, "batch_size 65 does not fit a data set of 64 examples"),
         ({"epoch": 1.5}, "epoch 1.5 of a training of 1 epochs"),
+        (
+            {"t": {"accumulate": 2}, "parts": (Call(name="msam", options={"rho": 0.1}),)},
+            "accumulate 2: msam keeps account of steps, .* expected accumulate=1",
+        ),
     ],
 )
 def test_fields_do_not_agree_with_the_data_or_the_training(changes, message):

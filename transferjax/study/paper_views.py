@@ -223,7 +223,9 @@ def _gained(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _lost(gains: pd.DataFrame, shifts: list[str]) -> list[Section]:
     """Hypothesis 1: the similarity that a training loses, against how far it moves the data."""
-    gains = gains.assign(**{name: gains[name] / gains.groupby("target")[name].transform("mean") for name in shifts})
+    gains = gains.assign(
+        **{name: gains[name] / gains.groupby("target")[name].transform("mean") for name in shifts}
+    )
     rows = gains.groupby("mechanism", sort=False)[["gained", *shifts]].mean().reset_index()
     rows = rows.assign(lost=-rows["gained"])
     text = (

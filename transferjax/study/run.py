@@ -197,7 +197,9 @@ def _some(context: Context, ready: Sequence[Spec], done: Done) -> Sequence[Spec]
             traceback.print_exc()
         rest = [spec for spec in ready if spec.key not in done.made]
         lost = rest[:1] if isinstance(ready[0], APART) else rest
-        done.failed |= dict.fromkeys((spec.key for spec in lost), f"{type(error).__name__}: {one_line(error)}")
+        done.failed |= dict.fromkeys(
+            (spec.key for spec in lost), f"{type(error).__name__}: {one_line(error)}"
+        )
         return rest[len(lost) :]
     return ()
 
@@ -233,7 +235,9 @@ class Local:
                 done = None if group is None else make_group(self.context, group)
             if group is None or done is None:
                 if idle == PATIENCE:
-                    self.say(f"waits for another run on this store, which makes {ready[0].kind} {ready[0].key}")
+                    self.say(
+                        f"waits for another run on this store, which makes {ready[0].kind} {ready[0].key}"
+                    )
                 idle += 1
                 time.sleep(WAIT)
                 continue

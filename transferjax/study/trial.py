@@ -17,6 +17,9 @@ from transferjax.study.specs import STORED, Apply, Data, Network, Pretrained, Pu
 from transferjax.study.walk import children
 from transferjax.typing import PyTree
 
+COUNTING = ("msam", "look_sam", "ema")
+"""Parts that remember from step to step, and know nothing of an optimizer that waits for several batches."""
+
 
 def try_out(spec: Spec, stored: Callable[[Spec], bool]) -> None:
     """Builds a spec and what is inside of it, but for what was made already.
@@ -57,6 +60,12 @@ def _variables(spec: Network) -> PyTree:
         _check_channels(name, getattr(spec, name), known.image_shape[-1])
     if min(spec.std) <= 0:
         raise ValueError(f"std {spec.std}: expected positive values")
+    counting = [part.name for part in spec.parts if part.name in COUNTING]
+    if spec.training.accumulate > 1 and counting:
+        raise ValueError(
+            f"accumulate {spec.training.accumulate}: {', '.join(counting)} keeps account of steps, and would take "
+            "each batch for one: expected accumulate=1"
+        )
     train_step(spec, known.num_classes, _steps_per_epoch(spec.training, known.size))
     cropped = isinstance(spec.data, Data) and "scale" in dict(spec.data.options)
     if spec.training.augment is not None and cropped:

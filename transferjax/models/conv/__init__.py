@@ -32,8 +32,8 @@ def conv_general_dilated(
 ) -> Array:
     """`lax.conv_general_dilated` for `nn.Conv(conv_general_dilated=…)`, with derivatives fast on CPU.
 
-    The same values and derivatives of every order. Groups, other layouts than NHWC/HWIO and other platforms
-    than CPU go to `lax` unchanged.
+    The same values and derivatives of every order. Groups, other layouts than NHWC/HWIO, results without
+    entries and other platforms than CPU go to `lax` unchanged.
 
     Args:
         lhs: images `[B, H, W, I]`.
@@ -59,11 +59,13 @@ def conv_general_dilated(
             precision=precision,
         )
     strides = tuple(window_strides)
+    kernel = [extent(n, d) for n, d in zip(rhs.shape[:2], dilation, strict=True)]
+    image = [extent(n, s) for n, s in zip(lhs.shape[1:3], spread, strict=True)]
     if isinstance(padding, str):
-        kernel = [extent(n, d) for n, d in zip(rhs.shape[:2], dilation, strict=True)]
-        image = [extent(n, s) for n, s in zip(lhs.shape[1:3], spread, strict=True)]
         padding = lax.padtype_to_pads(image, kernel, strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
+    if any(i + sum(pad) < k for i, pad, k in zip(image, pads, kernel, strict=True)):
+        return lax.conv_general_dilated(lhs, rhs, strides, pads, spread, dilation, NHWC, precision=precision)
     if lhs.shape[1:3] == rhs.shape[:2] and spread == dilation == (1, 1) and not any(map(any, pads)):
         # At one place, as in the first linear layer of a VGG: its derivatives are products too.
         return jnp.tensordot(lhs, rhs, ((1, 2, 3), (0, 1, 2)), precision=precision)[:, None, None]
