@@ -16,8 +16,8 @@ HEAD = """# Benchmarks
 
 Made by `python benchmarks/page.py` from `benchmarks/results/*.json`; `make bench` measures anew. Contenders
 run in processes of their own and take turns; milliseconds are medians, with quartiles; the first call
-compiles; `×` is the time over that of the first contender that ran. `-dirty` behind a commit: with changes that were
-not committed.
+compiles; `×` is the time over that of the first contender that ran. `-dirty` behind a commit: with changes
+that were not committed.
 """
 
 

@@ -8,9 +8,9 @@ fast, and stay. So importing `transferjax` before JAX's back end starts adds to 
     --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE
 
 unless the flag is there already, or the variable names a file of flags. `TRANSFERJAX_FUSIONS=default` leaves
-everything as it is, also where a parent process had added it. The flag concerns code for CPU alone. XLA ends a
-process whose flags it does not know: only versions are told that were tried. Processes that this one starts
-inherit the variable: take it out of the environment of one with an older XLA (jaxlib before 0.8, TensorFlow).
+everything as it is, also where a parent process had added it. The flag concerns code for CPU alone. XLA ends
+a process whose flags it does not know: only versions are told that were tried. Processes that this one starts
+inherit the variable: take it out of the environment of one with an older XLA (jaxlib before 0.8, say).
 
 **Memory.** XLA asks for the memory of a program's intermediates each time that it runs, and frees it at the
 end. The GNU C library gives pieces above 32 MiB back to the system at once, which has to clear every page
@@ -54,8 +54,8 @@ def choose(environ: MutableMapping[str, str] = os.environ) -> bool:
         flags = environ["XLA_FLAGS"] = " ".join(flag for flag in flags.split() if flag != FUSIONS)
     if flags.strip() and not flags.lstrip().startswith("-") and switch != "default":
         _log.warning(
-            f"XLA_FLAGS names a file, {flags!r}, which transferjax leaves alone: add {FUSIONS} to it, without "
-            f"which convolutions on CPU are slow ({SWITCH}=default silences this line)."
+            f"XLA_FLAGS names a file, {flags!r}, which transferjax leaves alone: add {FUSIONS} to it, "
+            f"without which convolutions on CPU are slow ({SWITCH}=default silences this line)."
         )
         return False
     if FLAG.lstrip("-") in flags or switch == "default" or not _knows_the_flag():

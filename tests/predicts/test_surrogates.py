@@ -304,7 +304,7 @@ def test_a_crop_is_a_part_made_as_large_as_the_image():
 
 
 def test_self_universality_by_hand(resnet, x):
-    """Its first step goes down the mean of both cross-entropies, less the cosine, of a δ on image and crop."""
+    """Its first step goes down the mean of both cross-entropies, less the cosine: δ on image and crop."""
     targets, key, weight = jnp.array([4, 5, 6]), jax.random.key(0), 5.0
     crops = []
 

@@ -370,7 +370,7 @@ def test_the_disk_of_a_worker_is_full(tmp_path, monkeypatch):
     store = Store(tmp_path)
     answer = worker.work(task(store, [net(0), net(1)]))
     assert not answer["failed"]
-    with pytest.raises(Unwritable, match="worker on .*: no room there"):
+    with pytest.raises(Unwritable, match=r"worker on .*: no room there"):
         Cluster(Context(store), 2)._done(cluster.Group("group", [net(0), net(1)]), answer, "one run")
 
 

@@ -274,7 +274,7 @@ def test_mistakes_are_said_and_nothing_is_written(finish, tmp_path):
 
 
 def test_a_name_of_any_length_is_a_files(tmp_path):
-    """A study of many mechanisms and tables has a name that no file system takes: it is cut, and told apart."""
+    """Of many mechanisms and tables a name is longer than file systems take: it is cut, and told apart."""
     long = "sp2024-cpu,mechanisms=" + "+".join(f"SAM&IR_{i}" for i in range(40))
     names = {cli.shortened(name) for name in (long, long + "+ST", "é" * 300, "sp2024-cpu")}
     assert "sp2024-cpu" in names

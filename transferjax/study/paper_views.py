@@ -231,7 +231,7 @@ def _lost(gains: pd.DataFrame, shifts: list[str]) -> list[Section]:
     text = (
         "frechet: the squared Fréchet distance of the training data's features to those of clean data; "
         "off_subspace: the share of the training data's features outside of the clean ones' directions; both "
-        "in units of their mean over the trainings, target by target, as features of targets differ in scale. "
+        "in units of their mean over the trainings, target by target: features of targets differ in scale. "
         f"Hypothesis 1 expects more similarity to be lost against {BASELINE} where these rise. Spearman's ρ "
         f"of both over {len(rows)} trainings, means over targets and seeds (95 %, bootstrap): "
         f"{', '.join(orders(rows, shifts, 'lost'))}."

@@ -35,7 +35,7 @@ def _pair(spec: Measure) -> Any:
 
 
 MIXED = 128
-"""Images at most that the transforms of a training see together, which they may mix: no setting changes it."""
+"""Images at most that the transforms of a training see together, and may mix: no setting changes it."""
 
 
 def augmentation_shift(

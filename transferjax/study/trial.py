@@ -63,8 +63,8 @@ def _variables(spec: Network) -> PyTree:
     counting = [part.name for part in spec.parts if part.name in COUNTING]
     if spec.training.accumulate > 1 and counting:
         raise ValueError(
-            f"accumulate {spec.training.accumulate}: {', '.join(counting)} keeps account of steps, and would take "
-            "each batch for one: expected accumulate=1"
+            f"accumulate {spec.training.accumulate}: {', '.join(counting)} keeps account of steps, and "
+            "would take each batch for one: expected accumulate=1"
         )
     train_step(spec, known.num_classes, _steps_per_epoch(spec.training, known.size))
     cropped = isinstance(spec.data, Data) and "scale" in dict(spec.data.options)

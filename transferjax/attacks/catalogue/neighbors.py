@@ -250,9 +250,9 @@ def rap(
         inner_steps: of the descent.
         late_start: steps before the first descent; 100 for the paper's RAP-LS.
 
-    Reference: Qin et al., NeurIPS 2022, algorithm 1: 400 steps of 2/255 at ε = 16/255, T = 8. Its code descends
-    from the class that the net predicts at each step, ours from the label, and has momentum on request alone
-    (`decay=0`); TransferAttack's is as ours.
+    Reference: Qin et al., NeurIPS 2022, algorithm 1: 400 steps of 2/255 at ε = 16/255, T = 8. Its code
+    descends from the class that the net predicts at each step, ours from the label, and has momentum on
+    request alone (`decay=0`); TransferAttack's is as ours.
     """
     norm = options["norm"]
     options["step_size"] = given(options["step_size"], eps / 8)
