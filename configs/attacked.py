@@ -101,7 +101,8 @@ def imagenet(surrogates, targets, seen=299, **more):
     """Nets from files, on the 1000 images of the NIPS 2017 competition, attacked at `seen` px.
 
     The images: `data.save(data.nips2017(table, images)[0], "data/nips2017", "test")`; those of 224 px
-    with `size=224`, in "data/nips2017_224". Files as `transferjax.models.weights.convert` writes them; either library's serve.
+    with `size=224`, in "data/nips2017_224". Files as `transferjax.models.weights.convert` writes them; either
+    library's serve.
     """
     return scales.Scale(
         "ImageNet",
