@@ -15,10 +15,10 @@ Flatness at the Rescue of Early Stopping": BIM of 50 steps at 4/255, three seeds
 deviations. A surrogate is a network after each of the epochs, averages included (SWA, WASAM: of the epochs
 since the first decay, and from the first of these on); where training should have stopped is chosen on
 images of their own. Of each minimizer there is a small neighbourhood, its paper's default (Foret's ρ = 0.05
-for SAM), and a large one ("l-"), six times as wide, as l-SAM's 0.3 is. Data of robust and non-robust features are made with 1000 steps
-at `full`; their budgets are those of Figure 3. At `cpu` seeds are for SGD, SAM, l-SAM, D_R and D_NR alone
-(two claims compare minimizers over seeds, and need `repeated=all`), and SGM and ghosts, which need skip
-connections, have a narrow ResNet-18 of their own.
+for SAM), and a large one ("l-"), six times as wide, as l-SAM's 0.3 is. Data of robust and non-robust features
+are made with 1000 steps at `full`; their budgets are those of Figure 3. At `cpu` seeds are for SGD, SAM,
+l-SAM, D_R and D_NR alone (two claims compare minimizers over seeds, and need `repeated=all`), and SGM and
+ghosts, which need skip connections, have a narrow ResNet-18 of their own.
 """
 
 from configs import attacked, common, scales
