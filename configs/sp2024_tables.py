@@ -137,13 +137,13 @@ def _services():
 
 
 def attacks(s):
-    """By the paper's names; MI and DIM with the official code's values, LGV drawing with replacement."""
+    """By the paper's names; MI and DIM (MI with DI) with the official values, LGV drawing with replacement."""
     steps = {name: s.attack[name] for name in ("steps", "step_size")}
     momentum = {**s.attack, "decay": 0.9}
     return (
         ("pgd", "pgd", s.attack),
         ("MI", "mi_fgsm", momentum),
-        ("DIM", "dim", {**s.attack, "decay": 0.0, "prob": 0.7, "rate": (0.75, 1.5)}),
+        ("DIM", "dim", {**momentum, "prob": 0.7, "rate": (0.75, 1.5)}),
         ("LGV", "lgv", {**steps, "replace": True}),
         ("autoattack", "auto_attack", s.autoattack),
     )

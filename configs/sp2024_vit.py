@@ -43,7 +43,7 @@ def get_config():
         networks=tuple((label, {}, pretrained(*how)) for label, how in NETS.items()),
         attacks=(
             ("pgd", "pgd", attack),
-            ("DIM", "dim", {**attack, "decay": 0.0, "prob": 0.7, "rate": (0.75, 1.5)}),
+            ("DIM", "dim", {**attack, "decay": 0.9, "prob": 0.7, "rate": (0.75, 1.5)}),
         ),
         blocks=(
             (

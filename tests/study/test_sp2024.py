@@ -48,7 +48,7 @@ class TestScales:
         assert c.attacks[0] == ("pgd", "pgd", {"steps": 20, "step_size": 2 / 255, "random_start": False})
         named = {name: options for name, _, options in c.attacks}
         assert named["MI"]["decay"] == 0.9
-        assert (named["DIM"]["prob"], named["DIM"]["rate"], named["DIM"]["decay"]) == (0.7, (0.75, 1.5), 0.0)
+        assert (named["DIM"]["prob"], named["DIM"]["rate"], named["DIM"]["decay"]) == (0.7, (0.75, 1.5), 0.9)
         assert named["LGV"]["replace"] is True
         assert dict(c.blocks)["main"]["data"]["count"] == 0  # all of them
 
