@@ -137,7 +137,7 @@ def _services():
 
 
 def attacks(s):
-    """By the paper's names; MI and DIM (MI with DI) with the official values, LGV drawing with replacement."""
+    """By the paper's names; MI and DIM (MI with DI) with official values, LGV drawing with replacement."""
     steps = {name: s.attack[name] for name in ("steps", "step_size")}
     momentum = {**s.attack, "decay": 0.9}
     return (
