@@ -306,8 +306,9 @@ def tpa(
     shares of eps that they are of 16/255.
 
     Reference: Fan et al., "Transferability Bound Theory", NeurIPS 2024, section 5.1. The official code takes
-    normalized pixels, of which 0.225 is the deviation: k = 0.05, b = 0.031 · 16 where ε is 0.27, ten steps, a
-    start in [0, 0.005].
+    normalized pixels, of which 0.225 is the deviation: k = 0.05, b = 0.031 · 16 where ε is 0.27 (ours keeps
+    that ratio, 29/255; by the deviation it would be 28.5/255), ten steps, a start in [0, 0.005]. It cuts to
+    [0, 1] once, at the end, ours at every step.
     """
     norm, official = options["norm"], variant == "official"
     if variant not in ("official", "paper"):
