@@ -39,7 +39,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
 CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"
 WAIT = 0.2  # seconds between looks at what another run makes
 PATIENCE = 50  # such looks before a user is told
-APART = (Adversarial, Verdicts)  # made in order, each for itself: where one fails, the next is tried
+APART = (Adversarial, Verdicts)  # made in order, each for itself: where one fails, the next may not
 
 
 @dataclass
@@ -170,8 +170,6 @@ def make_group(context: Context, group: Group) -> Done:
     try:
         while ready:
             ready = _some(context, ready, done)
-    except Unwritable:
-        raise
     except Corrupt as error:
         context.forget()
         done.damaged = error.kind, error.key, str(error)
@@ -196,7 +194,7 @@ def _some(context: Context, ready: Sequence[Spec], done: Done) -> Sequence[Spec]
         if os.environ.get("TRANSFERJAX_TRACEBACK"):
             traceback.print_exc()
         rest = [spec for spec in ready if spec.key not in done.made]
-        lost = rest[:1] if isinstance(ready[0], APART) else rest
+        lost = rest[:1] if isinstance(ready[0], APART) and not isinstance(error, MemoryError) else rest
         done.failed |= dict.fromkeys(
             (spec.key for spec in lost), f"{type(error).__name__}: {one_line(error)}"
         )
