@@ -77,9 +77,11 @@ def _bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of `statistic(rows)`; groups of rows are drawn with replacement, each whole.
 
-    Draws in which it is undefined (NaN) are left out; NaN if all are.
+    Draws in which it is undefined (NaN) are left out; NaN if all are, and of fewer than three groups.
     """
     members = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups)]
+    if len(members) < 3:
+        return np.nan, np.nan
     drawn = np.random.default_rng(0).integers(0, len(members), (resamples, len(members)))
     values = np.array([statistic(np.concatenate([members[i] for i in draw])) for draw in drawn])
     values = values[~np.isnan(values)]
