@@ -119,12 +119,12 @@ def trace_plus_plus(
 
     Reference: Meyer et al., "Hutch++: Optimal Stochastic Trace Estimation", SOSA 2021, Algorithm 1.
     """
-    third = samples // 3
+    key, third = one_key(key), samples // 3
     if third < 2:
         raise ValueError(f"samples must be at least 6; got {samples}: use trace")
     if samples >= size:
         return _multiplied_out(matvec, size, dtype)
-    sketch_key, probe_key = jax.random.split(one_key(key))
+    sketch_key, probe_key = jax.random.split(key)
     sketch = jax.lax.map(matvec, _signs(sketch_key, third, size, dtype))
     basis, _ = jnp.linalg.qr(sketch.T)
     low = (basis * jax.lax.map(matvec, basis.T).T).sum()
@@ -159,12 +159,12 @@ def xtrace(
     Reference: Epperly, Tropp and Webber, "XTrace: Making the Most of Every Sample in Stochastic Trace
     Estimation", SIAM J. Matrix Anal. Appl. 45, 2024; with the normalization c_i that they recommend.
     """
-    half = samples // 2
+    key, half = one_key(key), samples // 2
     if half < 2:
         raise ValueError(f"samples must be at least 4; got {samples}")
     if samples >= size:
         return _multiplied_out(matvec, size, dtype)
-    probes = size**0.5 * unit(jax.random.normal(one_key(key), (half, size), dtype), -1)
+    probes = size**0.5 * unit(jax.random.normal(key, (half, size), dtype), -1)
     products = jax.lax.map(matvec, probes)
     basis, upper = jnp.linalg.qr(products.T)
     small = jnp.finfo(dtype).eps * jnp.abs(upper).max()
