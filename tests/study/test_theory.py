@@ -61,6 +61,7 @@ class TestShift:
     def test_what_fills_a_batch_up_is_not_mixed_in(self, context, monkeypatch):
         """32 images are twice 16 whether 16 or 20 may be mixed; the second of 20 would be filled up."""
         spec, found = measured("augmentation_shift", (network(parts=MIXING), network(RESNET))), []
+        make(context, *spec.of)
         for most in (16, 20):
             monkeypatch.setattr(theory, "MIXED", most)
             found.append(next(theory.augmentation_shift(Context(context.store), [spec]))[1]["values"])
