@@ -169,9 +169,8 @@ def input_hessian_eigenvalues(
     if method == "class_lanczos":
         matvec, start = class_matvec(predict, images)
         rank = start.shape[1]
-        anything = _start(
-            count, rank, images.dtype
-        )  # a tenth of it: a guess may lie where the largest is not
+        # A tenth of anything: a guess may lie where the largest is not.
+        anything = _start(count, rank, images.dtype)
         start = unit(start, -1) + 0.1 * unit(anything, -1) if k == 1 else anything
         found = lanczos_eigenvalues(matvec, start, min(k, rank), max(steps, k), tol)
         return jnp.pad(found.values, ((0, 0), (0, max(0, k - rank))))
