@@ -78,14 +78,6 @@ def _shapes(value: PyTree) -> str:
     return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}" if hasattr(a, "dtype") else a, value))
 
 
-def traced_once(grad_fn: GradFn) -> GradFn:
-    """The same gradient, traced once for all that ask for it at the same shapes.
-
-    Rules that average ask twice, for the shapes and for the sum, and `initial_memory` asks all of them again.
-    """
-    return jax.jit(grad_fn)
-
-
 def initial_memory(grad_fn: GradFn, variable: PyTree, memory: Memory, *data: PyTree) -> Memory:
     """`memory` and, for every entry that the rules inside `grad_fn` add to it, zeros.
 

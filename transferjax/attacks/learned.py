@@ -130,7 +130,7 @@ def policy(operate: Operate, count: int, depth: int = 2, rate: float = 0.01) -> 
 
             def composed(x: Array) -> Array:
                 each = sample(jax.random.split, fold_in(keys, 1), depth).swapaxes(0, 1)
-                step = lambda x, given: (jax.vmap(operate)(given[0], x, given[1]), None)  # noqa: E731
+                step = lambda x, given: (jax.vmap(jax.jit(operate))(given[0], x, given[1]), None)  # noqa: E731
                 return jax.lax.scan(step, x, (each, drawn.swapaxes(0, 1)))[0]
 
             y, pull = jax.vjp(composed, x)

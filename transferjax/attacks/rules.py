@@ -99,6 +99,7 @@ def average(
     check_chunk(samples, chunk)
 
     def rule(grad_fn: GradFn) -> GradFn:
+        @jax.jit  # traced once: for the shapes, and for the sum
         def one(number: Array | int, x: Array, memory: Memory, keys: Key, labels: Array):
             keys = fold_in(keys, number)
             name = f"the transformation {place_of(transform)}"
@@ -118,17 +119,18 @@ def average(
             return aux, grads if weight is None else grads[0] / grads[1]
 
         def mean(*inputs: Any):
+            numbers = jnp.arange(samples)
             if samples == 1:
-                return weighed(one(0, *inputs))
+                return weighed(one(numbers[0], *inputs))
 
-            def add(total: PyTree, numbers: Array) -> tuple[PyTree, None]:
+            def add(total: PyTree, some: Array) -> tuple[PyTree, None]:
                 if chunk == 1:
-                    return jax.tree.map(jnp.add, total, one(numbers[0], *inputs)), None
-                several = jax.vmap(lambda number: one(number, *inputs))(numbers)
+                    return jax.tree.map(jnp.add, total, one(some[0], *inputs)), None
+                several = jax.vmap(lambda number: one(number, *inputs))(some)
                 return jax.tree.map(lambda t, s: t + s.sum(0), total, several), None
 
-            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, 0, *inputs))
-            total, _ = jax.lax.scan(add, zeros, jnp.arange(samples).reshape(-1, chunk))
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, numbers[0], *inputs))
+            total, _ = jax.lax.scan(add, zeros, numbers.reshape(-1, chunk))
             return weighed(jax.tree.map(divide_by(samples), total))
 
         return mean
