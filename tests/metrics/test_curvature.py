@@ -344,3 +344,13 @@ def test_traces_of_half_precision_are_summed_in_float32():
     assert found.dtype == jnp.float32
     w = np.asarray(weights, np.float64)
     np.testing.assert_allclose(found[0], np.trace(w.T @ (np.eye(3) / 3 - 1 / 9) @ w), rtol=2e-2)
+
+
+@pytest.mark.parametrize("method", ["leading", "exact", "class_lanczos", "lanczos", "power"])
+def test_an_image_that_is_not_a_number_has_no_curvature(method, mlp, batch):
+    """Not zero, though the derivative of every rectifier is zero there; the other images keep theirs."""
+    predict, (images, labels) = mlp(), batch()
+    found = eigenvalues(predict, images.at[1].set(jnp.nan), labels, method, k=1)
+    assert np.isnan(found[:, 0]).tolist() == [i == 1 for i in range(len(images))]
+    rest = eigenvalues(predict, images, labels, method, k=1)
+    np.testing.assert_allclose(np.delete(found, 1, 0), np.delete(rest, 1, 0), rtol=1e-4)

@@ -162,6 +162,24 @@ def input_hessian_eigenvalues(
     method = _choose(predict, images, k, method, part)
     if method in ("leading", "power") and k != 1:
         raise ValueError(f"method={method!r} finds one eigenvalue; got k={k}: use method='auto' or 'lanczos'")
+    found = _eigenvalues(predict, images, labels, k, method, part, chunk, steps, tol)
+    # The derivative of a rectifier at NaN is 0: a net may have no curvature at such an image.
+    return jnp.where(jnp.isnan(images).any((1, 2, 3))[:, None], jnp.nan, found)
+
+
+def _eigenvalues(
+    predict: Predict,
+    images: Array,
+    labels: Array,
+    k: int,
+    method: str,
+    part: str,
+    chunk: int | None,
+    steps: int,
+    tol: float,
+) -> Array:
+    """Those of one method, which applies."""
+    count, size = len(images), math.prod(images.shape[1:])
     if method == "leading":
         return leading_eigenvalue(predict, images, steps, tol)[:, None]
     if method == "exact":
