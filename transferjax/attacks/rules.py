@@ -129,7 +129,8 @@ def average(
                 several = jax.vmap(lambda number: one(number, *inputs))(some)
                 return jax.tree.map(lambda t, s: t + s.sum(0), total, several), None
 
-            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, numbers[0], *inputs))
+            shapes = jax.eval_shape(one, numbers[0], *inputs)
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
             total, _ = jax.lax.scan(add, zeros, numbers.reshape(-1, chunk))
             return weighed(jax.tree.map(divide_by(samples), total))
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import binom
 
 from transferjax import data
 from transferjax.checks import check_no_nan, check_outputs
@@ -100,6 +99,8 @@ def _check(model: Model, dataset: Dataset) -> None:
 
 
 def _doubt(model: Model, images: Dataset, clean: np.ndarray) -> None:
+    from scipy.stats import binom  # slow
+
     right, count, classes = int((clean == images.labels).sum()), len(images), images.num_classes
     best = _better(model, images, clean)
     if best is not None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
 
 from transferjax.attacks.craft import craft
 from transferjax.command.answers import answers, introduce
@@ -166,5 +165,7 @@ def _mean(hits: np.ndarray) -> float:
 
 def _sign_test(more: np.ndarray, less: np.ndarray) -> float:
     """How likely, if neither hits more often, `more` is alone with a hit so many times."""
+    from scipy.stats import binom  # slow
+
     alone, against = int((more & ~less).sum()), int((less & ~more).sum())
     return float(binom.sf(alone - 1, alone + against, 0.5))

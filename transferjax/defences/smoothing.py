@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from transferjax.checks import check_images
 from transferjax.predicts.snapshots import log_mean_probabilities
@@ -100,6 +99,8 @@ def certify(
     Reference: Cohen et al., "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, section
     3.2.
     """
+    from scipy import stats  # slow, and nothing else here needs it
+
     check_images(images)
     if not sigma > 0 or not 0 < alpha < 1 or min(guess, samples) < 1:
         said = f"sigma {sigma}, alpha {alpha}, guess {guess}, samples {samples}"

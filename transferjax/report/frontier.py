@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
 
 from transferjax.report.style import COLUMN, PAGE, legend_below, look, style, subplots
 from transferjax.report.tables import NOISE, check, of_surrogates, ordered
@@ -74,6 +73,8 @@ def success_by_cost(results: pd.DataFrame, value: str = "asr_correct") -> Figure
 
 def _named(axis: Axes, rows: pd.DataFrame, value: str) -> None:
     """Names to the right of an axis, each as near to the height of its point as the others let it."""
+    from scipy.optimize import isotonic_regression  # slow, and no other page needs it
+
     rows = rows.sort_values(value)
     low, high = axis.get_ylim()
     line = 0.024 * (high - low) * np.arange(len(rows))

@@ -38,7 +38,7 @@ from transferjax.study.walk import needs
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
 CACHE_SWITCH = "TRANSFERJAX_COMPILATION_CACHE"
 WAIT = 0.2  # seconds between looks at what another run makes
-PATIENCE = 50  # such looks before a user is told
+LOOKS = 50  # before a user is told
 APART = (Adversarial, Verdicts)  # made in order, each for itself: where one fails, the next may not
 
 
@@ -232,7 +232,7 @@ class Local:
             with self._first(ready) as group:
                 done = None if group is None else make_group(self.context, group)
             if group is None or done is None:
-                if idle == PATIENCE:
+                if idle == LOOKS:
                     self.say(
                         f"waits for another run on this store, which makes {ready[0].kind} {ready[0].key}"
                     )

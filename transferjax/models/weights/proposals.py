@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from transferjax.models.layers import Net
 
@@ -28,6 +27,8 @@ def propose_names(
         module: the net.
         theirs, ours: the shapes of the tensors by name, in the file's order; the net's in PyTorch's layout.
     """
+    from scipy.optimize import linear_sum_assignment  # slow, and files of the net's own names need none
+
     there, here = _layers(theirs), _layers(ours)
     order = {name: i for i, name in enumerate(_order(module))}
     here = dict(sorted(here.items(), key=lambda item: order.get(item[0], len(order))))
