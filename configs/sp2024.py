@@ -7,9 +7,9 @@ Scales are `cifar10`, `imagenette`, `cpu`, `imagenette_cpu` and `smoke`: see `co
 
 Behind a scale, `,key=value` changes it, so that a run can be split and a scale be searched for, as in
 `cpu,seeds=1,epochs=5,width=12,mechanisms=ST+SAM&IR,tables=table2+table12,count=500`. `seeds` is how many;
-`seed=2` is that one alone; `width` is the surrogates'; `mechanisms` are all that is trained; the warm-up
-keeps its share of the `epochs`. `--views=table2` makes what that table needs, and what is in the store
-already is not made again.
+`seed=2` is that one alone; `width` is the surrogates'; `mechanisms` are all that is trained, but for what
+`swept` names, magnitudes for figures and claims alone, such as AT_1+AT_7; the warm-up keeps its share of the
+`epochs`. `--views=table2` makes what that table needs, and what is in the store already is not made again.
 
 Hyper-parameters are those of the paper's official code (weight decay 1e-4, CIFAR-10's std .2471, .2435,
 .2616, not the 5e-4 and .2023, .1994, .2010 of the other configs), magnitudes those of Table 11. Targets are
@@ -120,16 +120,18 @@ def scale_of(variant):
     Raises:
         ValueError: no such scale, no such key, or tables that nothing of it can fill.
     """
-    s, seeds, said = scales.chosen(SCALES, variant, mechanisms="", tables="")
+    s, seeds, said = scales.chosen(SCALES, variant, mechanisms="", swept="", tables="")
     asked = scales.several(said["tables"], s.tables + s.asked, "tables", variant.partition(",")[0])
     s = s.but(tables=asked or s.tables)
     if said["mechanisms"]:
         s = s.but(main=named(said["mechanisms"]), swept=())
+    if said["swept"]:
+        s = s.but(swept=named(said["swept"]))
     lacking = sp2024_tables.lacking(s, seeds)
     said_why = "; ".join(f"{table} needs {what}" for table, what in lacking.items())
     if lacking and asked:
         raise ValueError(f"{said_why}: add it, or leave the table out")
-    if lacking and said["mechanisms"]:
+    if lacking and (said["mechanisms"] or said["swept"]):
         print(f"left out: {said_why}")
     return s.but(tables=tuple(table for table in s.tables if table not in lacking)), seeds
 

@@ -132,6 +132,16 @@ class TestScales:
         assert [name for name, _ in c.blocks] == ["main"]
         assert dict(c.blocks)["main"]["data"]["count"] == 50
 
+    def test_swept_magnitudes_are_in_claims_and_curves_alone(self):
+        """With every seed of those that claims compare, and one of the others."""
+        c = sp2024.get_config("cpu,seeds=3,mechanisms=ST+AT,swept=AT_1+AT_7+IR_1,tables=table2+claims+figure2")
+        blocks, views = dict(c.blocks), {name: options["block"] for name, _, options in c.views}
+        assert blocks[views["table2"]]["surrogates"] == ("ST", "AT")
+        assert blocks[views["claims"]]["surrogates"] == ("ST", "AT", "AT_1", "AT_7", "IR_1")
+        assert views["figure2"] == views["claims"]
+        trained = {label: [spec["seed"] for spec in several] for label, several in specs(c).items()}
+        assert (trained["ST"], trained["AT_1"], trained["IR_1"]) == ([0, 1, 2], [0, 1, 2], [0])
+
     @pytest.mark.parametrize(
         ("variant", "message"),
         [
