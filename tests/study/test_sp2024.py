@@ -134,7 +134,9 @@ class TestScales:
 
     def test_swept_magnitudes_are_in_claims_and_curves_alone(self):
         """With every seed of those that claims compare, and one of the others."""
-        c = sp2024.get_config("cpu,seeds=3,mechanisms=ST+AT,swept=AT_1+AT_7+IR_1,tables=table2+claims+figure2")
+        c = sp2024.get_config(
+            "cpu,seeds=3,mechanisms=ST+AT,swept=AT_1+AT_7+IR_1,tables=table2+claims+figure2"
+        )
         blocks, views = dict(c.blocks), {name: options["block"] for name, _, options in c.views}
         assert blocks[views["table2"]]["surrogates"] == ("ST", "AT")
         assert blocks[views["claims"]]["surrogates"] == ("ST", "AT", "AT_1", "AT_7", "IR_1")
