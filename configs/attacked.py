@@ -71,7 +71,7 @@ class Attacks:
         }
 
     def around(self, name):
-        """The rules that VMI, EMI or PGN put around another attack's gradient."""
+        """The rules that VMI, EMI, PGN or its average alone put around another attack's gradient."""
         if name == "VMI":
             return (common.call("variance_tuning", radius=1.5 * self.eps, neighbors=self.neighbors),)
         if name == "EMI":
@@ -80,7 +80,7 @@ class Attacks:
                     "enhanced_momentum", step_size=self.step, samples=min(11, self.samples), radius=7.0
                 ),
             )
-        return self.flat()
+        return self.flat()[:1] if name == "average" else self.flat()
 
     def flat(self, zeta=3.0, delta=0.5, exact=False, share=1.0):
         """PGN's own: gradients at neighbours, each mixed with one that share of a step down from there."""

@@ -28,8 +28,10 @@ from configs.attacked import HALF, Attacks, Nets, block, swept
 TABLE = {"MI": "MI-FGSM", "NI": "NI-FGSM", "VMI": "VMI-FGSM", "EMI": "EMI-FGSM", "RAP": "RAP", "PGN": "PGN"}
 """The attacks of its tables, by the names of TransferAttack's page."""
 TRANSFORMS = {"DIM": "DIM", "TIM": "TIM", "SIM": "SIM", "Admix": "Admix", "SSA": "SSM"}
+AVERAGED = ("DIM", "TIM", "SIM")
+"""The transformations around which PGN's average stands alone too, δ = 0: what its penalty adds there."""
 ALL = (
-    *("attacks", "combined", "ensemble", "defences", "exact", "zeta", "neighbors", "delta"),
+    *("attacks", "combined", "averaged", "ensemble", "defences", "exact", "zeta", "neighbors", "delta"),
     *("flatness", "surfaces", "claims"),
 )
 
@@ -57,6 +59,7 @@ def _full():
         stands_for=(),
         transforms=TRANSFORMS,
         lent=("VMI", "EMI", "PGN"),
+        averaged=AVERAGED,
         compared=tuple(TABLE.values()),
         together=tuple(TABLE.values()),
         attacks=Attacks(),
@@ -79,6 +82,7 @@ def _cpu():
         stands_for=(("VGG11", "ResNet50"), (8, 16)),
         transforms=TRANSFORMS,
         lent=("VMI", "EMI", "PGN"),
+        averaged=AVERAGED,
         compared=tuple(TABLE.values()),
         together=tuple(TABLE.values()),
         attacks=Attacks(8 / 255, neighbors=10, samples=10, kernel_size=5, long=100),
@@ -103,6 +107,7 @@ def _smoke():
         stands_for=(("ResNet18", "ResNet50"), (32, 16)),
         transforms={"DIM": "DIM"},
         lent=("PGN",),
+        averaged=("DIM",),
         compared=("MI-FGSM", "VMI-FGSM", "PGN"),
         attacks=Attacks(32 / 255, steps=2, neighbors=2, samples=2, scales=2, kernel_size=3, long=2),
         defences=("R&P",),
@@ -138,6 +143,8 @@ def attacks(s):
     for name, label in s.transforms.items():
         found[label] = named[name]
         found |= {f"{how}-{label}": a.combined(how, name) for how in s.lent}
+        if name in s.averaged:
+            found[f"averaged {label}"] = a.combined("average", name)
     pgn, options = named["PGN"]
     found |= swept("zeta", pgn, "zeta", s.zetas, options)
     found |= swept("neighbors", pgn, "neighbors", s.counts, options)
@@ -157,6 +164,8 @@ def blocks(s, nets, defences):
         *s.transforms.values(),
         *(label for label in labels if label.partition("-")[2] in s.transforms.values()),
     ]
+    transforms = [s.transforms[name] for name in s.averaged]
+    averaged = [f"{how}{label}" for label in transforms for how in ("", "averaged ", "PGN-")]
     sweeps = {
         name: block(s, own, [label for label in labels if label.startswith(f"{name}=")], nets.targets)
         for name in ("zeta", "neighbors", "delta")
@@ -164,6 +173,7 @@ def blocks(s, nets, defences):
     return {
         "attacks": block(s, own, table, targets),
         "combined": block(s, own, combined, nets.targets),
+        "averaged": block(s, own, averaged, nets.targets),
         "ensemble": block(s, ("ensemble",), s.together, nets.targets),
         "defences": block(s, own, table, defences),
         "exact": block(s, own, ("MI-FGSM", *(label for label, *_ in penalized(s))), nets.targets),
@@ -177,6 +187,7 @@ def views(s, tables):
     """The views by name."""
     there = scales.looked_at(tables, ALL)
     flat = {"block": "flatness", "radius_255": float(s.eps_255)}
+    shown = ("combined", "averaged", "ensemble", "defences", "exact")
     names = ("attacks", "combined", "zeta", "neighbors", "delta", "exact")
     roles = (*((name, "transfer", {"block": name}) for name in names), ("flatness", "flatness", flat))
     found = {
@@ -184,7 +195,7 @@ def views(s, tables):
             "attacks",
             {"block": "attacks", "table": "transferattack_resnet50", "stands_for": s.stands_for},
         ),
-        **{name: ("attacks", {"block": name}) for name in ("combined", "ensemble", "defences", "exact")},
+        **{name: ("attacks", {"block": name}) for name in shown},
         **{name: ("sweep", {"block": name}) for name in ("zeta", "neighbors", "delta")},
         "flatness": ("flatness", flat),
         "surfaces": ("surfaces", {"block": "surfaces", "points": s.points}),

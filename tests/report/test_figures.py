@@ -44,6 +44,13 @@ def test_success_and_metrics_are_shown_where_they_are(make_results):
             ]
             rates = middle(rows.groupby("mechanism", sort=False).asr).astype(float)
             np.testing.assert_allclose(shown, 100 * rates)
+    mi = results[(results.mechanism == "SAM") & (results.goal == "targeted")].assign(attack="MI")
+    attacks = pd.concat([mi, mi.assign(attack="DI", asr=mi.asr / 2)])
+    axes = asr_by_mechanism(attacks, "targeted", rows="attack").axes
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["MI", "DI"]
+    for axis in axes:
+        for shown in markers(axis).values():
+            assert 2 * shown[1] == pytest.approx(shown[0])
     [axis] = metric_by_mechanism(results, "smoothness", "top eigenvalue").axes
     seeds = results.groupby(["mechanism", "seed"], sort=False).smoothness.mean()
     expected = middle(seeds.groupby("mechanism", sort=False)).astype(float)

@@ -269,6 +269,7 @@ def _details(name, out):
     table = "attacks" if name == "pgn" else "table1"
     found = pd.read_csv(out / f"{table}.csv")
     assert list(found) == list(published("transferattack_resnet50" if name == "pgn" else "tpa_table1"))
+    assert list((out / "figures").glob(f"{table}_*.png"))
     if name == "pgn":
         exact = pd.read_csv(out / "exact.csv")
         assert {"PGN", "PGN, Hessian"} <= set(exact["attack"])

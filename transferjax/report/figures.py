@@ -23,13 +23,18 @@ from transferjax.report.style import (
 from transferjax.report.tables import apart, check, of_surrogates, ordered, pivot, several, spread
 
 
-def asr_by_mechanism(results: pd.DataFrame, goal: str = "untargeted", error: str = "half_range") -> Figure:
-    """Transfer success of each mechanism: one panel per budget, one marker per target, errors over seeds."""
+def asr_by_mechanism(
+    results: pd.DataFrame, goal: str = "untargeted", error: str = "half_range", rows: str = "mechanism"
+) -> Figure:
+    """Transfer success of each mechanism: one panel per budget, one marker per target, errors over seeds.
+
+    `rows="attack"` shows attacks instead, of one surrogate.
+    """
     chosen = check(results)[results["goal"] == goal]
-    mechanisms, targets, budgets = (ordered(chosen[name]) for name in ("mechanism", "target", "eps_255"))
-    center, err = pivot(chosen, "asr", "mechanism", ("eps_255", "target"), error)
+    names, targets, budgets = (ordered(chosen[name]) for name in (rows, "target", "eps_255"))
+    center, err = pivot(chosen, "asr", rows, ("eps_255", "target"), error)
     offsets = np.linspace(-0.28, 0.28, len(targets)) if len(targets) > 1 else [0.0]
-    height = 0.9 + 0.34 * max(len(mechanisms), 3) + 0.2 * -(-len(targets) // 4)
+    height = 0.9 + 0.34 * max(len(names), 3) + 0.2 * -(-len(targets) // 4)
     with style():
         width = PAGE if len(budgets) > 1 else COLUMN
         figure, [axes] = subplots(1, len(budgets), width, height, sharey=True)
@@ -38,13 +43,15 @@ def asr_by_mechanism(results: pd.DataFrame, goal: str = "untargeted", error: str
                 if (budget, target) not in center:
                     continue
                 values, errors = 100 * center[budget, target], 100 * err[budget, target].fillna(0)
-                rows = np.arange(len(mechanisms)) + offset
-                axis.errorbar(values, rows, xerr=errors, linestyle="none", label=str(target), **look(index))
+                heights = np.arange(len(names)) + offset
+                axis.errorbar(
+                    values, heights, xerr=errors, linestyle="none", label=str(target), **look(index)
+                )
             axis.set(title=f"ε = {budget:g}/255", xlabel=f"{goal} success (%)", xlim=(-2, 102))
-            axis.set_yticks(range(len(mechanisms)), [str(name) for name in mechanisms])
-            axis.set_ylim(len(mechanisms) - 0.5, -0.5)
+            axis.set_yticks(range(len(names)), [str(name) for name in names])
+            axis.set_ylim(len(names) - 0.5, -0.5)
             axis.grid(visible=False, axis="y")
-            for border in np.arange(0.5, len(mechanisms) - 1):
+            for border in np.arange(0.5, len(names) - 1):
                 axis.axhline(border, color="#eeeeee", linewidth=0.6, zorder=0)
         legend_below(figure, axes[0])
     return figure

@@ -15,7 +15,7 @@ import pandas as pd
 
 from transferjax.report.agreement import agreement_section, cells, orders, ranks
 from transferjax.report.analysis import regression_section, similarity_maps
-from transferjax.report.figures import against, metric_by_mechanism
+from transferjax.report.figures import against, asr_by_mechanism, metric_by_mechanism
 from transferjax.report.markup import slug
 from transferjax.report.page import Section, split, success_section, surrogates_section, warned
 from transferjax.report.published import BASELINE, OF_ATTACKS, SHAPES, called, in_its_columns
@@ -152,20 +152,23 @@ def attacks(
     frame: pd.DataFrame, study: Study, block: str, table: str = "", stands_for: StandsFor = ()
 ) -> list[Section]:
     """Attacks down, targets across, a table for each surrogate, goal and budget; beside a published one."""
-    percent, tables = frame.assign(asr=100 * frame["asr"]), []
+    figures, tables = {}, []
     surrogates = ordered(of_surrogates(frame)["mechanism"])
-    for surrogate, goal, eps in product(surrogates, ordered(frame["goal"]), ordered(frame["eps_255"])):
-        chosen = percent[percent["mechanism"].isin((surrogate, NOISE))]
-        chosen = chosen[(chosen["goal"] == goal) & (chosen["eps_255"] == eps)]
-        title = f"{goal} success (%) from {surrogate}, ε = {eps:g}/255"
-        tables.append(
-            value_table(chosen, "asr", title, rows="attack", columns=("target",), error=study.error)
-        )
+    for surrogate, goal in product(surrogates, ordered(frame["goal"])):
+        chosen = frame[frame["mechanism"].isin((surrogate, NOISE)) & (frame["goal"] == goal)]
+        caption = f"{goal.capitalize()} success from {surrogate} by attack; a marker per target."
+        figure = asr_by_mechanism(chosen, goal, study.error, rows="attack")
+        figures[slug(f"{block}_{surrogate}_{goal}")] = (figure, caption)
+        for budget, cell in apart(chosen.assign(asr=100 * chosen["asr"]), ("eps_255",)):
+            title = f"{goal} success (%) from {surrogate}, {budget}"
+            tables.append(
+                value_table(cell, "asr", title, rows="attack", columns=("target",), error=study.error)
+            )
     title = f"Attacks: {block}" if not table else called(table).removeprefix("the paper's ")
     text = (
         "Transfer success of each attack; every image counts. noise is what random signs of the budget reach."
     )
-    section = Section(title, text, tables, {})
+    section = Section(title, text, tables, figures)
     return [section, *_agreement(table, frame, study, "", stands_for)]
 
 
