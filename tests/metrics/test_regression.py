@@ -101,6 +101,17 @@ def test_explain_with_few_surrogates_leaves_the_fits_out():
     assert set(explain(rows).statistic) == {"pearson", "spearman"}
 
 
+def test_what_one_mechanism_alone_varies_has_no_interval():
+    """Its draws without that mechanism have no correlation; those with it say nothing of the others."""
+    points = table(8, noise=0.3).assign(goal="untargeted", target="VGG16", eps_255=8.0, seed=0)
+    points = pd.concat([points.assign(seed=seed, mechanism=points.index.map(str)) for seed in range(2)])
+    points["fooling_rate"] = np.where(points["mechanism"] == "3", 0.999, 1.0)
+    found = explain(points).set_index(["statistic", "factor"]).loc["pearson"]
+    assert np.isfinite(found.loc["fooling_rate", "value"])
+    assert found.loc["fooling_rate", ["low", "high"]].isna().all()
+    assert np.isfinite(found.loc[["smoothness", "similarity"], ["low", "high"]].astype(float)).all(axis=None)
+
+
 def test_seeds_of_one_mechanism_are_no_independent_points():
     """Thirty copies of each of eight points say what the eight say; alone they are taken as they are."""
     points = table(8, noise=0.3).assign(goal="untargeted", target="VGG16", eps_255=8.0, seed=0)

@@ -124,7 +124,7 @@ def test_surrogates_are_runs_where_attacks_are_compared():
 @pytest.mark.parametrize("paper", CLAIMS)
 def test_what_is_missing_is_named(paper):
     found = check_claims(CLAIMS[paper], {})
-    assert (found["why"] == [f"no rows of {claim.role!r}" for claim in CLAIMS[paper]]).all()
+    assert (found["why"] == [f"this report has no rows of {claim.role!r}" for claim in CLAIMS[paper]]).all()
     few = {claim.role: rows(MI=20).assign(epoch=1.0, decay=0.0, flatness=1.0) for claim in CLAIMS[paper]}
     if paper != "sp2024":
         assert check_claims(CLAIMS[paper], few)["why"].str.startswith("missing: ").any()

@@ -161,5 +161,6 @@ def test_explained_table(explained):
     row = explained[(explained.statistic == "pearson") & (explained.factor == "smoothness")].iloc[0]
     assert table.center.at["r smoothness", ("ε = 4/255", "ResNet50")] == row.value
     assert to_markdown(table).startswith("| statistic | ε = 4/255 ResNet50 |")
+    assert f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" in to_markdown(table)
     with pytest.raises(ValueError, match="'targeted'"):
         explained_table(explained, "targeted")

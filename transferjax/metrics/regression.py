@@ -12,6 +12,8 @@ import pandas as pd
 
 FACTORS = ("surrogate_accuracy", "fooling_rate", "smoothness", "similarity")
 GROUPS = ("goal", "target", "eps_255")
+UNDEFINED = 0.05
+"""The share of draws without a value beyond which an interval of the others says nothing."""
 
 
 class Correlation(NamedTuple):
@@ -77,17 +79,18 @@ def _bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of `statistic(rows)`; groups of rows are drawn with replacement, each whole.
 
-    Draws in which it is undefined (NaN) are left out; NaN if all are, and of fewer than three groups.
+    Draws in which it is undefined (NaN) are left out; NaN if these are more than a twentieth, as where one
+    group alone varies, and of fewer than three groups.
     """
     members = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups)]
     if len(members) < 3:
         return np.nan, np.nan
     drawn = np.random.default_rng(0).integers(0, len(members), (resamples, len(members)))
     values = np.array([statistic(np.concatenate([members[i] for i in draw])) for draw in drawn])
-    values = values[~np.isnan(values)]
-    if not len(values):
+    undefined = np.isnan(values)
+    if undefined.mean() > UNDEFINED:
         return np.nan, np.nan
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values[~undefined], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

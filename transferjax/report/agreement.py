@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from transferjax.report.page import Section
 from transferjax.report.published import SHAPES, called, names_of, published
-from transferjax.report.tables import Table, ordered, said
+from transferjax.report.tables import Table, ordered, said, significant
 
 RESAMPLES = 1000
 MEAN = "mean over targets"
@@ -36,6 +36,15 @@ def cells(table: str, ours: pd.DataFrame, dataset: str = "cifar10") -> pd.DataFr
         parts.append(part)
     found = pd.concat(parts, ignore_index=True)
     return found.assign(difference=found["ours"] - found["paper"])
+
+
+PERCENT = ("asr", "acc")
+"""What quantities in percent begin or end with."""
+
+
+def two_digits(number: float) -> str:
+    """Two digits behind the point."""
+    return f"{number:.2f}"
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> np.ndarray:
@@ -90,8 +99,9 @@ def ranks(table: str, found: pd.DataFrame) -> pd.DataFrame:
     The mean is over rows that have all targets.
 
     Returns:
-        `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: the share of rows that are
-        above or below the baseline in both. Empty of a table whose rows are no rivals (`Shape.ranked`).
+        `quantity`, the groups, `rows`, `spearman`, `low`, `high`, `same_side`: of the rows that are above or
+        below the baseline, not level with it, the share that is so in both. Empty of a table whose rows are
+        no rivals (`Shape.ranked`).
     """
     if not SHAPES[table].ranked:
         found = found.iloc[:0]
@@ -119,7 +129,8 @@ def _rank(where: dict[str, Hashable], part: pd.DataFrame, baseline: str) -> dict
     base, others = part[part["row"] == baseline], part[part["row"] != baseline]
     if len(base) == 1 and len(others):
         sides = [np.sign(others[who] - base[who].iloc[0]) for who in ("ours", "paper")]
-        found["same_side"] = float((sides[0] == sides[1]).mean())
+        apart = (sides[0] != 0) & (sides[1] != 0)
+        found["same_side"] = float((sides[0] == sides[1])[apart].mean()) if apart.any() else np.nan
     return {**where, **found}
 
 
@@ -152,7 +163,8 @@ def _cell_tables(table: str, found: pd.DataFrame) -> list[Table]:
                 center[head, who] = cell[who]
                 err[head, who] = cell.get(f"{who}_err", pd.Series(np.nan, cell.index))
         title = ", ".join(map(said, apart, where))
-        tables.append(_table(title, pd.DataFrame(center), pd.DataFrame(err), lambda x: f"{x:.2f}", "row"))
+        number = two_digits if where[0].startswith(PERCENT) or where[0].endswith(PERCENT) else significant
+        tables.append(_table(title, pd.DataFrame(center), pd.DataFrame(err), number, "row"))
     return tables
 
 
@@ -170,7 +182,7 @@ def _ranks_table(ranked: pd.DataFrame) -> Table:
     center = ranked[list(heads)].astype(float).set_axis(labels, axis=0)
     center.columns = pd.MultiIndex.from_tuples([("order", head) for head in heads.values()])
     nothing = pd.DataFrame(np.nan, center.index, center.columns)
-    return _table("Do both order the rows alike?", center, nothing, lambda x: f"{x:.2f}", "where")
+    return _table("Do both order the rows alike?", center, nothing, two_digits, "where")
 
 
 def _table(

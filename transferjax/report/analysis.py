@@ -124,7 +124,7 @@ def regression_section(results: pd.DataFrame, goal: str) -> Section:
     text = (
         f"Correlation of transfer success{f' of {attacks[0]}' if attacks else ''} with {names} over "
         f"{len(surrogates)} surrogates, and R² of least squares on two and on all of them. Smoothness is −λ₁ "
-        "as in the paper: high is smooth. ± is half the 95 % interval; over mechanisms, where they have "
+        "as in the paper: high is smooth. Intervals (95 %) are over mechanisms, where they have "
         "seeds: two seeds of one are no two surrogates."
     )
     title = f"What explains {goal} transfer" + "".join(f": {attack}" for attack in attacks)

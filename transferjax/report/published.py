@@ -237,7 +237,7 @@ def _rates(results: pd.DataFrame, shape: Shape, error: str) -> pd.DataFrame:
     ((center, err),) = shape.values
     rows = []
     for cell, values in results.groupby(keys, sort=False)["asr"]:
-        middle, half = spread(100 * values, error if err else "std")
+        middle, half = spread(100 * values, error)
         numbers = {center: round(middle, 4)} | ({err: round(half, 4)} if err else {})
         rows.append({**dict(zip(keys, cell, strict=True)), **numbers})
     return pd.DataFrame(rows)
@@ -265,6 +265,8 @@ def _explained(results: pd.DataFrame) -> pd.DataFrame:
     """Table 6 over all surrogates, untargeted, of the first attack; as in the paper, high means smooth."""
     rows = of_surrogates(results)
     rows = rows[rows["goal"] == "untargeted"]
+    if rows.empty:
+        return pd.DataFrame(columns=["statistic", "target", "eps_255", "value"])
     if "attack" in rows:
         rows = rows[rows["attack"] == rows["attack"].iloc[0]]
     found = explain(rows.assign(smoothness=-rows["smoothness"]))
@@ -274,8 +276,11 @@ def _explained(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def increments(similarities: pd.DataFrame) -> pd.Series:
-    """Table 7's score: columns in which a row is above the baseline, minus those in which it is below."""
-    return np.sign(similarities - similarities.loc[BASELINE]).sum(axis=1).astype(int)
+    """Table 7's score: columns in which a row is above the baseline, minus those in which it is below.
+
+    NaN of a row that lacks columns.
+    """
+    return np.sign(similarities - similarities.loc[BASELINE]).sum(axis=1, skipna=False)
 
 
 def _differences(results: pd.DataFrame) -> pd.DataFrame:

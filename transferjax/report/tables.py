@@ -150,7 +150,7 @@ def spread(values: pd.Series, error: str = "half_range") -> tuple[float, float]:
     if error not in ERRORS:
         raise ValueError(f"error must be one of {', '.join(ERRORS)}; got {error!r}")
     values = values.dropna()
-    if len(values) < 2:
+    if len(values) < 2 or values.abs().max() == float("inf"):  # a bound that says nothing is -inf
         return float(values.mean()), float("nan")
     if error != "half_range":
         return float(values.mean()), (2 if error == "two_std" else 1) * float(values.std(ddof=1))
@@ -285,7 +285,7 @@ def explained_table(explained: pd.DataFrame, goal: str) -> Table:
         goal: `"untargeted"` or `"targeted"`.
 
     Returns:
-        A table whose errors are half the width of the confidence intervals.
+        A table with the confidence interval behind each number.
 
     Reference: Zhang et al., "Why Does Little Robustness Help?", S&P 2024, Table 6.
     """
@@ -296,13 +296,18 @@ def explained_table(explained: pd.DataFrame, goal: str) -> Table:
     rows = rows.assign(
         row=rows["statistic"].map(names) + " " + rows["factor"].str.replace("_", " "),
         column=[f"ε = {eps:g}/255" for eps in rows["eps_255"]],
-        half=(rows["high"] - rows["low"]) / 2,
+        interval=[
+            f"[{low:.2f}, {high:.2f}]" if low <= high else ""
+            for low, high in zip(rows["low"], rows["high"], strict=True)
+        ],
     )
     pairs = rows.sort_values("eps_255", kind="stable")[["column", "target"]].drop_duplicates()
     columns = pd.MultiIndex.from_frame(pairs, names=[None, None])
-    center, half = (
+    center, after = (
         rows.pivot(index="row", columns=["column", "target"], values=name).loc[ordered(rows["row"]), columns]
-        for name in ("value", "half")
+        for name in ("value", "interval")
     )
-    nothing = pd.DataFrame(False, index=center.index, columns=columns)
-    return Table(f"What explains {goal} transfer", center, half, nothing, lambda x: f"{x:.2f}", "statistic")
+    nothing = pd.DataFrame(float("nan"), center.index, columns)
+    title = f"What explains {goal} transfer"
+    best, number = nothing.notna(), lambda x: f"{x:.2f}"
+    return Table(title, center, nothing, best, number, "statistic", after.fillna(""))

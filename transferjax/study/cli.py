@@ -27,7 +27,7 @@ from absl import app, flags, logging
 from transferjax.files import replacing
 from transferjax.report import below_noise, write_sections
 from transferjax.report.page import Section, told_apart, write_page
-from transferjax.report.tables import DIGITS
+from transferjax.report.tables import DIGITS, of_surrogates
 from transferjax.stopping import SAID, Stopping, never
 from transferjax.study import config as configs
 from transferjax.study import flags as given
@@ -334,7 +334,7 @@ def _report(
         frame = frames.get(view.name)
         if frame is None:
             continue
-        if frame.empty:
+        if frame.empty or ("mechanism" in frame and of_surrogates(frame).empty):
             print(f"view {view.name}: nothing to draw, its results are missing")
             _forget_page(directory, view.name, {other.name for other in study.views})
             continue

@@ -51,7 +51,9 @@ def explained(frame: pd.DataFrame, goals: tuple[str, ...] = ()) -> list[Section]
     """A regression for each attack and goal: a surrogate's rows of several attacks are no new surrogates."""
     return split(
         of_surrogates(frame),
-        lambda own: [regression_section(own, str(goal)) for goal in goals or ordered(own["goal"])],
+        lambda own: [
+            regression_section(own, str(goal)) for goal in ordered(own["goal"]) if goal in goals or not goals
+        ],
         ("attack",),
     )
 
@@ -208,10 +210,10 @@ def pairs(
     shifts = [name for name, call, _ in known(study, block).measures if call.name == "augmentation_shift"]
     more = []
     if "similarity" in frame and (frame["mechanism"] == BASELINE).any():
-        gains = _gained(frame)
-        title = f"similarity, difference to {BASELINE}"
-        tables.append(value_table(gains, "gained", title, columns=("target",), error=study.error))
-        more = _lost(gains, shifts) if shifts else []
+        gains, title = _gained(frame), f"similarity, difference to {BASELINE}"
+        if len(gains):  # of a training besides
+            tables.append(value_table(gains, "gained", title, columns=("target",), error=study.error))
+            more = _lost(gains, shifts) if shifts else []
     text = "Means over images of what is measured of a surrogate and a target."
     first = Section("Pairs of networks", text, tables, {})
     return [first, *more, *_agreement(table, frame, study, dataset)]
@@ -429,17 +431,15 @@ def _bound(frame: pd.DataFrame, error: str) -> list[Section]:
         "value is the lower bound of transfer, the share of images that both models know and that fool both; "
         f"{100 * vacuous:.0f} % of these bounds are vacuous (0 or less). c_f and c_g are gains along the "
         "gradients, σ the largest |λ| of these images, which bounds the true constant from below; "
-        "alpha, risk f and risk g are shares of images, ε the largest L2 norm of a perturbation; "
+        "alpha, risk f and risk g are shares of images, similarity is the smallest over the images, ε the "
+        "largest L2 norm of a perturbation; "
         "proposition 1 is the largest ‖∇ℓ‖ / (√2 ‖J‖), at most 1."
     )
     pair = frame["mechanism"].astype(str) + " → " + frame["target"]
     terms = frame.assign(**{"surrogate → target": pair}).melt(
         ["surrogate → target", "seed"], list(TERMS), "term", "number"
     )
-    terms = terms.assign(
-        term=terms["term"].map(lambda term: said("", term)),
-        number=terms["number"].replace([-np.inf, np.inf], np.nan),
-    )
+    terms = terms.assign(term=terms["term"].map(lambda term: said("", term)))
     table = value_table(
         terms, "number", "terms", rows="surrogate → target", columns=("term",), error=error, largest=None
     )

@@ -94,6 +94,8 @@ def seconds_per_image(rows: Sequence[Row], took: Mapping[Spec, float]) -> Table 
 
 def spent(took: Mapping[Spec, float]) -> str:
     """Seconds of results, kind by kind."""
+    if not took:
+        return "Nothing had to be made for this page."
     parts = []
     for kind in sorted({type(spec).__name__ for spec in took}):
         each = [value for spec, value in took.items() if type(spec).__name__ == kind]

@@ -155,7 +155,7 @@ def check_claims(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) ->
 def _margins(claim: Claim, frame: pd.DataFrame) -> tuple[pd.Series, str]:
     """One margin for each run that has what the claim compares; else what is missing."""
     if frame.empty:
-        return pd.Series(dtype=float), f"no rows of {claim.role!r}"
+        return pd.Series(dtype=float), f"this report has no rows of {claim.role!r}"
     found, why, frame = {}, "", of_surrogates(frame)
     if "target" in frame:
         frame = frame[frame["mechanism"] != frame["target"]]  # white-box success is no transfer
