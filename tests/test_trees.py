@@ -109,6 +109,31 @@ def test_containers_and_types_come_back(tmp_path):
         save_tree(tmp_path / "tree", tree)
     save_tree(tmp_path / "tree", {"b": np.zeros(1)}, replace=True)
     assert list(load_tree(tmp_path / "tree")) == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_what_is_no_checkpoint_is_not_replaced(tmp_path):
+    """Nor is a checkpoint before the new one is whole."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    (tmp_path / "file").write_text("as well")
+    for name in ("thesis", "file"):
+        with pytest.raises(
+            ValueError, match=f"{name} is there and is no Orbax checkpoint: it is not replaced"
+        ):
+            models.save(net_variables(lambda tree: tree), tmp_path / name)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+    save_tree(tmp_path / "tree", {"a": np.zeros(1)})
+    with pytest.raises(ValueError, match="object"):
+        save_tree(tmp_path / "tree", {"b": np.array([object()])}, replace=True)
+    assert list(load_tree(tmp_path / "tree")) == ["a"]
+
+
+def test_numbers_that_numpys_files_do_not_know_are_refused_before(tmp_path):
+    variables = jax.tree.map(lambda a: a.astype(jnp.bfloat16), net_variables(lambda tree: tree))
+    with pytest.raises(ValueError, match=r"net.npz: .npz knows no bfloat16; use .safetensors"):
+        models.save(variables, tmp_path / "net.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -4,25 +4,48 @@ Orbax notes on which devices an array lay and wants them back. Weights from one 
 must be readable where there is one: so nothing but NumPy arrays is written, and NumPy arrays are asked for.
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from transferjax.files import directory_at, writing
 from transferjax.typing import PyTree
 
 
 def save_tree(path: str | Path, tree: PyTree, *, replace: bool = False) -> None:
-    """Saves any pytree of arrays to a directory, atomically.
+    """Saves any pytree of arrays to a directory, atomically; what is replaced stays until the new is whole.
 
     Raises:
-        ValueError: something is there, and it is not to be replaced.
+        ValueError: something is there, and it is not to be replaced, or is no checkpoint.
+        Unwritable: no room, no right.
     """
     import orbax.checkpoint as ocp  # slow, and most who import this save nothing
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(path).absolute(), jax.device_get(tree), force=replace)
+    path, tree = Path(path).absolute(), jax.device_get(tree)
+    if replace and path.exists() and not _replaceable(path):
+        raise ValueError(f"{path} is there and is no Orbax checkpoint: it is not replaced; give another name")
+    with writing(path), ocp.StandardCheckpointer() as checkpointer:
+        if not (replace and path.exists()):
+            checkpointer.save(path, tree)
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=directory_at(path.parent)) as room:
+            new, old = Path(room) / "new", Path(room) / "old"
+            checkpointer.save(new, tree)
+            checkpointer.wait_until_finished()
+            path.rename(old)
+            try:
+                new.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+
+
+def _replaceable(path: Path) -> bool:
+    """An Orbax checkpoint, or an empty directory."""
+    return path.is_dir() and ((path / "_METADATA").exists() or not any(path.iterdir()))
 
 
 def load_tree(path: str | Path) -> PyTree:

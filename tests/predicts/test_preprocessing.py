@@ -73,6 +73,13 @@ class TestTheValue:
         np.testing.assert_array_equal(Preprocessing(label_offset=1)(logits)(X)[0], [1, 2, 3, 4, 5])
         np.testing.assert_array_equal(Preprocessing(label_offset=1, classes=(3, 0))(logits)(X)[0], [4, 1])
 
+    def test_timms_offset_is_of_its_files(self):
+        """Its nets have dropped the background class; a net of the whole file has it."""
+        seen = read_preprocessing(TIMM | {"label_offset": 1, "num_classes": 5, "input_size": (3, 8, 8)})
+        for count, expected in ((5, [0, 1, 2, 3, 4]), (6, [1, 2, 3, 4, 5])):
+            logits = jax.tree_util.Partial(lambda count, x: jnp.tile(jnp.arange(count), (len(x), 1)), count)
+            np.testing.assert_array_equal(seen(logits)(X)[0], expected)
+
     def test_it_is_differentiable_and_a_budget_is_the_images(self):
         weights = jnp.asarray(RNG.normal(size=(5 * 5 * 3, 4)), jnp.float32)
         inner = jax.tree_util.Partial(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w / 9), weights)
@@ -96,6 +103,11 @@ class TestTheValue:
             ({"crop": 0.5}, r"crop must lie in \(0, 1\], and needs a size if below 1; got 0.5"),
             ({"std": (1.0, 0.0, 1.0)}, "scale and std must be positive"),
             ({"label_offset": -1}, "label_offset not negative"),
+            ({"std": float("nan")}, "scale and std must be positive"),
+            *(
+                ({"size": size}, "size must be 0, or one or two numbers of pixels")
+                for size in (-224, (0, 224), (1, 2, 3), (), True, 224.5, "224")
+            ),
         ],
     )
     def test_mistakes(self, fields, message):
@@ -151,7 +163,7 @@ class TestOthersFiles:
             (TIMM | {"crop_mode": "squash", "input_size": (3, 2, 4)},
              Preprocessing((2, 4), 0.922, "squash", "bicubic", **HALF)),
             ({"architecture": "resnet50", "pretrained_cfg": TIMM | {"label_offset": 1}},
-             Preprocessing(380, 0.922, interpolation="bicubic", **HALF, label_offset=1)),
+             Preprocessing(380, 0.922, interpolation="bicubic", **HALF, label_offset=1, num_classes=1000)),
             (CLIP, Preprocessing((224, 224), 0.875, interpolation="bicubic", **OTHER)),
             (VIT, Preprocessing((224, 224), aspect="squash", **HALF)),
             (VIT | {"do_rescale": False, "do_normalize": False},

@@ -114,7 +114,8 @@ def _timm(fields: Mapping[str, Any]) -> Preprocessing:
         interpolation=_method(fields.get("interpolation", "bilinear")),
         mean=fields.get("mean", (0.485, 0.456, 0.406)),
         std=fields.get("std", (0.229, 0.224, 0.225)),
-        label_offset=int(fields.get("label_offset", 0)),
+        label_offset=int(fields.get("label_offset") or 0),
+        num_classes=int(fields.get("num_classes") or 0) if fields.get("label_offset") else 0,
     )
 
 

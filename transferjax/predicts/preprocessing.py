@@ -39,6 +39,8 @@ class Preprocessing:
         layout: "NHWC" or "NCHW", what the net takes.
         label_offset: how many logits come before that of class 0: 1 for nets of 1 + 1000 classes.
         classes: the logits that are the labels' classes, in their order; empty for all.
+        num_classes: of the labels, if known: a net of no more logits has none before that of class 0, as
+            timm's have not, which drop it from their files.
 
     Raises:
         ValueError: values out of range; when it is called, images of another number of channels.
@@ -56,14 +58,19 @@ class Preprocessing:
     layout: Literal["NHWC", "NCHW"] = "NHWC"
     label_offset: int = 0
     classes: tuple[int, ...] = ()
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = np.atleast_1d(np.asarray(getattr(self, name), float)).tolist()
             object.__setattr__(self, name, tuple(values))
         object.__setattr__(self, "classes", tuple(map(int, self.classes)))
-        if not isinstance(self.size, int):
-            object.__setattr__(self, "size", tuple(map(int, self.size)))
+        sides = np.atleast_1d(np.asarray(self.size)).tolist()
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+        if not whole or not (self.size == 0 or (len(sides) < 3 and min(sides, default=0) > 0)):
+            raise ValueError(f"size must be 0, or one or two numbers of pixels; got {self.size!r}")
+        if np.ndim(self.size):
+            object.__setattr__(self, "size", (sides[0], sides[-1]))
         allowed = {
             "aspect": ("keep", "squash"),
             "interpolation": tuple(METHODS),
@@ -75,7 +82,7 @@ class Preprocessing:
                 raise ValueError(f"{name} must be one of {', '.join(values)}; got {getattr(self, name)!r}")
         if not 0 < self.crop <= 1 or (self.crop < 1 and not self.size):
             raise ValueError(f"crop must lie in (0, 1], and needs a size if below 1; got {self.crop}")
-        if not self.scale > 0 or min(self.std) <= 0 or self.label_offset < 0:
+        if not self.scale > 0 or not min(self.std) > 0 or self.label_offset < 0:
             raise ValueError(
                 f"scale and std must be positive and label_offset not negative; got {self.scale}, {self.std} "
                 f"and {self.label_offset}"
@@ -136,4 +143,4 @@ class _Seen:
 
     def __call__(self, predict: Predict, images: Array) -> Array:
         logits, offset = predict(self.preprocessing.see(images)), self.preprocessing.label_offset
-        return logits[..., offset:] if offset else logits
+        return logits if logits.shape[-1] == self.preprocessing.num_classes else logits[..., offset:]

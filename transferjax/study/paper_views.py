@@ -156,7 +156,7 @@ def attacks(
     """Attacks down, targets across, a table for each surrogate, goal and budget; beside a published one."""
     figures, tables = {}, []
     surrogates = ordered(of_surrogates(frame)["mechanism"])
-    for surrogate, goal in product(surrogates, ordered(frame["goal"])):
+    for surrogate, goal in product(surrogates, map(str, ordered(frame["goal"]))):
         chosen = frame[frame["mechanism"].isin((surrogate, NOISE)) & (frame["goal"] == goal)]
         caption = f"{goal.capitalize()} success from {surrogate} by attack; a marker per target."
         figure = asr_by_mechanism(chosen, goal, study.error, rows="attack")

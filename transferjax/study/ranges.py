@@ -53,7 +53,7 @@ PARTS = _named(
 PREPROCESSING = _named(
     (ANY, "mean"),
     (POSITIVE, "std scale"),
-    (WHOLE, "size label_offset"),
+    (WHOLE, "size label_offset num_classes"),
     (PART, "crop"),
     (("keep", "squash"), "aspect"),
     (("nearest", "bilinear", "bicubic", "lanczos"), "interpolation"),

@@ -79,15 +79,18 @@ def save(variables: PyTree, path: str | Path) -> Path:
     A file appears only when it is complete.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, a directory that is no checkpoint, or numbers that `.npz` does not know.
     """
     path = Path(path)
     match path.suffix.lower():
         case ".safetensors":
             write_bytes(path, safetensors.numpy.save(to_torch(variables)))
         case ".npz":
+            tensors = to_torch(variables)
+            if unknown := {str(t.dtype) for t in tensors.values() if t.dtype.kind not in "biuf"}:
+                raise ValueError(f"{path}: .npz knows no {', '.join(sorted(unknown))}; use .safetensors")
             with replacing(path) as partial, partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, **to_torch(variables))
+                np.savez(file, allow_pickle=False, **tensors)
         case "":
             save_tree(path, variables, replace=True)
         case suffix:
