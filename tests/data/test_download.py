@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,3 +125,13 @@ def test_offline_fails_within_seconds_and_says_what_to_do(tmp_path):
 def test_refuses_addresses_that_are_not_http(tmp_path):
     with pytest.raises(ValueError, match="expected an http or https address, got 'file:///etc/passwd'"):
         download("file:///etc/passwd", tmp_path / "x")
+
+
+def test_of_two_at_once_one_fetches(server, target):
+    """And both have the whole file."""
+    with ThreadPoolExecutor(2) as several:
+        found = list(several.map(lambda _: download(server.url, target, progress=False), range(2)))
+    assert found == [target, target]
+    assert target.read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    assert not leftovers(target)

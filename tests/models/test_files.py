@@ -1,6 +1,7 @@
 """Files of weights: all formats, and none that can do harm."""
 
 import collections
+import hashlib
 import io
 import json
 import os
@@ -313,7 +314,6 @@ def test_an_option_may_be_a_word(tmp_path, variables):
 
 
 def test_convert_downloads(tmp_path, variables, monkeypatch):
-    import hashlib
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -351,3 +351,50 @@ def test_convert_downloads(tmp_path, variables, monkeypatch):
         with pytest.raises(SystemExit, match=r"error: .*sha256"):
             main([url, str(tmp_path / "wrong.npz"), *FLAGS, "--sha256=" + "0" * 64])
         server.shutdown()
+
+
+def test_a_download_that_is_no_weights_is_asked_for_again(tmp_path, variables, monkeypatch):
+    """As the page of a network that wants a password first."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **models.to_torch(variables))
+    answers = [b"<html>please log in</html>", buffer.getvalue()]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = answers.pop(0)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("TRANSFERJAX_CACHE_DIR", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [f"http://127.0.0.1:{server.server_port}/net.npz", str(tmp_path / "net.npz"), *FLAGS]
+        with pytest.raises(SystemExit, match="web page"):
+            main(command)
+        main(command)
+        server.shutdown()
+    assert not answers
+    assert_equal(load(NAME, tmp_path / "net.npz", **OPTIONS), variables)
+
+
+def test_checksums_and_entries_are_of_files(tmp_path, variables):
+    source, directory, out = tmp_path / "net.npz", tmp_path / "net", str(tmp_path / "out.npz")
+    models.save(variables, source)
+    models.save(variables, directory)
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    main([str(source), out, *FLAGS, f"--sha256={sha256.upper()}"])
+    for what, flag, why in (
+        (source, "--sha256=" + "0" * 64, f"is not the expected file: sha256 {sha256}"),
+        (directory, f"--sha256={sha256}", "is a directory, which has no sha256"),
+        (directory, "--entry=model_ema", "is an Orbax directory, which has no entry 'model_ema'"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            main([str(what), out, *FLAGS, flag])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from transferjax.connections import TransportError, connections
@@ -33,9 +34,9 @@ def download(
 ) -> Path:
     """Fetches `url` to `path`, which appears only when it is complete and its checksum is right.
 
-    A dropped connection is resumed where it broke off (HTTP Range), as long as it makes progress; so is an
-    earlier, interrupted call, if there is a checksum to tell that both parts belong together. A file that is
-    there already, and right, is left alone.
+    Of several processes one fetches, and the others wait. A dropped connection is resumed where it broke off
+    (HTTP Range), as long as it makes progress; so is an earlier, interrupted call, if there is a checksum to
+    tell that both parts belong together. A file that is there already, and right, is left alone.
 
     Args:
         url: http or https.
@@ -62,18 +63,31 @@ def download(
     if path.exists() and not mismatch(path, sums):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part, lock = path.with_name(path.name + ".part"), path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        try:
+            if path.exists() and not mismatch(path, sums):  # another process was first
+                return path
+            return _downloaded(_Fetch(url, part, timeout, attempts, slowest, max_bytes, progress), path, sums)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _downloaded(fetch: "_Fetch", path: Path, sums: dict[str, str]) -> Path:
+    """One file in its place, which nobody else fetches meanwhile."""
+    part = fetch.part
     if not sums:
         part.unlink(missing_ok=True)
     resumed = part.exists()
-    fetch = _Fetch(url, part, timeout, attempts, slowest, max_bytes, progress)
     fetch.all()
     if resumed and mismatch(part, sums):  # perhaps the old part belonged to another version: start again
         part.unlink()
         replace(fetch).all()
     if wrong := mismatch(part, sums):
         part.unlink()
-        raise DownloadError(f"{url} is not the expected file: {wrong}. It has changed, or was tampered with.")
+        raise DownloadError(
+            f"{fetch.url} is not the expected file: {wrong}. It has changed, or was tampered with."
+        )
     part.replace(path)
     return path
 

@@ -41,7 +41,7 @@ def convert(
         model, options: as in `build`.
         num_classes: replaces the last layer by a fresh one, unless it already has that many classes.
         seed: of the fresh layer.
-        sha256: what the download must have.
+        sha256: what the file must have.
         entry: of a training checkpoint, as in `read_tensors`.
         names: the net's names for the file's, as in `from_torch`.
 
@@ -49,16 +49,33 @@ def convert(
         `target`.
 
     Raises:
-        ValueError: unreadable or unfitting weights.
+        ValueError: unreadable or unfitting weights; a download that is none is removed.
         DownloadError: see `transferjax.data.download`.
     """
-    path = fetch(source, sha256) if source.startswith(("http://", "https://")) else Path(source)
-    tensors = renamed(read_tensors(path, entry), names or {})
+    downloaded = source.lower().startswith(("http://", "https://"))
+    path = fetch(source, sha256) if downloaded else Path(source)
+    if sha256 and not downloaded and path.exists():
+        _check_sum(path, sha256)
+    try:
+        tensors = renamed(read_tensors(path, entry), names or {})
+    except ValueError:
+        if downloaded and not (entry or names):  # which may be what is wrong
+            path.unlink()
+        raise
     module = build_for(model, tensors, **options)
     variables = from_torch(module, tensors)
     if num_classes is not None and num_classes != module.num_classes:
         _, variables = replace_head(module, variables, num_classes, jax.random.key(seed))
     return save(variables, target)
+
+
+def _check_sum(path: Path, sha256: str) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, which has no sha256: leave it out")
+    from transferjax.data.download import mismatch  # with all of HTTP
+
+    if wrong := mismatch(path, {"sha256": sha256.lower()}):
+        raise ValueError(f"{path} is not the expected file: {wrong}")
 
 
 def _option(given: str) -> tuple[str, Any]:
@@ -83,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="for example resnet50")
     parser.add_argument("--num_classes", type=int, help="replace the last layer by one for so many classes")
     parser.add_argument("--seed", type=int, default=0, help="of the new last layer")
-    parser.add_argument("--sha256", help="what a download must have")
+    parser.add_argument("--sha256", help="what the file must have")
     parser.add_argument("--entry", help="of a training checkpoint, such as model_ema")
     parser.add_argument(
         "--names", help="a JSON file {name in the file: name of the net}, of layers or tensors"

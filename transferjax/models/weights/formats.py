@@ -129,6 +129,8 @@ def read_tensors(path: str | Path, entry: str | None = None) -> Tensors:
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}")
     if path.is_dir():
+        if entry:
+            raise ValueError(f"{path} is an Orbax directory, which has no entry {entry!r}: leave it out")
         return to_torch(load_tree(path))
     try:
         return unwrap(_reader(path)(path), entry)
