@@ -198,6 +198,14 @@ def test_attack_writes_what_other_tools_read(here, tmp_path, capsys):
     np.testing.assert_array_equal(again.labels, np.repeat([0, 1, 2], 8))
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["eps"] == pytest.approx(10.9 / 255)
+    for table, message in (
+        ("file,label\nx.png,zero\n", "label of x.png is 'zero', expected 0 … 2"),
+        ("file,label\n", "labels.csv has no rows"),
+        ("image,label\nx.png,0\n", r"lacks the columns \['file'\]"),
+    ):
+        (out / "labels.csv").write_text(table)
+        with pytest.raises(ValueError, match=message):
+            data.load(str(out / "images"), "")
     assert manifest["surrogate"]["given"] == "mynets.py:steep"
     assert len(manifest["sources"]) == 24
     assert re.search(r"steep errs on 0 of 24 images, and on \d+ after mi_fgsm", capsys.readouterr().out)

@@ -389,7 +389,9 @@ class TestNIPS2017:
             (",1,1000", ",0,1000", "TrueLabel of image0 is '0', expected 1 … 1000"),
             (",1,1000", ",1,1001", "TargetClass of image0 is '1001'"),
             (",1,1000", ",x,1000", "TrueLabel of image0 is 'x'"),
+            (",1,1000", ",²,1000", "TrueLabel of image0 is '²'"),
             ("image3,", "gone,", "no gone.png, .jpg or .jpeg in"),
+            ("image3,", "image2,", "images.csv has several rows of image2: expected one for each image"),
         ],
     )
     def test_the_table_of_the_nips_2017_images_is_wrong(self, table, old, new, message):
@@ -400,6 +402,15 @@ class TestNIPS2017:
         table.write_text(table.read_text().replace(old, new, 1))
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             data.nips2017(table, table.parent)
+
+    def test_a_table_without_rows_is_no_data_set(self, table):
+        table.write_text(table.read_text().partition("\n")[0] + "\n")
+        with pytest.raises(ValueError, match=r"images\.csv has no rows"):
+            data.nips2017(table, table.parent)
+
+    def test_a_spreadsheets_mark_is_no_name(self, table):
+        table.write_text(table.read_text(), encoding="utf-8-sig")
+        assert len(data.nips2017(table, table.parent, size=10)[0]) == 11
 
 
 class TestPrepared:

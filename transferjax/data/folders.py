@@ -165,10 +165,9 @@ def _found(path: str | os.PathLike[str], split: str) -> tuple[Path, list[Path], 
         raise FileNotFoundError(f"{root} is not a folder; expected {root}/<class>/<image>{there}")
     if (written := _written(root)) is not None:
         place, said = written
-        with (place / "labels.csv").open(newline="") as table:
-            rows = [(place / row["file"], int(row["label"])) for row in csv.DictReader(table)]
-        labels = np.array([label for _, label in rows], np.int32)
-        return root, [file for file, _ in rows], labels, tuple(said["class_names"])
+        rows, names = _rows(place / "labels.csv", "file", "label"), tuple(said["class_names"])
+        labels = [_number(row, "label", row["file"], 0, len(names) - 1) for row in rows]
+        return root, [place / row["file"] for row in rows], np.array(labels, np.int32), names
     outside = {root.resolve(), *root.resolve().parents}
     folders = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
     found = {f.name: sorted(_walk(f, outside)) for f in folders if f.resolve() not in outside}
@@ -250,29 +249,43 @@ def nips2017(
         The images with their true labels, and the target classes int32 `[N]`.
 
     Raises:
-        ValueError: a missing column, or a label that is not in 1 … num_classes.
+        ValueError: a missing column, no rows, an image twice, or a label that is not in 1 … num_classes.
         FileNotFoundError: a missing table or image.
 
     Reference: Kurakin et al., "Adversarial Attacks and Defences Competition", 2018.
     """
-    with Path(table).open(newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        missing = {"ImageId", "TrueLabel", "TargetClass"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{table} lacks the columns {sorted(missing)}; it has {reader.fieldnames}")
-        rows = list(reader)
-    classes = np.array([(_class(row, "TrueLabel", num_classes), _class(row, "TargetClass", num_classes))
-                        for row in rows], np.int32).reshape(-1, 2)  # fmt: skip
+    columns = ("TrueLabel", "TargetClass")
+    rows = _rows(Path(table), "ImageId", *columns)
+    classes = np.array(
+        [[_number(row, column, row["ImageId"], 1, num_classes) - 1 for column in columns] for row in rows],
+        np.int32,
+    )
     files = Files([_image(Path(images), row["ImageId"]) for row in rows])
     stream = ImageStream(files, classes[:, 0], names_of(num_classes), size, whole, "nips2017")
     return stream.to_dataset(), classes[:, 1]
 
 
-def _class(row: dict[str, str], column: str, num_classes: int) -> int:
+def _rows(table: Path, image: str, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV file, one for each `image`, with these columns at least."""
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        missing = {image, *columns} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{table} lacks the columns {sorted(missing)}; it has {reader.fieldnames}")
+        rows = list(reader)
+    if not rows:
+        raise ValueError(f"{table} has no rows: expected one for each image")
+    counts = Counter(row[image] for row in rows)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"{table} has several rows of {_some(twice)}: expected one for each image")
+    return rows
+
+
+def _number(row: dict[str, str], column: str, name: str, low: int, high: int) -> int:
     value = row[column] or ""
-    if not value.strip().isdigit() or not 1 <= int(value) <= num_classes:
-        raise ValueError(f"{column} of {row['ImageId']} is {value!r}, expected 1 … {num_classes}")
-    return int(value) - 1
+    if not value.strip().isdecimal() or not low <= int(value) <= high:
+        raise ValueError(f"{column} of {name} is {value!r}, expected {low} … {high}")
+    return int(value)
 
 
 def _image(folder: Path, name: str) -> Path:
