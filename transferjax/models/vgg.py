@@ -44,6 +44,9 @@ class CifarVGG(Net):
 class VGG(CifarVGG):
     """A VGG for images of at least 224 x 224, with two hidden layers of 64 times `width`.
 
+    Of images larger than 255 x 255 it averages the logits of all 7 x 7 windows, as timm's; torchvision's
+    averages features to 7 x 7 before, and is another function there, of the same weights.
+
     Args:
         dropout: after each hidden layer.
     """
