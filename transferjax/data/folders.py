@@ -166,8 +166,8 @@ def _found(path: str | os.PathLike[str], split: str) -> tuple[Path, list[Path], 
     if (written := _written(root)) is not None:
         place, said = written
         rows, names = _rows(place / "labels.csv", "file", "label"), tuple(said["class_names"])
-        labels = [_number(row, "label", row["file"], 0, len(names) - 1) for row in rows]
-        return root, [place / row["file"] for row in rows], np.array(labels, np.int32), names
+        of_each = [_number(row, "label", row["file"], 0, len(names) - 1) for row in rows]
+        return root, [place / row["file"] for row in rows], np.array(of_each, np.int32), names
     outside = {root.resolve(), *root.resolve().parents}
     folders = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
     found = {f.name: sorted(_walk(f, outside)) for f in folders if f.resolve() not in outside}
