@@ -49,6 +49,20 @@ def test_normalization_is_inside(variables, images):
     np.testing.assert_allclose(inside, outside, rtol=1e-4)
 
 
+def test_grey_images_are_not_spread_over_three_means(variables, images):
+    predict = models.predictor(tiny(), variables, mean=(0.4, 0.5, 0.6))
+    with pytest.raises(ValueError, match=r"mean has 3 entries, for images of shape \(\d+, \d+, \d+, 1\)"):
+        predict(images[..., :1])
+
+
+@pytest.mark.parametrize("count", [0, -1, "10", 1.5, True])
+def test_a_net_has_classes(count, variables):
+    with pytest.raises(ValueError, match=f"num_classes must be a whole number of at least 1; got {count!r}"):
+        models.build("cifar_resnet18", count)
+    with pytest.raises(ValueError, match="num_classes must be"):
+        models.replace_head(tiny(), variables, count, jax.random.key(0))
+
+
 def test_std_must_be_positive(variables):
     with pytest.raises(ValueError, match=r"std must be positive, got 0\.0"):
         models.predictor(tiny(), variables, std=0.0)

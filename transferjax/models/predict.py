@@ -26,6 +26,9 @@ class Forward:
 
     def __call__(self, variables: PyTree, mean: Array, std: Array, images: Array) -> Array:
         module = module_in_mode(self.module, train=False)
+        for name, values in (("mean", mean), ("std", std)):
+            if jnp.ndim(values) and values.shape[-1] not in (1, images.shape[-1]):
+                raise ValueError(f"{name} has {values.shape[-1]} entries, for images of shape {images.shape}")
         try:
             logits = module.apply(variables, (images - mean) / std, **in_mode(module, train=False))
         except ScopeParamShapeError as error:

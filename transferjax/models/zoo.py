@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transferjax.models.convnext import ConvNeXt
 from transferjax.models.denoised import (
@@ -150,9 +151,10 @@ def build(name: str, num_classes: int = 10, **options: Any) -> Net:
         options: fields of the net's class, such as `blocks`, `width`, `axis_name`, `dtype`.
 
     Raises:
-        ValueError: an unknown name (the nearest ones are suggested), an unknown option, or more layers than
-            anybody could trace.
+        ValueError: an unknown name (the nearest ones are suggested), an unknown option, no classes, or more
+            layers than anybody could trace.
     """
+    _check_classes(num_classes)
     if name not in ZOO:
         near = difflib.get_close_matches(name, ZOO, n=4, cutoff=0.4) or sorted(ZOO)
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}?")
@@ -167,6 +169,12 @@ def build(name: str, num_classes: int = 10, **options: Any) -> Net:
         return ZOO[name](num_classes=num_classes, **options)
     except TypeError as error:
         raise ValueError(f"build({name!r}): {error}") from error
+
+
+def _check_classes(num_classes: int) -> None:
+    whole = isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool)
+    if not whole or num_classes < 1:
+        raise ValueError(f"num_classes must be a whole number of at least 1; got {num_classes!r}")
 
 
 def _frozen(value: Any) -> Any:
@@ -215,7 +223,11 @@ def replace_head(module: Net, variables: PyTree, num_classes: int, key: Key) -> 
 
     Returns:
         the new module and its variables.
+
+    Raises:
+        ValueError: no classes.
     """
+    _check_classes(num_classes)
     new = module.clone(num_classes=num_classes)
     images = jnp.zeros((1, module.image_size, module.image_size, input_channels(module, variables)))
     # Only the head leaves jit, so XLA drops the rest of the initialization.
