@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from transferjax.checks import misfit
 from transferjax.naming import place_of
 from transferjax.typing import GradFn, Memory, PyTree, Rule
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def chain(*rules: Rule) -> Rule:
@@ -76,6 +78,14 @@ def call_of(function: Callable[..., Any], name: str, expected: str) -> None:
 def _shapes(value: PyTree) -> str:
     """A structure with the shapes of its arrays."""
     return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}" if hasattr(a, "dtype") else a, value))
+
+
+def traced_once(function: F) -> F:
+    """The same pure function, traced once for all that ask for it at the same shapes.
+
+    Rules that average ask twice, for the shapes and for the sum, and `initial_memory` asks all of them again.
+    """
+    return jax.jit(function)  # type: ignore[return-value]
 
 
 def initial_memory(grad_fn: GradFn, variable: PyTree, memory: Memory, *data: PyTree) -> Memory:

@@ -12,7 +12,7 @@ from transferjax.attacks.ensembles import Ensemble, Objective, mean_losses, memb
 from transferjax.attacks.entrance import enter
 from transferjax.attacks.projections import Start
 from transferjax.attacks.vocabulary import check_option
-from transferjax.chain import chain, initial_memory
+from transferjax.chain import chain, initial_memory, traced_once
 from transferjax.checks import check_no_nan, check_outputs
 from transferjax.losses import cross_entropy, values_of
 from transferjax.predicts.snapshots import Snapshots, check_members, nets_of
@@ -49,8 +49,8 @@ def gradient_of(predict: Predict, loss: Loss = cross_entropy, targeted: bool = F
         values = values_at(predict, x, keys, labels)
         return values.sum(), values
 
-    # Traced once for all rules that ask at these shapes: without the memory, whose entries become more.
-    value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    # without the memory, whose entries become more
+    value_and_grad = traced_once(jax.value_and_grad(objective, has_aux=True))
 
     def grad_fn(x: Array, memory: Memory, keys: Key, labels: Array) -> tuple[tuple[Array, Memory], Array]:
         (_, values), grads = value_and_grad(x, keys, labels)

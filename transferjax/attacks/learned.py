@@ -10,7 +10,7 @@ import numpy as np
 from transferjax.attacks import inputs
 from transferjax.attacks.rules import average
 from transferjax.attacks.warps import Operation, operate
-from transferjax.chain import chain
+from transferjax.chain import chain, traced_once
 from transferjax.checks import check_images
 from transferjax.random import fold_in, sample
 from transferjax.typing import Array, GradFn, Key, Memory, Rule
@@ -130,7 +130,7 @@ def policy(operate: Operate, count: int, depth: int = 2, rate: float = 0.01) -> 
 
             def composed(x: Array) -> Array:
                 each = sample(jax.random.split, fold_in(keys, 1), depth).swapaxes(0, 1)
-                step = lambda x, given: (jax.vmap(jax.jit(operate))(given[0], x, given[1]), None)  # noqa: E731
+                step = lambda x, given: (jax.vmap(traced_once(operate))(given[0], x, given[1]), None)  # noqa: E731
                 return jax.lax.scan(step, x, (each, drawn.swapaxes(0, 1)))[0]
 
             y, pull = jax.vjp(composed, x)

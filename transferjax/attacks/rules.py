@@ -21,7 +21,7 @@ import optax
 
 from transferjax.attacks.projections import ball, uniform
 from transferjax.attacks.updates import applied, direction, normalize_by_l2, normalize_by_mean_abs, sign
-from transferjax.chain import call_of
+from transferjax.chain import call_of, traced_once
 from transferjax.naming import place_of
 from transferjax.norms import cosine, unit
 from transferjax.random import fold_in
@@ -99,7 +99,7 @@ def average(
     check_chunk(samples, chunk)
 
     def rule(grad_fn: GradFn) -> GradFn:
-        @jax.jit  # traced once: for the shapes, and for the sum
+        @traced_once
         def one(number: Array | int, x: Array, memory: Memory, keys: Key, labels: Array):
             keys = fold_in(keys, number)
             name = f"the transformation {place_of(transform)}"
