@@ -20,7 +20,7 @@ def save_tree(path: str | Path, tree: PyTree, *, replace: bool = False) -> None:
 
     Raises:
         ValueError: something is there, and it is not to be replaced, or is no checkpoint.
-        Unwritable: no room, no right.
+        Unwritable: no right to write there.
     """
     import orbax.checkpoint as ocp  # slow, and most who import this save nothing
 

@@ -80,6 +80,8 @@ def test_what_it_wants_to_see_is_part_of_it(context, file, variables):
     np.testing.assert_allclose(context.predict(net)(x), logits, rtol=1e-4, atol=1e-3)
     np.testing.assert_array_equal(clean["classes"], logits.argmax(-1))
     assert context.num_classes(pretrained(file, preprocessing=seen(label_offset=2), label_map=())) == 18
+    whole = seen(label_offset=2, num_classes=20)
+    assert context.num_classes(pretrained(file, preprocessing=whole, label_map=())) == 20
     assert pretrained(file, preprocessing=seen(scale=255)).key != pretrained(file, preprocessing=seen()).key
 
 

@@ -141,8 +141,9 @@ class Context:
         if isinstance(spec, Network):
             return facts(spec.data).num_classes
         if isinstance(spec, Pretrained):
-            skipped = spec.preprocessing.arguments.get("label_offset", 0)
-            return len(spec.label_map) or self.module(spec).num_classes - skipped
+            logits, seen = self.module(spec).num_classes, spec.preprocessing.arguments
+            skipped = 0 if logits == seen.get("num_classes") else seen.get("label_offset", 0)
+            return len(spec.label_map) or logits - skipped
         if isinstance(spec, Apply):
             return len(spec.call.arguments.get("indices", ())) or self.num_classes(spec.of[0])
         raise TypeError(f"{type(spec).__name__} says no number of classes")
